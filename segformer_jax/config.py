@@ -1,0 +1,276 @@
+"""The sizes and options of a SegFormer, in Hugging Face's words and its config.json."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+ACTIVATIONS = ("gelu", "relu", "silu", "swish", "gelu_new")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+class FrozenDict(dict):
+    """A dict that can be hashed, compared with a plain one, and not changed."""
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self, sort_keys=True, default=str))
+
+    def __reduce__(self):
+        return type(self), (dict(self),)
+
+    def _refuse(self, *_args, **_kwargs):
+        raise TypeError("a SegformerConfig is frozen; make a changed one by dataclasses.replace")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    pop = popitem = clear = update = setdefault = _refuse
+
+
+@dataclass(frozen=True)
+class SegformerConfig:
+    """What a SegFormer is made of: HF's `SegformerConfig`, field by field, frozen and hashable.
+
+    The defaults are MiT-b0's. The sequences hold one entry per encoder stage. `layer_norm_eps` is
+    read by nothing, here as in HF: every LayerNorm has epsilon 1e-5. Keys of a config.json that are
+    not fields here are kept in `extra` and written back.
+
+    Args:
+        num_labels: number of classes; follows from `id2label` when that is given, else 2.
+        id2label: class names by index; `LABEL_0`… when left out.
+        hidden_act: activation of the Mix-FFN: gelu (exact), relu, silu (or swish), gelu_new.
+        initializer_range: standard deviation of new linear and convolution kernels.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        semantic_loss_ignore_index: the label of pixels that the loss leaves out.
+        reshape_last_stage: False gives the last feature map as tokens, (b, h·w, c).
+        problem_type: loss of the image classifier; None reads it off the labels, as HF does.
+
+    Raises:
+        ValueError: sizes that differ in length, are not positive, or do not divide; rates outside
+            [0, 1); an unknown activation; fewer than one label.
+    """
+
+    num_channels: int = 3
+    num_encoder_blocks: int = 4
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    hidden_sizes: tuple[int, ...] = (32, 64, 160, 256)
+    patch_sizes: tuple[int, ...] = (7, 3, 3, 3)
+    strides: tuple[int, ...] = (4, 2, 2, 2)
+    num_attention_heads: tuple[int, ...] = (1, 2, 5, 8)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    classifier_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    drop_path_rate: float = 0.1
+    layer_norm_eps: float = 1e-6
+    decoder_hidden_size: int = 256
+    semantic_loss_ignore_index: int = 255
+    reshape_last_stage: bool = True
+    num_labels: int = None  # type: ignore[assignment]  # always an int after __post_init__
+    id2label: Mapping[int, str] = None  # type: ignore[assignment]  # always a FrozenDict, likewise
+    problem_type: str | None = None
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def b0(cls, **changes) -> Self:
+        """The smallest: 3.8 M parameters, 37.4 mIoU on ADE20K (paper, table 1a)."""
+        return cls(**changes)
+
+    @classmethod
+    def b1(cls, **changes) -> Self:
+        """B0 at twice the width: 13.7 M parameters, 42.2 mIoU on ADE20K (paper, table 1a)."""
+        return cls(**(dict(hidden_sizes=(64, 128, 320, 512)) | changes))
+
+    @classmethod
+    def b2(cls, **changes) -> Self:
+        """27.5 M parameters, 46.5 mIoU on ADE20K (paper, table 1a)."""
+        return cls._large((3, 4, 6, 3), changes)
+
+    @classmethod
+    def b3(cls, **changes) -> Self:
+        """47.3 M parameters, 49.4 mIoU on ADE20K (paper, table 1a)."""
+        return cls._large((3, 4, 18, 3), changes)
+
+    @classmethod
+    def b4(cls, **changes) -> Self:
+        """64.1 M parameters, 50.3 mIoU on ADE20K (paper, table 1a)."""
+        return cls._large((3, 8, 27, 3), changes)
+
+    @classmethod
+    def b5(cls, **changes) -> Self:
+        """The largest: 84.7 M parameters, 51.0 mIoU on ADE20K (paper, table 1a)."""
+        return cls._large((3, 6, 40, 3), changes)
+
+    @classmethod
+    def _large(cls, depths: tuple[int, ...], changes: dict[str, Any]) -> Self:
+        sizes = dict(hidden_sizes=(64, 128, 320, 512), depths=depths, decoder_hidden_size=768)
+        return cls(**(sizes | changes))
+
+    def __post_init__(self):
+        for name in PER_STAGE:
+            object.__setattr__(self, name, self._per_stage(name))
+        if self.id2label is None:
+            count = 2 if self.num_labels is None else self.num_labels
+            _positive("num_labels", count)
+            names: Mapping[Any, str] = {i: f"LABEL_{i}" for i in range(count)}
+        else:
+            names = self.id2label
+            if self.num_labels not in (None, len(names)):
+                raise ValueError(
+                    f"num_labels is {self.num_labels}, but id2label names {len(names)} classes: "
+                    "give one of the two"
+                )
+        object.__setattr__(self, "id2label", FrozenDict({int(i): str(n) for i, n in names.items()}))
+        object.__setattr__(self, "num_labels", len(self.id2label))
+        object.__setattr__(self, "extra", FrozenDict(self.extra))
+        self._check()
+
+    def _per_stage(self, name: str) -> tuple:
+        values = getattr(self, name)
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise ValueError(f"{name} is {values!r}; it holds one number per encoder stage")
+        values = tuple(values)
+        if len(values) != self.num_encoder_blocks:
+            raise ValueError(
+                f"{name} has {len(values)} entries, {values}, for num_encoder_blocks="
+                f"{self.num_encoder_blocks}: every stage needs one"
+            )
+        for value in values:
+            _positive(name, value, integer=name != "mlp_ratios")
+        return values
+
+    def _check(self):
+        for name in ("num_channels", "num_encoder_blocks", "decoder_hidden_size", "num_labels"):
+            _positive(name, getattr(self, name))
+        sizes = zip(self.hidden_sizes, self.num_attention_heads, self.mlp_ratios, strict=True)
+        for stage, (width, heads, ratio) in enumerate(sizes):
+            if width % heads:
+                raise ValueError(
+                    f"stage {stage}: {heads} attention heads do not divide hidden size {width}"
+                )
+            if int(width * ratio) < 1:
+                raise ValueError(f"stage {stage}: mlp_ratio {ratio} of {width} leaves no channel")
+        for name in RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a rate lies in [0, 1)")
+        if not self.initializer_range >= 0:
+            raise ValueError(f"initializer_range is {self.initializer_range}; it is at least 0")
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(
+                f"problem_type is {self.problem_type!r}; known are {', '.join(PROBLEM_TYPES)}"
+            )
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class indices by name."""
+        return {name: index for index, name in self.id2label.items()}
+
+    @property
+    def feature_strides(self) -> tuple[int, ...]:
+        """Pixels of the picture per cell of each feature map: (4, 8, 16, 32) as standard."""
+        return tuple(itertools.accumulate(self.strides, int.__mul__))
+
+    def feature_sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The (height, width) of each stage's feature map for a picture of the given size."""
+        sizes = []
+        for patch, stride in zip(self.patch_sizes, self.strides, strict=True):
+            height, width = (
+                (side + 2 * (patch // 2) - patch) // stride + 1 for side in (height, width)
+            )
+            sizes.append((height, width))
+        return tuple(sizes)
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest side, in pixels, that leaves every attention a key: 29 as standard."""
+        return next(side for side in itertools.count(1) if self._fits(side))
+
+    def _fits(self, side: int) -> bool:
+        sizes = self.feature_sizes(side, side)
+        return all(h >= ratio for (h, _), ratio in zip(sizes, self.sr_ratios, strict=True))
+
+    def with_labels(
+        self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
+    ) -> Self:
+        """The same network with other classes; give the names, or their number alone."""
+        return dataclasses.replace(self, num_labels=num_labels, id2label=id2label)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads the content of a config.json.
+
+        Raises:
+            ValueError: `model_type` names another architecture, or the values do not fit together.
+        """
+        values = dict(values)
+        model_type = values.pop("model_type", "segformer")
+        if model_type != "segformer":
+            raise ValueError(
+                f"this config is of a {model_type!r} model; a SegFormer's says 'segformer'"
+            )
+        values.pop("label2id", None)  # follows from id2label
+        if values.get("id2label") is not None:
+            values.pop("num_labels", None)  # HF lets the names decide
+        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        return cls(
+            **{name: value for name, value in values.items() if name in known},
+            extra={name: value for name, value in values.items() if name not in known},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json that transformers and `from_dict` read."""
+        values: dict[str, Any] = {"model_type": "segformer"} | dict(self.extra)
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name in ("extra", "num_labels") or (f.name in OPTIONAL and value == f.default):
+                continue
+            values[f.name] = list(value) if isinstance(value, tuple) else value
+        values["id2label"] = {str(index): name for index, name in self.id2label.items()}
+        values["label2id"] = self.label2id
+        return dict(sorted(values.items()))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **hub_options) -> Self:
+        """Reads config.json of a weights package, a folder, or a hub repository."""
+        from segformer_jax.checkpoints import pretrained
+
+        return pretrained.load_config(name_or_path, **hub_options)
+
+    def save_pretrained(self, folder) -> None:
+        """Writes `folder`/config.json."""
+        from segformer_jax.checkpoints import pretrained
+
+        pretrained.save_config(self, folder)
+
+
+PER_STAGE = (
+    "depths",
+    "sr_ratios",
+    "hidden_sizes",
+    "patch_sizes",
+    "strides",
+    "num_attention_heads",
+    "mlp_ratios",
+)
+RATES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout_prob",
+    "drop_path_rate",
+)
+OPTIONAL = ("problem_type", "output_hidden_states", "output_attentions")
+
+
+def _positive(name: str, value: Any, *, integer: bool = True) -> None:
+    kinds = int if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+        raise ValueError(
+            f"{name} is {value!r}; it must be a positive {'integer' if integer else 'number'}"
+        )

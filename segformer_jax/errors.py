@@ -1,0 +1,9 @@
+"""The exceptions that this library raises of its own."""
+
+
+class WeightsError(ValueError):
+    """A checkpoint that is missing, damaged, refused, or does not fit the model."""
+
+
+class ImageError(ValueError):
+    """A picture that can't be read, or must not be."""

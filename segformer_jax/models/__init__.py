@@ -1,0 +1,15 @@
+"""The network, in Flax NNX: it knows its config, and nothing of files, images, meshes, jit."""
+
+from segformer_jax.models.decode_head import SegformerDecodeHead
+from segformer_jax.models.segformer import (
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
+
+__all__ = [
+    "SegformerDecodeHead",
+    "SegformerForImageClassification",
+    "SegformerForSemanticSegmentation",
+    "SegformerModel",
+]

@@ -1,0 +1,125 @@
+"""The all-MLP decoder (paper, section 3.2), computed folded.
+
+The paper projects each feature map to D channels, upsamples all to 1/4 of the picture, concatenates
+them and fuses the 4·D channels by a 1 × 1 convolution. Upsampling is linear and acts on each
+channel by itself, so it commutes with both 1 × 1 maps: fuse(concat(up(x_i P_i))) is the sum of
+up(x_i (P_i F_i)), F_i being the rows of the fuse kernel that meet stage i. The wide map at 1/4
+never exists, and most of the arithmetic goes with it. Parameters stay the paper's.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segformer_jax.config import SegformerConfig
+from segformer_jax.models import ops
+from segformer_jax.models.layers import BatchNorm, Linear
+
+
+class StageProjection(nnx.Module):
+    """The linear map of one stage's channels, one level down, where HF's files have it."""
+
+    def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        self.proj = Linear(
+            config.hidden_sizes[stage],
+            config.decoder_hidden_size,
+            stddev=config.initializer_range,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+
+class SegformerDecodeHead(nnx.Module):
+    """Feature maps in, logits at the first one's size out; HF's `SegformerDecodeHead`."""
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        width, stddev = config.decoder_hidden_size, config.initializer_range
+        options = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.linear_projections = nnx.List(
+            StageProjection(config, stage, **options) for stage in range(config.num_encoder_blocks)
+        )
+        self.linear_fuse = Linear(
+            width * config.num_encoder_blocks, width, use_bias=False, stddev=stddev, **options
+        )
+        self.batch_norm = BatchNorm(width, param_dtype=param_dtype)
+        self.dropout = nnx.Dropout(config.classifier_dropout_prob)
+        self.classifier = Linear(width, config.num_labels, stddev=stddev, **options)
+
+    def __call__(
+        self, hidden_states: Sequence[Float[Array, "b _ _ _"]], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b h w labels"]:
+        if self.batch_norm.use_running_average:
+            return self.folded()(hidden_states, rngs=rngs)
+        x = _fuse(hidden_states, self._fused_kernels(), self.classifier.dtype)
+        x = x + self._fused_bias().astype(x.dtype)
+        x = self.dropout(nnx.relu(self.batch_norm(x)), rngs=rngs)
+        return self.classifier(x)
+
+    def folded(self) -> "FoldedDecodeHead":
+        """The same function with every product of parameters taken, BatchNorm's among them."""
+        norm = self.batch_norm
+        scale, shift = norm.affine(norm.mean[...], norm.var[...])
+        return FoldedDecodeHead(
+            kernels=[kernel * scale for kernel in self._fused_kernels()],
+            bias=self._fused_bias() * scale + shift,
+            dropout=self.dropout,
+            classifier=self.classifier,
+        )
+
+    def _fuse_rows(self) -> Float[Array, "stages d d"]:
+        """The fuse kernel's rows by stage: HF concatenates the deepest stage first."""
+        kernel, stages = self._wide(self.linear_fuse.kernel), len(self.linear_projections)
+        return kernel.reshape(stages, -1, kernel.shape[-1])[::-1]
+
+    def _fused_kernels(self) -> list[Float[Array, "_ d"]]:
+        rows = self._fuse_rows()
+        return [
+            jnp.matmul(self._wide(projection.proj.kernel), rows[i], precision="highest")
+            for i, projection in enumerate(self.linear_projections)
+        ]
+
+    def _fused_bias(self) -> Float[Array, " d"]:
+        biases = jnp.stack([self._wide(p.proj.bias) for p in self.linear_projections])
+        return jnp.einsum("sd,sde->e", biases, self._fuse_rows(), precision="highest")
+
+    def _wide(self, parameter: nnx.Param) -> Array:
+        return parameter[...].astype(jnp.promote_types(self.classifier.dtype, jnp.float32))
+
+
+class FoldedDecodeHead(nnx.Module):
+    """A decode head ready for use: one kernel per stage, one bias, ReLU, classifier."""
+
+    def __init__(
+        self, *, kernels: Sequence[Array], bias: Array, dropout: nnx.Dropout, classifier: Linear
+    ):
+        self.kernels = nnx.List(nnx.Param(kernel) for kernel in kernels)
+        self.bias = nnx.Param(bias)
+        self.dropout = dropout
+        self.classifier = classifier
+
+    def __call__(
+        self, hidden_states: Sequence[Float[Array, "b _ _ _"]], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b h w labels"]:
+        kernels = [kernel[...] for kernel in self.kernels]
+        x = _fuse(hidden_states, kernels, self.classifier.dtype)
+        x = self.dropout(nnx.relu(x + self.bias[...].astype(x.dtype)), rngs=rngs)
+        return self.classifier(x)
+
+
+def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Array:
+    """The sum over stages of up(x_i K_i), at the first stage's size."""
+    size = hidden_states[0].shape[1:3]
+    return sum(
+        ops.resize_bilinear(ops.linear(x, kernel, None, dtype=dtype), size)
+        for x, kernel in zip(hidden_states, kernels, strict=True)
+    )

@@ -1,0 +1,203 @@
+"""The Mix Transformer encoder (paper, section 3.1), a stage at a time. NHWC throughout."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segformer_jax.config import SegformerConfig
+from segformer_jax.models import ops
+from segformer_jax.models.layers import Conv, DepthwiseConv, LayerNorm, Linear
+
+
+class OverlapPatchEmbeddings(nnx.Module):
+    """Shrinks the grid by a convolution whose patches overlap, so that borders are kept whole."""
+
+    def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        size, width = config.patch_sizes[stage], config.hidden_sizes[stage]
+        self.proj = Conv(
+            config.num_channels if stage == 0 else config.hidden_sizes[stage - 1],
+            width,
+            size=size,
+            stride=config.strides[stage],
+            padding=size // 2,
+            stddev=config.initializer_range,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.layer_norm = LayerNorm(width, param_dtype=param_dtype)
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 c"]:
+        return self.layer_norm(self.proj(x))
+
+
+class SequenceReduction(nnx.Module):
+    """Shrinks keys and values `sr_ratio` times per side; leftover rows and columns drop out."""
+
+    def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        ratio, width = config.sr_ratios[stage], config.hidden_sizes[stage]
+        self.sequence_reduction = Conv(
+            width,
+            width,
+            size=ratio,
+            stride=ratio,
+            padding=0,
+            stddev=config.initializer_range,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.layer_norm = LayerNorm(width, param_dtype=param_dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        return self.layer_norm(self.sequence_reduction(x))
+
+
+class Attention(nnx.Module):
+    """Self-attention over a grid whose keys and values are shrunk `sr_ratio` times per side."""
+
+    def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        width = config.hidden_sizes[stage]
+        options = dict(
+            stddev=config.initializer_range, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
+        self.q_proj = Linear(width, width, **options)
+        self.k_proj = Linear(width, width, **options)
+        self.v_proj = Linear(width, width, **options)
+        self.o_proj = Linear(width, width, **options)
+        self.sequence_reduction = (
+            SequenceReduction(config, stage, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            if config.sr_ratios[stage] > 1
+            else None
+        )
+        self.dropout = nnx.Dropout(config.attention_probs_dropout_prob)
+        self.heads = config.num_attention_heads[stage]
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        output_attentions: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
+        b, h, w, c = x.shape
+        small = x if self.sequence_reduction is None else self.sequence_reduction(x)
+        q, k, v = (
+            y.reshape(b, -1, self.heads, c // self.heads)  # q: b n heads d; k and v: b k heads d
+            for y in (self.q_proj(x), self.k_proj(small), self.v_proj(small))
+        )
+        dropping = self.dropout.rate > 0 and not self.dropout.deterministic
+        weights = None
+        if output_attentions or dropping:
+            weights = ops.attention_weights(q, k, dtype=self.dtype)
+        if dropping:
+            weights = self.dropout(weights, rngs=rngs)  # HF returns the dropped ones too
+            y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
+        else:
+            y = ops.attention(q, k, v, dtype=self.dtype)
+        return self.o_proj(y.reshape(b, h, w, c)), weights if output_attentions else None
+
+
+class MixFFN(nnx.Module):
+    """An MLP with a depthwise convolution inside, which tells every token where it is."""
+
+    def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        width, stddev = config.hidden_sizes[stage], config.initializer_range
+        hidden = int(width * config.mlp_ratios[stage])
+        options = dict(stddev=stddev, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.fc1 = Linear(width, hidden, **options)
+        self.dwconv = PositionalConv(hidden, stddev=stddev, param_dtype=param_dtype, rngs=rngs)
+        self.fc2 = Linear(hidden, width, **options)
+        self.dropout = nnx.Dropout(config.hidden_dropout_prob)
+        self.activation = config.hidden_act
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b h w c"]:
+        x = ops.ACTIVATIONS[self.activation](self.dwconv(self.fc1(x)))
+        return self.dropout(self.fc2(self.dropout(x, rngs=rngs)), rngs=rngs)
+
+
+class PositionalConv(nnx.Module):
+    """The depthwise convolution, one level down, where HF's files have it: `dwconv.dwconv`."""
+
+    def __init__(self, channels: int, *, stddev: float, param_dtype, rngs: nnx.Rngs):
+        self.dwconv = DepthwiseConv(channels, stddev=stddev, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return self.dwconv(x)
+
+
+class Block(nnx.Module):
+    """Attention and Mix-FFN, each behind a LayerNorm and around a skip connection."""
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        stage: int,
+        *,
+        drop_path: float,
+        dtype,
+        param_dtype,
+        rngs: nnx.Rngs,
+    ):
+        width = config.hidden_sizes[stage]
+        options = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.layernorm_before = LayerNorm(width, param_dtype=param_dtype)
+        self.attention = Attention(config, stage, **options)
+        self.hidden_dropout = nnx.Dropout(config.hidden_dropout_prob)
+        self.drop_path = nnx.Dropout(drop_path, broadcast_dims=(1, 2, 3))  # a whole picture or none
+        self.layernorm_after = LayerNorm(width, param_dtype=param_dtype)
+        self.mlp = MixFFN(config, stage, **options)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        output_attentions: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
+        y, weights = self.attention(
+            self.layernorm_before(x), output_attentions=output_attentions, rngs=rngs
+        )
+        x = x + self.drop_path(self.hidden_dropout(y, rngs=rngs), rngs=rngs)
+        y = self.mlp(self.layernorm_after(x), rngs=rngs)
+        return x + self.drop_path(y, rngs=rngs), weights
+
+
+class Stage(nnx.Module):
+    """One level of the hierarchy: a smaller grid, its blocks, a last norm."""
+
+    def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        options = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        before, last = sum(config.depths[:stage]), max(sum(config.depths) - 1, 1)
+        self.patch_embeddings = OverlapPatchEmbeddings(config, stage, **options)
+        self.blocks = nnx.List(
+            Block(config, stage, drop_path=config.drop_path_rate * i / last, **options)
+            for i in range(before, before + config.depths[stage])
+        )
+        self.layer_norm = LayerNorm(config.hidden_sizes[stage], param_dtype=param_dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w i"],
+        *,
+        output_attentions: bool = False,
+        remat: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "b h2 w2 c"], tuple[Float[Array, "b heads n k"], ...]]:
+        x = self.patch_embeddings(x)
+        attentions = []
+        for block in self.blocks:
+            if remat:  # positional arguments only: nnx.remat knows no others
+                x, weights = nnx.remat(_apply, static_argnums=2)(block, x, output_attentions, rngs)
+            else:
+                x, weights = block(x, output_attentions=output_attentions, rngs=rngs)
+            attentions.append(weights)
+        return self.layer_norm(x), tuple(attentions) if output_attentions else ()
+
+
+def _apply(block: Block, x: jax.Array, output_attentions: bool, rngs: nnx.Rngs | None):
+    return block(x, output_attentions=output_attentions, rngs=rngs)

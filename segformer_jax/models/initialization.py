@@ -1,0 +1,35 @@
+"""The paper's way to start new parameters; HF's own is what the constructors do."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from segformer_jax.models.layers import Conv, DepthwiseConv, Linear
+
+
+def paper_init(module: nnx.Module, *, rngs: nnx.Rngs) -> None:
+    """Draws all kernels of a model anew, in place, as the paper's authors trained from scratch.
+
+    Linear kernels are normal(0, 0.02) cut off at two standard deviations; convolutions, the
+    decoder's 1 × 1 ones among them, are normal(0, √(2/fan_out)), fan_out counting the outputs of
+    one group over the whole window. Biases are 0 and norms the identity already. HF's way, which a
+    constructor takes, is normal(0, `config.initializer_range`) for all.
+    """
+    for path, layer in nnx.iter_modules(module):
+        if not isinstance(layer, Linear | Conv | DepthwiseConv):
+            continue
+        kernel, key = layer.kernel[...], rngs.params()
+        if isinstance(layer, Linear) and not _is_convolution(path):
+            new = 0.02 * jax.random.truncated_normal(key, -2, 2, kernel.shape, kernel.dtype)
+        else:
+            groups = kernel.shape[-1] if isinstance(layer, DepthwiseConv) else 1
+            fan_out = math.prod(kernel.shape[:-2]) * kernel.shape[-1] // groups
+            new = math.sqrt(2 / fan_out) * jax.random.normal(key, kernel.shape, kernel.dtype)
+        layer.kernel[...] = new.astype(jnp.dtype(kernel.dtype))
+
+
+def _is_convolution(path: tuple) -> bool:
+    """The decode head's fuse and classifier are convolutions in the paper, dense layers here."""
+    return "linear_fuse" in path or path[-2:] == ("decode_head", "classifier")

@@ -1,0 +1,139 @@
+"""The layers that hold parameters: a kernel, a bias, and which operation applies them."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segformer_jax.models import ops
+
+EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
+MOMENTUM = 0.1  # of BatchNorm, in torch's sense
+
+
+class Linear(nnx.Module):
+    """An affine map of the channels; new kernels are normal(0, `stddev`), biases 0."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        use_bias: bool = True,
+        stddev: float = 0.02,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(_normal(rngs, (inputs, outputs), stddev, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype)) if use_bias else None
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
+        bias = None if self.bias is None else self.bias[...]
+        return ops.linear(x, self.kernel[...], bias, dtype=self.dtype)
+
+
+class Conv(nnx.Module):
+    """A strided convolution, kernel (size, size, inputs, outputs), zeros on both sides alike."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        size: int,
+        stride: int,
+        padding: int,
+        stddev: float = 0.02,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(_normal(rngs, (size, size, inputs, outputs), stddev, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(outputs, param_dtype))
+        self.stride, self.padding, self.dtype = stride, padding, jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
+        return ops.conv(
+            x,
+            self.kernel[...],
+            self.bias[...],
+            stride=self.stride,
+            padding=self.padding,
+            dtype=self.dtype,
+        )
+
+
+class DepthwiseConv(nnx.Module):
+    """A 3 × 3 convolution of each channel by itself, kernel (3, 3, 1, channels)."""
+
+    def __init__(self, channels: int, *, stddev: float = 0.02, param_dtype=jnp.float32, rngs):
+        self.kernel = nnx.Param(_normal(rngs, (3, 3, 1, channels), stddev, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return ops.depthwise_conv(x, self.kernel[...], self.bias[...])
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the channels; epsilon 1e-5 and an exact variance, as torch's."""
+
+    def __init__(self, channels: int, *, param_dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        return ops.layer_norm(x, self.scale[...], self.bias[...], epsilon=EPSILON)
+
+
+class BatchNorm(nnx.Module):
+    """torch's `BatchNorm2d`: batch statistics in training, running ones in use.
+
+    The running variance takes the unbiased variance of the batch, and `num_batches_tracked` counts
+    the training steps, as in torch. Statistics are kept in float32 or wider.
+    """
+
+    def __init__(self, channels: int, *, param_dtype=jnp.float32):
+        wide = jnp.promote_types(param_dtype, jnp.float32)
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
+        self.var = nnx.BatchStat(jnp.ones(channels, wide))
+        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
+        self.use_running_average = False
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._update(x.astype(wide))
+        scale, shift = self.affine(mean, var)
+        return (x.astype(wide) * scale.astype(wide) + shift.astype(wide)).astype(x.dtype)
+
+    def _update(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        mean = x.mean((0, 1, 2))
+        var = jnp.square(x - mean).mean((0, 1, 2))
+        count = x.size // x.shape[-1]
+        if count < 2:
+            raise ValueError(
+                "BatchNorm in training needs more than one value per channel: give a larger batch "
+                "or picture, or call model.eval()"
+            )
+        for running, now in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
+            now = jax.lax.stop_gradient(now).astype(running[...].dtype)
+            running[...] = (1 - MOMENTUM) * running[...] + MOMENTUM * now
+        self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
+        return mean, var
+
+    def affine(
+        self, mean: Float[Array, " c"], var: Float[Array, " c"]
+    ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """The scale and shift that normalising by these statistics amounts to."""
+        scale = self.scale[...].astype(var.dtype) * jax.lax.rsqrt(var + EPSILON)
+        return scale, self.bias[...].astype(var.dtype) - mean * scale
+
+
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float, dtype) -> Array:
+    return stddev * jax.random.normal(rngs.params(), shape, dtype)

@@ -1,0 +1,101 @@
+"""The losses that HF's SegFormer models compute from `labels=`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from segformer_jax.config import SegformerConfig
+from segformer_jax.models import ops
+
+
+def segmentation_loss(
+    logits: Float[Array, "b h w labels"],
+    labels: Int[Array | np.ndarray, "b H W"],
+    config: SegformerConfig,
+) -> Float[Array, ""]:
+    """Cross entropy at the labels' size, as `SegformerForSemanticSegmentation` of HF.
+
+    The mean runs over the pixels that are not `semantic_loss_ignore_index`. Where torch gives NaN,
+    because all are ignored, this is 0. With one label it is the binary cross entropy of labels 0
+    and 1, ignored pixels counting as 0 in a mean over **all** pixels, as in HF.
+
+    Raises:
+        ValueError: a label outside the classes; seen where labels are concrete, not under a trace.
+    """
+    ignore = config.semantic_loss_ignore_index
+    check_labels(labels, max(config.num_labels, 2), ignore)
+    labels = jnp.asarray(labels)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = ops.resize_bilinear(logits, labels.shape[1:3])
+    valid = labels != ignore
+    if config.num_labels == 1:
+        target = labels.astype(logits.dtype)
+        losses = _binary_cross_entropy(logits[..., 0], jnp.where(valid, target, 0))
+        return jnp.where(valid & (labels >= 0), losses, 0).mean()
+    losses = _cross_entropy(logits, jnp.where(valid, labels, 0))
+    count = jnp.maximum(valid.sum(), 1).astype(logits.dtype)
+    return jnp.where(valid, losses, 0).sum() / count
+
+
+def classification_loss(
+    logits: Float[Array, "b labels"],
+    labels: Num[Array | np.ndarray, "b *labels"],
+    config: SegformerConfig,
+) -> Float[Array, ""]:
+    """Regression, one-of-many or many-of-many, as `config.problem_type` says.
+
+    Left at None it is read off as HF does: one label is a regression (mean squared error), integer
+    labels are classes (cross entropy), others are independent probabilities (binary cross entropy).
+
+    Raises:
+        ValueError: a class outside 0…num_labels-1 (seen where labels are concrete); a shape that
+            the problem does not have.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    problem = config.problem_type or _problem_type(labels, config.num_labels)
+    if problem == "single_label_classification":
+        check_labels(labels, config.num_labels, -100)  # torch's default ignore_index
+        labels = jnp.asarray(labels).reshape(-1)
+        valid = labels != -100
+        losses = _cross_entropy(logits, jnp.where(valid, labels, 0))
+        count = jnp.maximum(valid.sum(), 1).astype(logits.dtype)
+        return jnp.where(valid, losses, 0).sum() / count
+    target = jnp.asarray(labels).astype(logits.dtype)
+    if target.size != logits.size:
+        raise ValueError(
+            f"labels have shape {labels.shape}; {problem} takes one number per logit, {logits.shape}"
+        )
+    target = target.reshape(logits.shape)
+    if problem == "regression":
+        return jnp.square(logits - target).mean()
+    return _binary_cross_entropy(logits, target).mean()
+
+
+def _problem_type(labels: Array | np.ndarray, num_labels: int) -> str:
+    if num_labels == 1:
+        return "regression"
+    integers = jnp.issubdtype(labels.dtype, jnp.integer)
+    return "single_label_classification" if integers else "multi_label_classification"
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    chosen = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    return jax.nn.logsumexp(logits, -1) - chosen
+
+
+def _binary_cross_entropy(logits: Array, target: Array) -> Array:
+    return jax.nn.softplus(logits) - logits * target
+
+
+def check_labels(labels: Array | np.ndarray, num_labels: int, ignore_index: int) -> None:
+    """Raises where concrete labels are neither a class nor ignored; a trace can't be looked at."""
+    if isinstance(labels, jax.core.Tracer):
+        return
+    values = np.unique(np.asarray(labels))
+    wrong = values[((values < 0) | (values >= num_labels)) & (values != ignore_index)]
+    if wrong.size:
+        raise ValueError(
+            f"labels hold {wrong[:5].tolist()}; valid are 0…{num_labels - 1}, and {ignore_index} "
+            "for pixels to ignore"
+        )

@@ -1,0 +1,309 @@
+"""SegFormer's three models: the encoder alone, and with a segmentation or a classification head."""
+
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from segformer_jax.config import SegformerConfig
+from segformer_jax.models import ops
+from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
+from segformer_jax.models.encoder import Stage
+from segformer_jax.models.layers import Linear
+from segformer_jax.models.loss import classification_loss, segmentation_loss
+from segformer_jax.models.outputs import (
+    ImageClassifierOutput,
+    SegformerModelOutput,
+    SemanticSegmenterOutput,
+)
+
+Pixels = Num[Array | np.ndarray, "b h w channels"]
+
+
+class _Pretrained(nnx.Module):
+    """The doors to files that every model has; the way behind them is `checkpoints.pretrained`."""
+
+    config: SegformerConfig
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: Any, **options) -> Self:
+        """The model of a weights package, folder, file or hub repository, in eval mode.
+
+        Takes `dtype`, `param_dtype`, `num_labels` or `id2label`, `num_channels`,
+        `ignore_mismatched_sizes`, and the hub's `revision`, `token`, `cache_dir`,
+        `local_files_only`, `subfolder`: see `segformer_jax.checkpoints.pretrained.load_model`.
+        """
+        from segformer_jax.checkpoints import pretrained
+
+        return pretrained.load_model(cls, name_or_path, **options)
+
+    def save_pretrained(self, folder: Any, **options) -> None:
+        """Writes config.json and model.safetensors as transformers does."""
+        from segformer_jax.checkpoints import pretrained
+
+        pretrained.save_model(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Uploads what `save_pretrained` writes; gives the address of the commit."""
+        from segformer_jax.checkpoints import pretrained
+
+        return pretrained.push_model(self, repo_id, **options)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """In training, keep each block's input alone and compute the rest again backwards."""
+        self._encoder.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations of the forward pass, the default."""
+        self._encoder.gradient_checkpointing = False
+
+    @property
+    def _encoder(self) -> "SegformerModel":
+        return self if isinstance(self, SegformerModel) else getattr(self, "segformer")  # noqa: B009
+
+
+class SegformerModel(_Pretrained):
+    """The Mix Transformer: a picture in, a pyramid of feature maps out (paper, section 3.1).
+
+    Args:
+        config: its sizes.
+        dtype: what the matmuls compute in. bfloat16 keeps float32 between them on CPU.
+        param_dtype: what the parameters are kept in.
+        rngs: seeds of the new parameters, `nnx.Rngs(0)` for one.
+    """
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.stages = nnx.List(
+            Stage(config, stage, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            for stage in range(config.num_encoder_blocks)
+        )
+        self.dtype = jnp.dtype(dtype)
+        self.gradient_checkpointing = False
+        self.deterministic = False  # set by eval() and train(), as in every nnx.Dropout
+
+    def __call__(
+        self,
+        pixel_values: Pixels,
+        *,
+        output_attentions: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> SegformerModelOutput:
+        """The feature pyramid of normalised pictures, (b, h, w, channels), h and w ≥ 29.
+
+        Raises:
+            ValueError: NCHW or integer pixels, the wrong number of channels, a side under
+                `config.minimum_size`; train mode with a dropout rate and no `rngs`.
+        """
+        maps, attentions = self.features(
+            pixel_values, output_attentions=output_attentions, rngs=rngs
+        )
+        hidden_states = _as_configured(self.config, maps)
+        return SegformerModelOutput(hidden_states[-1], hidden_states, attentions)
+
+    def features(
+        self,
+        pixel_values: Pixels,
+        *,
+        output_attentions: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b heads n k"], ...] | None]:
+        """The feature maps, all as grids whatever `reshape_last_stage` says, and attentions."""
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        check_pixel_values(pixel_values, self.config)
+        training = not self.deterministic
+        if training and rngs is None and _drops(self.config):
+            raise ValueError(
+                "the model is in train mode and its config has dropout: pass "
+                "rngs=nnx.Rngs(dropout=seed), or call model.eval()"
+            )
+        x = jnp.asarray(pixel_values, ops.activation_dtype(self.dtype))
+        maps, attentions = [], []
+        for stage in self.stages:
+            x, weights = stage(
+                x,
+                output_attentions=output_attentions,
+                remat=self.gradient_checkpointing and training,
+                rngs=rngs,
+            )
+            maps.append(x)
+            attentions.extend(weights)
+        return tuple(maps), tuple(attentions) if output_attentions else None
+
+
+class SegformerForSemanticSegmentation(_Pretrained):
+    """The encoder and the all-MLP decode head: pictures in, logits at 1/4 of their size out.
+
+    The arguments are `SegformerModel`'s.
+    """
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.segformer = SegformerModel(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.decode_head: SegformerDecodeHead | FoldedDecodeHead = SegformerDecodeHead(
+            config, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        pixel_values: Pixels,
+        labels: Int[Array | np.ndarray, "b H W"] | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> SemanticSegmenterOutput:
+        """The logits of normalised pictures, (b, h, w, channels), and the loss against labels.
+
+        Args:
+            pixel_values: what `SegformerImageProcessor` gives, NHWC.
+            labels: class indices, or `config.semantic_loss_ignore_index` (255) to leave a pixel
+                out; of any size, mostly the picture's.
+            output_hidden_states: give the encoder's feature maps too; None asks the config.
+            output_attentions: give every block's attention too; None asks the config.
+            rngs: the source of dropout in train mode.
+
+        Raises:
+            ValueError: as `SegformerModel`; labels outside the classes.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        maps, attentions = self.segformer.features(
+            pixel_values, output_attentions=output_attentions, rngs=rngs
+        )
+        logits = self.decode_head(maps, rngs=rngs)
+        loss = None if labels is None else segmentation_loss(logits, labels, self.config)
+        hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
+        return SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
+
+    def folded(self) -> Self:
+        """The same function for use alone: products of parameters are taken once, not per call.
+
+        Its parameters are no longer HF's, so it can be neither saved nor trained.
+        """
+        if isinstance(self.decode_head, FoldedDecodeHead):
+            return self
+        model = nnx.clone(self)
+        model.decode_head = self.decode_head.folded()
+        model.eval()
+        return model
+
+
+class SegformerForImageClassification(_Pretrained):
+    """The encoder, the mean over its last map, and a linear layer: ImageNet's SegFormer.
+
+    The arguments are `SegformerModel`'s.
+    """
+
+    def __init__(
+        self,
+        config: SegformerConfig,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.segformer = SegformerModel(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.classifier = Linear(
+            config.hidden_sizes[-1],
+            config.num_labels,
+            stddev=config.initializer_range,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        pixel_values: Pixels,
+        labels: Num[Array | np.ndarray, "b *labels"] | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> ImageClassifierOutput:
+        """The logits of normalised pictures; the loss that `config.problem_type` names.
+
+        Args:
+            pixel_values: (b, h, w, channels), NHWC.
+            labels: (b,) classes or numbers, or (b, num_labels) probabilities.
+            output_hidden_states: as in `SegformerForSemanticSegmentation`.
+            output_attentions: likewise.
+            rngs: the source of dropout in train mode.
+
+        Raises:
+            ValueError: as `SegformerModel`; labels outside the classes or of another shape.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        maps, attentions = self.segformer.features(
+            pixel_values, output_attentions=output_attentions, rngs=rngs
+        )
+        logits = self.classifier(maps[-1].mean((1, 2)))
+        loss = None if labels is None else classification_loss(logits, labels, self.config)
+        hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
+        return ImageClassifierOutput(logits, loss, hidden_states, attentions)
+
+
+def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Array, ...]:
+    if config.reshape_last_stage:
+        return maps
+    b, _, _, c = maps[-1].shape
+    return (*maps[:-1], maps[-1].reshape(b, -1, c))
+
+
+def _drops(config: SegformerConfig) -> bool:
+    """Whether the encoder or a head of this config draws random numbers in training."""
+    return any(
+        (
+            config.hidden_dropout_prob,
+            config.attention_probs_dropout_prob,
+            config.drop_path_rate,
+            config.classifier_dropout_prob,
+        )
+    )
+
+
+def check_pixel_values(pixel_values: Any, config: SegformerConfig) -> None:
+    """Raises a ValueError that says what is wrong with an input's layout, type or size."""
+    shape, channels = np.shape(pixel_values), config.num_channels
+    if len(shape) != 4:
+        raise ValueError(
+            f"pixel_values have shape {shape}; the model takes (batch, height, width, {channels})"
+        )
+    if shape[-1] != channels:
+        nchw = " (this looks like NCHW: transpose it by (0, 2, 3, 1))" * (shape[1] == channels)
+        raise ValueError(
+            f"pixel_values have shape {shape}; the model takes NHWC, (batch, height, width, "
+            f"{channels}){nchw}"
+        )
+    if not jnp.issubdtype(jax.numpy.result_type(pixel_values), jnp.floating):
+        raise ValueError(
+            f"pixel_values are {jax.numpy.result_type(pixel_values)}; the model takes normalised "
+            "floats: use SegformerImageProcessor"
+        )
+    least = config.minimum_size
+    if min(shape[1:3]) < least:
+        raise ValueError(
+            f"pixel_values are {shape[1]} × {shape[2]} pixels; this network takes sides of at "
+            f"least {least}: resize the picture"
+        )
