@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swish", "gelu_new")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -77,37 +77,37 @@ class SegformerConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def b0(cls, **changes) -> Self:
+    def b0(cls, **changes) -> "SegformerConfig":
         """The smallest: 3.8 M parameters, 37.4 mIoU on ADE20K (paper, table 1a)."""
         return cls(**changes)
 
     @classmethod
-    def b1(cls, **changes) -> Self:
+    def b1(cls, **changes) -> "SegformerConfig":
         """B0 at twice the width: 13.7 M parameters, 42.2 mIoU on ADE20K (paper, table 1a)."""
         return cls(**(dict(hidden_sizes=(64, 128, 320, 512)) | changes))
 
     @classmethod
-    def b2(cls, **changes) -> Self:
+    def b2(cls, **changes) -> "SegformerConfig":
         """27.5 M parameters, 46.5 mIoU on ADE20K (paper, table 1a)."""
         return cls._large((3, 4, 6, 3), changes)
 
     @classmethod
-    def b3(cls, **changes) -> Self:
+    def b3(cls, **changes) -> "SegformerConfig":
         """47.3 M parameters, 49.4 mIoU on ADE20K (paper, table 1a)."""
         return cls._large((3, 4, 18, 3), changes)
 
     @classmethod
-    def b4(cls, **changes) -> Self:
+    def b4(cls, **changes) -> "SegformerConfig":
         """64.1 M parameters, 50.3 mIoU on ADE20K (paper, table 1a)."""
         return cls._large((3, 8, 27, 3), changes)
 
     @classmethod
-    def b5(cls, **changes) -> Self:
+    def b5(cls, **changes) -> "SegformerConfig":
         """The largest: 84.7 M parameters, 51.0 mIoU on ADE20K (paper, table 1a)."""
         return cls._large((3, 6, 40, 3), changes)
 
     @classmethod
-    def _large(cls, depths: tuple[int, ...], changes: dict[str, Any]) -> Self:
+    def _large(cls, depths: tuple[int, ...], changes: dict[str, Any]) -> "SegformerConfig":
         sizes = dict(hidden_sizes=(64, 128, 320, 512), depths=depths, decoder_hidden_size=768)
         return cls(**(sizes | changes))
 
@@ -161,7 +161,9 @@ class SegformerConfig:
         if not self.initializer_range >= 0:
             raise ValueError(f"initializer_range is {self.initializer_range}; it is at least 0")
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}"
+            )
         if self.problem_type not in (None, *PROBLEM_TYPES):
             raise ValueError(
                 f"problem_type is {self.problem_type!r}; known are {', '.join(PROBLEM_TYPES)}"
@@ -198,12 +200,12 @@ class SegformerConfig:
 
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
-    ) -> Self:
+    ) -> "SegformerConfig":
         """The same network with other classes; give the names, or their number alone."""
         return dataclasses.replace(self, num_labels=num_labels, id2label=id2label)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "SegformerConfig":
         """Reads the content of a config.json.
 
         Raises:
@@ -237,7 +239,7 @@ class SegformerConfig:
         return dict(sorted(values.items()))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, **hub_options) -> Self:
+    def from_pretrained(cls, name_or_path: str, **hub_options) -> "SegformerConfig":
         """Reads config.json of a weights package, a folder, or a hub repository."""
         from segformer_jax.checkpoints import pretrained
 

@@ -61,7 +61,7 @@ class SegformerDecodeHead(nnx.Module):
         if self.batch_norm.use_running_average:
             return self.folded()(hidden_states, rngs=rngs)
         x = _fuse(hidden_states, self._fused_kernels(), self.classifier.dtype)
-        x = x + self._fused_bias().astype(x.dtype)
+        x = x + ops.along_channels(self._fused_bias(), x)
         x = self.dropout(nnx.relu(self.batch_norm(x)), rngs=rngs)
         return self.classifier(x)
 
@@ -70,7 +70,9 @@ class SegformerDecodeHead(nnx.Module):
         norm = self.batch_norm
         scale, shift = norm.affine(norm.mean[...], norm.var[...])
         return FoldedDecodeHead(
-            kernels=[kernel * scale for kernel in self._fused_kernels()],
+            kernels=[
+                kernel * ops.along_channels(scale, kernel) for kernel in self._fused_kernels()
+            ],
             bias=self._fused_bias() * scale + shift,
             dropout=self.dropout,
             classifier=self.classifier,
@@ -93,7 +95,7 @@ class SegformerDecodeHead(nnx.Module):
         return jnp.einsum("sd,sde->e", biases, self._fuse_rows(), precision="highest")
 
     def _wide(self, parameter: nnx.Param) -> Array:
-        return parameter[...].astype(jnp.promote_types(self.classifier.dtype, jnp.float32))
+        return parameter[...].astype(ops.at_least_float32(self.classifier.dtype))
 
 
 class FoldedDecodeHead(nnx.Module):
@@ -112,7 +114,7 @@ class FoldedDecodeHead(nnx.Module):
     ) -> Float[Array, "b h w labels"]:
         kernels = [kernel[...] for kernel in self.kernels]
         x = _fuse(hidden_states, kernels, self.classifier.dtype)
-        x = self.dropout(nnx.relu(x + self.bias[...].astype(x.dtype)), rngs=rngs)
+        x = self.dropout(nnx.relu(x + ops.along_channels(self.bias[...], x)), rngs=rngs)
         return self.classifier(x)
 
 

@@ -95,7 +95,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, param_dtype=jnp.float32):
-        wide = jnp.promote_types(param_dtype, jnp.float32)
+        wide = ops.at_least_float32(param_dtype)
         self.scale = nnx.Param(jnp.ones(channels, param_dtype))
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
@@ -104,17 +104,19 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = ops.at_least_float32(x.dtype)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._update(x.astype(wide))
         scale, shift = self.affine(mean, var)
-        return (x.astype(wide) * scale.astype(wide) + shift.astype(wide)).astype(x.dtype)
+        y = x.astype(wide)
+        y = y * ops.along_channels(scale, y) + ops.along_channels(shift, y)
+        return y.astype(x.dtype)
 
     def _update(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         mean = x.mean((0, 1, 2))
-        var = jnp.square(x - mean).mean((0, 1, 2))
+        var = jnp.square(x - ops.along_channels(mean, x)).mean((0, 1, 2))
         count = x.size // x.shape[-1]
         if count < 2:
             raise ValueError(

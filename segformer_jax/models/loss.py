@@ -26,7 +26,7 @@ def segmentation_loss(
     ignore = config.semantic_loss_ignore_index
     check_labels(labels, max(config.num_labels, 2), ignore)
     labels = jnp.asarray(labels)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(ops.at_least_float32(logits.dtype))
     logits = ops.resize_bilinear(logits, labels.shape[1:3])
     valid = labels != ignore
     if config.num_labels == 1:
@@ -52,7 +52,7 @@ def classification_loss(
         ValueError: a class outside 0…num_labels-1 (seen where labels are concrete); a shape that
             the problem does not have.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(ops.at_least_float32(logits.dtype))
     problem = config.problem_type or _problem_type(labels, config.num_labels)
     if problem == "single_label_classification":
         check_labels(labels, config.num_labels, -100)  # torch's default ignore_index

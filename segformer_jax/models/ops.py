@@ -16,7 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from segformer_jax.bilinear import bilinear_neighbours
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -47,13 +50,18 @@ def _choose(form: str | None, cpu: Callable, default: Callable, *operands: Array
     return (cpu if form == "cpu" else default)(*operands)
 
 
-def activation_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def at_least_float32(dtype: DTypeLike) -> np.dtype:
+    """The type to reduce in: halves become float32, float64 stays."""
+    return np.promote_types(jnp.dtype(dtype), np.float32)
+
+
+def activation_dtype(dtype: DTypeLike) -> np.dtype:
     """The type of what flows between the matmuls when these compute in `dtype`.
 
     A CPU multiplies bfloat16 fastest into float32, and does all else faster in float32.
     """
     platform = _form.get() or jax.default_backend()
-    return jnp.promote_types(dtype, jnp.float32) if platform == "cpu" else jnp.dtype(dtype)
+    return at_least_float32(dtype) if platform == "cpu" else jnp.dtype(dtype)
 
 
 # --- dense layers
@@ -65,14 +73,19 @@ def linear(
     kernel: Float[Array, "i o"],
     bias: Float[Array, " o"] | None,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, "*batch o"]:
     """The affine map of the last axis."""
     y = _dot(x, kernel, dtype)
-    return y if bias is None else y + bias.astype(x.dtype)
+    return y if bias is None else y + along_channels(bias, x)
 
 
-def _dot(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+def along_channels(values: Array, x: Array) -> Array:
+    """One value per channel, in the type and rank of x."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     return lax.dot_general(
         x.astype(dtype),
         kernel.astype(dtype),
@@ -90,11 +103,11 @@ def layer_norm(
     epsilon: float,
 ) -> Float[Array, "*batch c"]:
     """Normalises the last axis, in float32 or wider, with the exact two-pass variance."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = at_least_float32(x.dtype)
     y = x.astype(wide)
     y = y - y.mean(-1, keepdims=True)
     y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
-    return (y * scale.astype(wide) + bias.astype(wide)).astype(x.dtype)
+    return (y * along_channels(scale, y) + along_channels(bias, y)).astype(x.dtype)
 
 
 # --- convolutions
@@ -107,7 +120,7 @@ def conv(
     *,
     stride: int,
     padding: int,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, "b h2 w2 o"]:
     """A strided convolution with `padding` zeros on every side, and torch's rounding down."""
     return _conv(x, kernel, bias, stride, padding, jnp.dtype(dtype), _form.get())
@@ -127,7 +140,7 @@ def _conv(x, kernel, bias, stride, padding, dtype, form):
             x,
             kernel,
         )
-    return y + bias.astype(x.dtype)
+    return y + along_channels(bias, y)
 
 
 def _lax_conv(x, kernel, *, stride, padding, dtype):
@@ -202,14 +215,46 @@ def depthwise_conv(
 
 @partial(jax.jit, static_argnums=3)
 def _depthwise_conv(x, kernel, bias, form):
-    kernel = kernel.astype(x.dtype)
-    return _choose(form, _depthwise_shifts, _depthwise_lax, x, kernel) + bias.astype(x.dtype)
+    y = _depthwise(x, kernel.astype(x.dtype), form)
+    return y + along_channels(bias, y)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _depthwise(x, kernel, form):
+    return _choose(form, _depthwise_shifts, _depthwise_lax, x, kernel)
+
+
+@_depthwise.defjvp
+def _depthwise_jvp(form, primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_kernel = _choose(form, _depthwise_rows, _depthwise_lax, x, dkernel)
+    return _depthwise(x, kernel, form), _depthwise(dx, kernel, form) + by_kernel
 
 
 def _depthwise_shifts(x, kernel):
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return sum(x[:, i : i + h, j : j + w] * kernel[i, j, 0] for i in range(3) for j in range(3))
+    return _shifted_sum(x, kernel, h, w)
+
+
+def _depthwise_rows(x, kernel):
+    """Row by row, so that the kernel's gradient is nine running sums made in one pass over x."""
+    _, h, w, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def one_row(_, row):
+        return None, _shifted_sum(lax.dynamic_slice_in_dim(x, row, 3, 1), kernel, 1, w)[:, 0]
+
+    _, rows = lax.scan(one_row, None, np.arange(h))
+    return jnp.moveaxis(rows, 0, 1)
+
+
+def _shifted_sum(x, kernel, h, w):
+    return sum(
+        x[:, i : i + h, j : j + w] * kernel[i, j].reshape(1, 1, 1, -1)
+        for i in range(3)
+        for j in range(3)
+    )
 
 
 def _depthwise_lax(x, kernel):
@@ -231,7 +276,7 @@ def attention(
     k: Float[Array, "b k heads d"],
     v: Float[Array, "b k heads d"],
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, "b n heads d"]:
     """Softmax attention, scaled by d^-0.5; the softmax is taken in float32 or wider."""
     return _attention(q, k, v, jnp.dtype(dtype), _form.get(), _cudnn_fits(q, dtype))
@@ -288,7 +333,7 @@ def _attention_by_chunks(q, k, v, *, dtype):
 
 def _exponentials(q, k, dtype):
     """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = at_least_float32(q.dtype)
     q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
     scores = jnp.einsum(
         "bnhd,bkhd->bhnk", q.astype(dtype), k.astype(dtype), preferred_element_type=wide
@@ -299,14 +344,14 @@ def _exponentials(q, k, dtype):
 
 @partial(jax.jit, static_argnames="dtype")
 def attention_weights(
-    q: Float[Array, "b n heads d"], k: Float[Array, "b k heads d"], *, dtype: jnp.dtype
+    q: Float[Array, "b n heads d"], k: Float[Array, "b k heads d"], *, dtype: DTypeLike
 ) -> Float[Array, "b heads n k"]:
     """What each query takes of each key; rows sum to 1."""
     weights, total = _exponentials(q, k, dtype)
     return (weights / total).astype(q.dtype)
 
 
-def _cudnn_fits(q: Array, dtype: jnp.dtype) -> bool:
+def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
     """Whether cuDNN's fused attention can be traced: it raises anywhere but on its own GPUs."""
     if _form.get() is not None or jax.default_backend() != "gpu" or q.shape[-1] % 8:
         return False
@@ -325,21 +370,20 @@ def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[
     return _resize_bilinear(x, tuple(size), _form.get())
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 @partial(jax.jit, static_argnums=(1, 2))
 def _resize_bilinear(x, size, form):
-    return _choose(form, partial(_resize_by_gathers, size=size), partial(_by_matmuls, size=size), x)
+    by_gathers, by_matmuls = (
+        partial(resize, size=size) for resize in (_resize_by_gathers, _resize_by_matmuls)
+    )
+    return _choose(form, by_gathers, by_matmuls, x)
 
 
-def bilinear_neighbours(old: int, new: int, dtype=np.float32):
-    """Where each of `new` cells lies among `old` ones: two indices, and the second's weight.
-
-    Computed in `dtype` as torch does for tensors of that type.
-    """
-    dtype = np.promote_types(dtype, np.float32).type
-    position = (np.arange(new, dtype=dtype) + dtype(0.5)) * (dtype(old) / dtype(new)) - dtype(0.5)
-    position = np.maximum(position, 0)
-    low = np.minimum(position.astype(np.int32), old - 1)
-    return low, np.minimum(low + 1, old - 1), (position - low).astype(dtype)
+@_resize_bilinear.defjvp
+def _resize_bilinear_jvp(size, form, primals, tangents):
+    """The map is linear; as matmuls its transpose is two matmuls, as gathers a slow scatter."""
+    (x,), (dx,) = primals, tangents
+    return _resize_bilinear(x, size, form), _resize_by_matmuls(dx, size=size)
 
 
 def _resize_by_gathers(x, *, size):
@@ -351,7 +395,7 @@ def _resize_by_gathers(x, *, size):
     return x
 
 
-def _by_matmuls(x, *, size):
+def _resize_by_matmuls(x, *, size):
     rows, columns = (
         _resize_matrix(old, new, x.dtype) for old, new in zip(x.shape[1:3], size, strict=True)
     )

@@ -21,7 +21,7 @@ class SegformerModelOutput:
 
     last_hidden_state: Float[Array, "b *grid c"]
     hidden_states: tuple[Float[Array, "b *_"], ...]
-    attentions: tuple[Float[Array, "b heads n k"], ...] | None = None
+    attentions: tuple[Float[Array, "b _ _ _"], ...] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +39,7 @@ class SemanticSegmenterOutput:
     logits: Float[Array, "b h w labels"]
     loss: Float[Array, ""] | None = None
     hidden_states: tuple[Float[Array, "b *_"], ...] | None = None
-    attentions: tuple[Float[Array, "b heads n k"], ...] | None = None
+    attentions: tuple[Float[Array, "b _ _ _"], ...] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -50,4 +50,4 @@ class ImageClassifierOutput:
     logits: Float[Array, "b labels"]
     loss: Float[Array, ""] | None = None
     hidden_states: tuple[Float[Array, "b *_"], ...] | None = None
-    attentions: tuple[Float[Array, "b heads n k"], ...] | None = None
+    attentions: tuple[Float[Array, "b _ _ _"], ...] | None = None

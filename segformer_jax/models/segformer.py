@@ -1,6 +1,6 @@
 """SegFormer's three models: the encoder alone, and with a segmentation or a classification head."""
 
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from segformer_jax.models.outputs import (
     SemanticSegmenterOutput,
 )
 
+Model = TypeVar("Model", bound="_Pretrained")
 Pixels = Num[Array | np.ndarray, "b h w channels"]
 
 
@@ -29,7 +30,7 @@ class _Pretrained(nnx.Module):
     config: SegformerConfig
 
     @classmethod
-    def from_pretrained(cls, name_or_path: Any, **options) -> Self:
+    def from_pretrained(cls: type[Model], name_or_path: Any, **options) -> Model:
         """The model of a weights package, folder, file or hub repository, in eval mode.
 
         Takes `dtype`, `param_dtype`, `num_labels` or `id2label`, `num_channels`,
@@ -117,7 +118,7 @@ class SegformerModel(_Pretrained):
         *,
         output_attentions: bool | None = None,
         rngs: nnx.Rngs | None = None,
-    ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b heads n k"], ...] | None]:
+    ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b _ _ _"], ...] | None]:
         """The feature maps, all as grids whatever `reshape_last_stage` says, and attentions."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -194,7 +195,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
         hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
         return SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
 
-    def folded(self) -> Self:
+    def folded(self) -> "SegformerForSemanticSegmentation":
         """The same function for use alone: products of parameters are taken once, not per call.
 
         Its parameters are no longer HF's, so it can be neither saved nor trained.

@@ -1,0 +1,119 @@
+"""The same weights and picture through transformers and through us, stage by stage."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segformer_jax.checkpoints.pretrained import load_config, load_model, save_model
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+
+BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the largest difference ÷ the largest value
+PRECISIONS = tuple(BOUNDS)
+
+
+def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[str, Any]:
+    """Compares every feature map and the logits with those of transformers' PyTorch model.
+
+    Args:
+        name_or_path: a semantic-segmentation model: a weights package, folder or hub name.
+        image: the picture; normally distributed pixels, 512 × 512, when left out.
+
+    Returns:
+        `stages`: max |Δ| by stage and precision; `argmax_agreement` by precision, as a share of the
+        logits' cells; `equal`: whether every difference is within `BOUNDS` of the largest value
+        and the argmax agrees on 99.99 %; and what was compared.
+
+    Raises:
+        ImportError: torch or transformers is not installed.
+        WeightsError: as `load_model`.
+    """
+    torch, transformers = _torch_and_transformers()
+    pixel_values = _pixels(name_or_path, image)
+    stages: dict[str, dict[str, float]] = {}
+    relative, agreement = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in PRECISIONS:
+            with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
+                dtype = jnp.dtype(precision)
+                model = load_model(
+                    SegformerForSemanticSegmentation, name_or_path, dtype=dtype, param_dtype=dtype
+                )
+                save_model(model, folder)
+                ours = _ours(model, pixel_values.astype(precision))
+            theirs = _theirs(torch, transformers, folder, pixel_values.astype(precision))
+            differences = {n: float(np.abs(ours[n] - theirs[n]).max()) for n in theirs}
+            for name, difference in differences.items():
+                stages.setdefault(name, {})[precision] = difference
+            relative[precision] = max(
+                difference / float(np.abs(theirs[name]).max())
+                for name, difference in differences.items()
+            )
+            same = ours["logits"].argmax(-1) == theirs["logits"].argmax(-1)
+            agreement[precision] = float(same.mean())
+    return {
+        "model": name_or_path,
+        "image": None if image is None else str(image),
+        "precisions": list(PRECISIONS),
+        "stages": stages,
+        "argmax_agreement": agreement,
+        "equal": all(relative[p] <= BOUNDS[p] and agreement[p] >= 0.9999 for p in PRECISIONS),
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _torch_and_transformers() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            f"to compare with PyTorch, pip install 'segformer-jax[convert]' ({error})"
+        ) from error
+    return torch, transformers
+
+
+def _pixels(name_or_path: str, image: Path | None) -> np.ndarray:
+    config = load_config(name_or_path)
+    if image is None:
+        shape = (1, 512, 512, config.num_channels)
+        return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return SegformerImageProcessor.from_pretrained(name_or_path)(image)["pixel_values"]
+
+
+def _ours(model: SegformerForSemanticSegmentation, pixel_values: np.ndarray) -> dict[str, Any]:
+    outputs = jax.jit(lambda x: model(x, output_hidden_states=True))(pixel_values)
+    maps = [*_maps(outputs.hidden_states), ("logits", outputs.logits)]
+    return {name: np.asarray(value) for name, value in maps}
+
+
+def _theirs(torch: Any, transformers: Any, folder: str, pixel_values: np.ndarray) -> dict[str, Any]:
+    dtype = getattr(torch, str(pixel_values.dtype))
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder, dtype=dtype)
+    model.set_attn_implementation(_exact_attention(torch))
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixel_values, -1, 1)))
+        outputs = model.eval()(pixels, output_hidden_states=True)
+    maps = [*_maps(outputs.hidden_states), ("logits", outputs.logits)]
+    return {n: np.moveaxis(x.numpy(), 1, -1) if x.ndim == 4 else x.numpy() for n, x in maps}
+
+
+def _maps(hidden_states: Any) -> list[tuple[str, Any]]:
+    return [(f"stage {i + 1}", x) for i, x in enumerate(hidden_states)]
+
+
+def _exact_attention(torch: Any) -> str:
+    """transformers' eager attention rounds its softmax to float32, also in a double model."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def attend(module, query, key, value, mask, scaling=None, dropout=0.0, **_):
+        weights = torch.softmax(query @ key.transpose(2, 3) * scaling, -1)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+    ALL_ATTENTION_FUNCTIONS.register("segformer_jax_exact", attend)
+    return "segformer_jax_exact"

@@ -1,0 +1,71 @@
+"""Weight files, of every container that a SegFormer comes in, as NumPy arrays by name."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from segformer_jax.atomic import atomic_path
+from segformer_jax.checkpoints.torch_file import read_torch_file
+from segformer_jax.errors import WeightsError
+
+SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+CONTAINERS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
+TORCH_SUFFIXES = (".bin", ".pth", ".pt")
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint under the names that it gives them, in the types it has.
+
+    Args:
+        path: a file (.safetensors, .bin, .pth, .pt), or a folder with `model.safetensors` or
+            `pytorch_model.bin`, whole or in shards; safetensors go first.
+
+    Raises:
+        WeightsError: no such file, a missing shard, a damaged file, a pickle that imports code.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _read_file(path)
+    for name in CONTAINERS:
+        if (path / name).is_file():
+            read = _read_shards if name.endswith(".index.json") else _read_file
+            return read(path / name)
+    raise WeightsError(f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}")
+
+
+def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Writes a safetensors file that transformers reads; whole or not at all."""
+    with atomic_path(path) as temporary:
+        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        save_file(contiguous, temporary, metadata={"format": "pt"})
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix in TORCH_SUFFIXES:
+        return read_torch_file(path)
+    if path.suffix != ".safetensors":
+        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+        raise WeightsError(f"{path} is none of the weight files that are known: {known}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index} is no index of shards: {error!r}") from error
+    tensors: dict[str, np.ndarray] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise WeightsError(f"{index} names {name!r}; shards lie in the index's own folder")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"the shard {name} is missing beside {index}")
+        tensors |= _read_file(index.parent / name)
+    return tensors

@@ -1,0 +1,173 @@
+"""From a name or a path to a local folder; the only code that touches `huggingface_hub`."""
+
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.errors import WeightsError
+
+ENTRY_POINTS = "segformer_jax.weights"
+SMALL_FILES = ("config.json", "preprocessor_config.json", "README.md")
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    subfolder: str = "",
+) -> Path:
+    """The folder (or file) that a name stands for.
+
+    An installed weights package goes first, then a path that exists, then the Hugging Face hub, of
+    which the configs and one kind of weights are fetched: safetensors where there are any.
+
+    Args:
+        name_or_path: "street-b0", a path, or a hub name such as "nvidia/mit-b0".
+        revision: branch, tag or commit on the hub.
+        token: for private and gated repositories; None takes the one that is logged in.
+        cache_dir: where the hub's files are kept.
+        local_files_only: take what is in that cache and do not ask the hub.
+        subfolder: where in the folder or repository the checkpoint lies.
+
+    Raises:
+        WeightsError: nothing goes by that name, or the hub can't be reached; what to do is said.
+    """
+    name = str(name_or_path)
+    package = _weights_packages().get(name)
+    if package is not None:
+        return _inside(_folder_of(package), subfolder)
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return _inside(path, subfolder)
+    if isinstance(name_or_path, Path) or name.count("/") != 1 or name[0] in "./~":
+        raise WeightsError(_unknown(name))
+    return _inside(
+        _download(
+            name,
+            prefix=f"{subfolder.strip('/')}/" if subfolder else "",
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        ),
+        subfolder,
+    )
+
+
+def upload(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload SegFormer",
+) -> str:
+    """Uploads a folder to a model repository on the hub, made when missing; gives its address.
+
+    Raises:
+        WeightsError: the hub refuses or can't be reached.
+    """
+    import huggingface_hub
+
+    try:
+        huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True)
+        commit = huggingface_hub.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+        )
+    except _hub_errors() as error:
+        raise WeightsError(f"uploading to {repo_id} failed: {_first_line(error)}") from error
+    return str(commit)
+
+
+def _download(repo_id: str, *, prefix: str, **options: Any) -> Path:
+    import huggingface_hub
+
+    def fetch(files: tuple[str, ...]) -> Path:
+        patterns = [prefix + file for file in files]
+        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **options))
+
+    try:
+        folder = fetch(SMALL_FILES + SAFETENSORS)
+        if not any((folder / prefix).glob("*.safetensors")):
+            folder = fetch(SMALL_FILES + PICKLES)
+    except _hub_errors() as error:
+        raise WeightsError(_unavailable(repo_id, error)) from error
+    if not (folder / prefix).is_dir():
+        raise WeightsError(f"{repo_id} has no folder {prefix or '/'}")
+    return folder
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What `huggingface_hub` raises: its own errors, those of its HTTP client, of names, of disks."""
+    import huggingface_hub
+
+    try:
+        from httpx import HTTPError  # from huggingface_hub 1.0 on
+    except ImportError:
+        from requests import RequestException as HTTPError
+    return (HTTPError, huggingface_hub.errors.HFValidationError, OSError)
+
+
+def _unavailable(repo_id: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"{repo_id} is gated: accept its terms on the hub and log in (hf auth login)"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"there is no {repo_id} on the hub, or it is private: check the name, or log in "
+            "(hf auth login)"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo_id} has no such revision: {_first_line(error)}"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            f"{repo_id} is not in the local cache and the hub was not reached: check the network "
+            "(or local_files_only, HF_HUB_OFFLINE), or give a folder"
+        )
+    return (
+        f"{repo_id} could not be fetched from the hub ({_first_line(error)}): check the name and "
+        "the network, or give a folder"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unknown(name: str) -> str:
+    installed = ", ".join(sorted(_weights_packages())) or "none"
+    start = (
+        f"there is no model {name!r}: no such folder or weights package (installed: {installed})"
+    )
+    package = f"pip install segformer-jax-{name}, " if name == "street-b0" else ""
+    return f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512"
+
+
+def _weights_packages() -> dict[str, str]:
+    """The importable package behind each short name."""
+    return {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _folder_of(package: str) -> Path:
+    spec = util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(f"the weights package {package} is registered, but can't be found")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _inside(folder: Path, subfolder: str) -> Path:
+    path = folder / subfolder if subfolder else folder
+    if not path.exists():
+        raise WeightsError(f"there is no {subfolder} in {folder}")
+    return path

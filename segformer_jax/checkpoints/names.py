@@ -1,0 +1,125 @@
+"""One table for every dialect of SegFormer's parameter names, and for the layouts of its tensors.
+
+Three dialects meet here. Files on the hub carry the old names of transformers ("old"), which it
+still writes; its modules, and some files, carry the new ones ("new"). Ours are the new ones with
+Flax's leaf names, and Flax's layouts: convolutions HWIO, linear layers (in, out). The two 1 × 1
+convolutions of the decode head are linear layers here.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+# (old name, new name), as patterns of whole names without their leaf; {} stands for a number
+MODULES = (
+    ("encoder.patch_embeddings.{}.proj", "stages.{}.patch_embeddings.proj"),
+    ("encoder.patch_embeddings.{}.layer_norm", "stages.{}.patch_embeddings.layer_norm"),
+    ("encoder.block.{}.{}.layer_norm_1", "stages.{}.blocks.{}.layernorm_before"),
+    ("encoder.block.{}.{}.layer_norm_2", "stages.{}.blocks.{}.layernorm_after"),
+    ("encoder.block.{}.{}.attention.self.query", "stages.{}.blocks.{}.attention.q_proj"),
+    ("encoder.block.{}.{}.attention.self.key", "stages.{}.blocks.{}.attention.k_proj"),
+    ("encoder.block.{}.{}.attention.self.value", "stages.{}.blocks.{}.attention.v_proj"),
+    (
+        "encoder.block.{}.{}.attention.self.sr",
+        "stages.{}.blocks.{}.attention.sequence_reduction.sequence_reduction",
+    ),
+    (
+        "encoder.block.{}.{}.attention.self.layer_norm",
+        "stages.{}.blocks.{}.attention.sequence_reduction.layer_norm",
+    ),
+    ("encoder.block.{}.{}.attention.output.dense", "stages.{}.blocks.{}.attention.o_proj"),
+    ("encoder.block.{}.{}.mlp.dense1", "stages.{}.blocks.{}.mlp.fc1"),
+    ("encoder.block.{}.{}.mlp.dense2", "stages.{}.blocks.{}.mlp.fc2"),
+    ("encoder.block.{}.{}.mlp.dwconv.dwconv", "stages.{}.blocks.{}.mlp.dwconv.dwconv"),
+    ("encoder.layer_norm.{}", "stages.{}.layer_norm"),
+    ("decode_head.linear_c.{}.proj", "decode_head.linear_projections.{}.proj"),
+)
+UNUSED = "decode_head.conv_seg."  # NVlabs' files carry a classifier that nothing reads
+STATISTICS = {"running_mean": "mean", "running_var": "var"}
+DENSE_CONVOLUTIONS = ("decode_head.linear_fuse.", "decode_head.classifier.")
+
+
+def to_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our names and layouts for the tensors of a file in either dialect, or in a mixture.
+
+    The `segformer.` prefix stays as it is found. Names that are in no table pass through, for the
+    loader to list.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith(UNUSED):
+            continue
+        path, value = _leaf_to_flax(_renamed(name, OLD_TO_NEW), tensor)
+        renamed[path] = value
+    return renamed
+
+
+def to_hf(
+    tensors: Mapping[str, np.ndarray], *, original_names: bool = True
+) -> dict[str, np.ndarray]:
+    """The names and layouts of HF for ours; the inverse of `to_flax`, bit for bit.
+
+    Args:
+        tensors: by our dotted paths.
+        original_names: the old names, which hub files carry; False gives the new ones.
+    """
+    renamed = {}
+    for path, value in tensors.items():
+        name, tensor = _leaf_to_hf(path, value)
+        renamed[_renamed(name, NEW_TO_OLD) if original_names else name] = tensor
+    return renamed
+
+
+def _table(pairs):
+    """Patterns that match a prefix, a module and its leaf, and what to put for the module."""
+    compiled = []
+    for source, target in pairs:
+        pattern = re.escape(source).replace(r"\{\}", r"(\d+)")
+        numbers = iter(range(2, 9))
+        target = re.sub(r"\{\}", lambda _, n=numbers: rf"\g<{next(n)}>", target)
+        compiled.append((re.compile(rf"(segformer\.)?{pattern}(?=\.\w+$)"), rf"\g<1>{target}"))
+    return compiled
+
+
+def _renamed(name: str, table) -> str:
+    for pattern, target in table:
+        match = pattern.match(name)
+        if match:
+            return match.expand(target) + name[match.end() :]
+    return name
+
+
+def _is_norm(module: str) -> bool:
+    return "norm" in module.rsplit(".", 1)[-1]
+
+
+def _leaf_to_flax(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
+    module, _, leaf = name.rpartition(".")
+    if leaf != "weight":
+        return f"{module}.{STATISTICS.get(leaf, leaf)}", tensor
+    if _is_norm(module):
+        return f"{module}.scale", tensor
+    if tensor.ndim == 4 and name.startswith(DENSE_CONVOLUTIONS):
+        tensor = tensor.reshape(tensor.shape[:2])
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim)
+    return f"{module}.kernel", tensor if axes is None else tensor.transpose(axes)
+
+
+def _leaf_to_hf(path: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    module, _, leaf = path.rpartition(".")
+    if leaf == "num_batches_tracked":
+        return path, np.asarray(value, np.int64)
+    if leaf == "scale":
+        return f"{module}.weight", value
+    if leaf != "kernel":
+        back = {ours: theirs for theirs, ours in STATISTICS.items()}
+        return f"{module}.{back.get(leaf, leaf)}", value
+    value = value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}[value.ndim])
+    if path.startswith(DENSE_CONVOLUTIONS):
+        value = value[:, :, None, None]
+    return f"{module}.weight", np.ascontiguousarray(value)
+
+
+OLD_TO_NEW = _table(MODULES)
+NEW_TO_OLD = _table([(new, old) for old, new in MODULES])

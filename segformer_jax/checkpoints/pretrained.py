@@ -1,0 +1,310 @@
+"""`from_pretrained`, `save_pretrained`, `push_to_hub`: whole models, configs and processors."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from segformer_jax.atomic import atomic_path
+from segformer_jax.checkpoints import files, hub, names
+from segformer_jax.config import SegformerConfig
+from segformer_jax.errors import WeightsError
+from segformer_jax.models.segformer import (
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
+
+Model = TypeVar(
+    "Model", SegformerModel, SegformerForSemanticSegmentation, SegformerForImageClassification
+)
+Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+HEADS = ("decode_head.", "classifier.")
+FIRST_CONV = "stages.0.patch_embeddings.proj.kernel"
+
+
+def load_model(
+    cls: type[Model],
+    name_or_path: str | Path,
+    *,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    label2id: Mapping[str, int] | None = None,
+    num_channels: int | None = None,
+    ignore_mismatched_sizes: bool = False,
+    rngs: nnx.Rngs | None = None,
+    **hub_options: Any,
+) -> Model:
+    """The model of a weights package, folder, file or hub repository, in eval mode.
+
+    An encoder-only or classification checkpoint given to the segmentation model starts a new decode
+    head, as in HF; a segmentation checkpoint given to another model drops its head. One warning
+    names what is new.
+
+    Args:
+        cls: which of the three models.
+        name_or_path: "street-b0" (an installed weights package), a folder, a weights file with its
+            config.json beside it, or a hub name such as "nvidia/mit-b0".
+        dtype: what the matmuls compute in.
+        param_dtype: what the parameters are kept in; float64 needs `jax_enable_x64`.
+        num_labels: another number of classes; starts a new classifier where the number differs.
+        id2label: names of the classes, instead of their number.
+        label2id: accepted as HF users pass it; follows from `id2label`.
+        num_channels: another number of input channels: the first kernel is summed over its inputs
+            for one, else repeated and scaled to keep the sum (timm's rule).
+        ignore_mismatched_sizes: start every tensor anew whose shape does not fit.
+        rngs: seeds of what starts anew; `nnx.Rngs(0)` when left out.
+        hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+
+    Raises:
+        WeightsError: nothing by that name; a damaged file; tensors missing, unexpected or of
+            another shape, all listed at once.
+        ValueError: the config is not a SegFormer's, or `param_dtype` needs `jax_enable_x64`.
+    """
+    if jnp.dtype(param_dtype).itemsize > 4 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"param_dtype is {jnp.dtype(param_dtype).name}: first "
+            'jax.config.update("jax_enable_x64", True)'
+        )
+    path = hub.resolve(name_or_path, **hub_options)
+    config = _read_config(path)
+    if num_labels is not None or id2label is not None:
+        config = config.with_labels(num_labels=num_labels, id2label=id2label)
+    if num_channels is not None:
+        config = _with(config, num_channels=num_channels)
+
+    def build(key):
+        return cls(config, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(key))
+
+    model = nnx.eval_shape(lambda: build(0))
+    wanted = {name: leaf.shape for name, leaf in flat_state(model).items()}
+    given = _as(cls, names.to_flax(files.read_weights(path)), wanted)
+    if num_channels is not None:
+        _adapt_first_conv(given, wanted)
+
+    replaceable = () if num_labels is None and id2label is None else _classifier(wanted)
+    new = {n for n in wanted if _starts_anew(n, given)} | {
+        name
+        for name in wanted.keys() & given.keys()
+        if given[name].shape != wanted[name] and (ignore_mismatched_sizes or name in replaceable)
+    }
+    _check({n: s for n, s in wanted.items() if n not in new}, given, new)
+
+    started = _start(build, new, rngs or nnx.Rngs(0))
+    values = {n: started[n] if n in new else given[n] for n in wanted}
+    _fill(model, values)
+    if new:
+        warnings.warn(
+            f"not in {name_or_path}, so newly started, to be trained: {_listed(sorted(new))}",
+            stacklevel=3,
+        )
+    model.eval()
+    return model
+
+
+def flat_state(model: nnx.Module) -> Flat:
+    """Every parameter and BatchNorm statistic by its dotted path."""
+    state = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    return {".".join(map(str, path)): variable.get_value() for path, variable in state}
+
+
+def _fill(model: nnx.Module, values: Flat) -> None:
+    """Puts values in by path, each cast to the type of the place."""
+    state = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    filled = []
+    for path, variable in state:
+        value = np.asarray(values[".".join(map(str, path))])
+        filled.append((path, variable.replace(jnp.array(value, variable.get_value().dtype))))
+    nnx.update(model, nnx.from_flat_state(filled))
+
+
+def _as(cls: type, given: Flat, wanted: Mapping[str, Any]) -> Flat:
+    """The tensors under the names that `cls` has, without the heads that it does not have."""
+    given = {_prefixed(name, cls is not SegformerModel): v for name, v in given.items()}
+    own = {head for head in HEADS if any(name.startswith(head) for name in wanted)}
+    given = {n: v for n, v in given.items() if not n.startswith(tuple(set(HEADS) - own))}
+    if any(n.endswith("batch_norm.mean") for n in given):
+        counter = "decode_head.batch_norm.num_batches_tracked"
+        given.setdefault(counter, np.zeros((), np.int64))
+    return given
+
+
+def _prefixed(name: str, wanted: bool) -> str:
+    bare = name.removeprefix("segformer.")
+    return f"segformer.{bare}" if wanted and bare.startswith("stages.") else bare
+
+
+def _starts_anew(name: str, given: Flat) -> bool:
+    """A head of which the checkpoint has nothing is meant to be new; half a head is an error."""
+    head = next((head for head in HEADS if name.startswith(head)), None)
+    return head is not None and not any(other.startswith(head) for other in given)
+
+
+def _classifier(wanted: Iterable[str]) -> tuple[str, ...]:
+    return tuple(n for n in wanted if n.removeprefix("decode_head.").startswith("classifier."))
+
+
+def _adapt_first_conv(given: Flat, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    name = next(name for name in wanted if name.endswith(FIRST_CONV))
+    if name not in given or given[name].shape == wanted[name]:
+        return
+    kernel, channels = given[name], wanted[name][2]
+    if channels == 1:
+        given[name] = kernel.sum(2, keepdims=True)
+    else:
+        old = kernel.shape[2]
+        repeated = np.concatenate([kernel] * -(-channels // old), 2)[:, :, :channels]
+        given[name] = (repeated * np.asarray(old / channels, kernel.dtype)).astype(kernel.dtype)
+
+
+def _start(build: Any, new: set[str], rngs: nnx.Rngs) -> Flat:
+    """Fresh values of the named parameters; one program, which computes nothing else."""
+    if not new:
+        return {}
+
+    @jax.jit
+    def start(key):
+        fresh = flat_state(build(key))
+        return {name: fresh[name] for name in new}
+
+    return start(rngs.params())
+
+
+def _check(wanted: Mapping[str, tuple[int, ...]], given: Flat, new: set[str]) -> None:
+    missing, extra = wanted.keys() - given.keys(), given.keys() - wanted.keys() - new
+    misshapen = [
+        f"{name} is {given[name].shape}, wanted {wanted[name]}"
+        for name in wanted.keys() & given.keys()
+        if given[name].shape != wanted[name]
+    ]
+    if missing or extra or misshapen:
+        raise WeightsError(
+            "the weights do not fit this model\n"
+            f"  missing:    {_listed(sorted(missing))}\n"
+            f"  unexpected: {_listed(sorted(extra))}\n"
+            f"  shapes:     {_listed(sorted(misshapen))}\n"
+            "if only the classifier differs, pass num_labels=… to start a new one; if the sizes in "
+            "config.json are another model's, take the config that belongs to these weights"
+        )
+
+
+def _listed(items: list[str]) -> str:
+    return ", ".join(items) if items else "none"
+
+
+def _with(config: SegformerConfig, **changes: Any) -> SegformerConfig:
+    return SegformerConfig.from_dict(config.to_dict() | changes)
+
+
+# --- saving
+
+
+def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -> None:
+    """Writes `folder`/config.json and model.safetensors, each whole or not at all.
+
+    Args:
+        model: one of the three models.
+        folder: made when missing.
+        original_names: the names that hub files carry, which transformers writes by default too;
+            False gives those of transformers 5's modules.
+
+    Raises:
+        ValueError: a folded model, whose parameters are no longer HF's; a folder that is a file.
+    """
+    flat = flat_state(model)
+    if any(name.startswith("decode_head.kernels.") for name in flat):
+        raise ValueError("a folded model can't be saved: save the model that it was folded from")
+    params = {n: v for n, v in flat.items() if not n.endswith((".mean", ".var", "_tracked"))}
+    dtype = jnp.result_type(*params.values())
+    tensors = {
+        name: np.asarray(value if name.endswith("_tracked") else value.astype(dtype))
+        for name, value in flat.items()
+    }
+    folder = _folder(folder)
+    files.write_safetensors(
+        names.to_hf(tensors, original_names=original_names), folder / "model.safetensors"
+    )
+    values = {k: v for k, v in model.config.to_dict().items() if k != "torch_dtype"}
+    about = {"architectures": [type(model).__name__], "dtype": dtype.name}
+    _write_json(values | about, folder / CONFIG)
+
+
+def push_model(model: Any, repo_id: str, **options: Any) -> str:
+    """Uploads what `save_model` writes; `options` are `hub.upload`'s."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, folder)
+        return hub.upload(folder, repo_id, **options)
+
+
+# --- configs and processors
+
+
+def load_config(name_or_path: str | Path, **hub_options: Any) -> SegformerConfig:
+    """Reads config.json of a weights package, a folder, or a hub repository."""
+    return _read_config(hub.resolve(name_or_path, **hub_options))
+
+
+def save_config(config: SegformerConfig, folder: str | Path) -> None:
+    """Writes `folder`/config.json."""
+    _write_json(config.to_dict(), _folder(folder) / CONFIG)
+
+
+def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[str, Any]:
+    """Reads preprocessor_config.json of a weights package, a folder, or a hub repository."""
+    return _read_json(hub.resolve(name_or_path, **hub_options), PROCESSOR)
+
+
+def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> None:
+    """Writes `folder`/preprocessor_config.json."""
+    _write_json(values, _folder(folder) / PROCESSOR)
+
+
+def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: Any) -> str:
+    """Uploads a preprocessor_config.json; `options` are `hub.upload`'s."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_processor_config(values, folder)
+        return hub.upload(folder, repo_id, **options)
+
+
+def _read_config(path: Path) -> SegformerConfig:
+    return SegformerConfig.from_dict(_read_json(path, CONFIG))
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    file = (path if path.is_dir() else path.parent) / name
+    if not file.is_file():
+        raise WeightsError(
+            f"there is no {name} in {file.parent}, so this is not a whole checkpoint"
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{file} holds a {type(values).__name__}; a JSON object was expected")
+    return values
+
+
+def _write_json(values: Mapping[str, Any], file: Path) -> None:
+    with atomic_path(file) as temporary:
+        text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
+        Path(temporary).write_text(text + "\n", encoding="utf-8")
+
+
+def _folder(folder: str | Path) -> Path:
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder to write into")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

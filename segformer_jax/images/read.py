@@ -1,0 +1,206 @@
+"""A picture of any kind → RGB, 8 bits, upright; whatever is wrong with it is one `ImageError`."""
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageOps
+
+from segformer_jax.errors import ImageError
+
+MAX_PIXELS = 178_956_970  # 512 MiB at 3 bytes a pixel; Pillow's own Image.open raises above it, too
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+
+
+def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as RGB, 8 bits per channel, the way up that its EXIF orientation says.
+
+    Transparency is dropped, not blended. 16-bit greys are divided by 257, so that white stays
+    white; Pillow would clip them.
+
+    Args:
+        source: a path, a PIL image, or an array of shape (h, w) or (h, w, 1|3|4). uint8 is taken as
+            it is; bool is black and white; uint16 is divided by 257, and so are other integers when
+            one of them is above 255; floats are read as transformers reads them: whole numbers are
+            0…255, all else is 0…1.
+        max_pixels: the most pixels that are decoded; the size is known before that.
+
+    Returns:
+        A new image; `source` stays as it is.
+
+    Raises:
+        ImageError: no such file, a folder, not a picture, damaged, too large, or an array of
+            another shape, such as (3, h, w), or range.
+    """
+    if isinstance(source, str | os.PathLike):
+        return to_rgb(open_image(source, max_pixels=max_pixels))
+    if isinstance(source, Image.Image):
+        _check_size(source.size, "the image", max_pixels)
+        return to_rgb(_upright(source))
+    pixels = rgb_array(source)
+    _check_size(pixels.shape[1::-1], "the array", max_pixels)
+    return Image.fromarray(to_eight_bits(pixels)[0])
+
+
+def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in a file, upright and decoded, in the mode that the file has.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        raise ImageError(f"{name} is a folder; give a picture")
+    try:
+        file = open(name, "rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no file {name}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"{name} can't be read: {error}") from error
+    with file, _decoding(name):
+        image = _identify(file, name)
+        _check_size(image.size, name, max_pixels)
+        return _upright(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow's as RGB: 16-bit greys scaled, transparency dropped.
+
+    Raises:
+        ImageError: damaged, or of a mode that has no RGB, such as LAB.
+    """
+    with _decoding("the image"):
+        if image.mode.startswith("I") or image.mode == "F":
+            return Image.fromarray(to_eight_bits(rgb_array(np.asarray(image)))[0])
+        if image.mode in ("La", "RGBa"):  # premultiplied; Pillow knows one step at a time
+            image = image.convert(image.mode.replace("a", "A"))
+        if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+            image = image.convert("RGBA")  # the same colours, without Pillow's warning
+        return image.convert("RGB")
+
+
+def rgb_array(source: Any, *, drop_alpha: bool = True) -> Shaped[np.ndarray, "h w c"]:
+    """An array of shape (h, w) or (h, w, 1|3|4) with three channels, its type as it was.
+
+    Args:
+        source: anything that NumPy takes for an array.
+        drop_alpha: False keeps a fourth channel.
+
+    Raises:
+        ImageError: no array, no pixels, or another shape.
+    """
+    if not hasattr(source, "__array__"):
+        raise ImageError(
+            f"a picture is a path, a PIL image or an array, not a {type(source).__name__}"
+        )
+    pixels = np.asarray(source)
+    shape = pixels.shape
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[-1] not in CHANNELS:
+        nchw = len(shape) in (3, 4) and shape[-3] in CHANNELS and shape[-1] not in CHANNELS
+        hint = ": channels come last here (NHWC), so transpose it" if nchw else ""
+        raise ImageError(f"a picture is (h, w) or (h, w, 1|3|4); this array is {shape}{hint}")
+    if pixels.size == 0:
+        raise ImageError(f"the array {shape} has no pixels")
+    if pixels.shape[-1] == 1:
+        return np.repeat(pixels, 3, -1)
+    return pixels[..., :3] if drop_alpha else pixels
+
+
+def to_eight_bits(
+    pixels: Shaped[np.ndarray, "h w c"],
+) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
+    """The values in 0…255, and whether they were floats in 0…1 before.
+
+    The rules are those of `read_image`. Like transformers, floats are cut off, not rounded.
+
+    Raises:
+        ImageError: values outside their range.
+    """
+    kind = pixels.dtype.kind
+    if pixels.dtype == np.uint8:
+        return pixels, False
+    if kind == "b":
+        return np.where(pixels, np.uint8(255), np.uint8(0)), False
+    if kind not in "uif":
+        raise ImageError(f"a picture holds numbers; this array holds {pixels.dtype}")
+    low, high = pixels.min(), pixels.max()
+    if kind in "ui" and low >= 0 and high <= 65535:
+        if pixels.dtype.itemsize == 2 and kind == "u" or high > 255:
+            return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8), False
+        return pixels.astype(np.uint8), False
+    if kind == "f" and low >= 0 and high <= 255:  # never so where there is a NaN
+        if np.allclose(pixels, np.trunc(pixels)):
+            return pixels.astype(np.uint8), False
+        if high <= 1:
+            return (pixels.astype(np.float64) * 255).astype(np.float32).astype(np.uint8), True
+    raise ImageError(
+        f"the {pixels.dtype} array holds values from {low} to {high}; whole numbers lie in 0…255 "
+        "(16-bit ones in 0…65535), floats in 0…1"
+    )
+
+
+def _identify(file: IO[bytes], name: str) -> Image.Image:
+    """`Image.open` without its check of the size, which is a global of Pillow's.
+
+    Changing that global, or silencing its warning, would reach other threads.
+    """
+    start = file.read(16)
+    tried: set[str] = set()
+    for load_plugins in (Image.preinit, Image.init):
+        load_plugins()
+        for kind in [kind for kind in Image.ID if kind not in tried]:
+            tried.add(kind)
+            factory, accepts = Image.OPEN[kind]
+            if accepts is not None:
+                accepted = accepts(start)
+                if isinstance(accepted, str):
+                    raise ImageError(f"{name} can't be read: {accepted}")
+                if not accepted:
+                    continue
+            file.seek(0)
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, KeyError, struct.error):
+                return factory(file, name)
+    raise ImageError(f"{name} is not a picture of a kind that Pillow {Image.__version__} reads")
+
+
+def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} has {width} × {height} = {width * height:,} pixels, more than the limit of "
+            f"{max_pixels:,}: max_pixels={width * height} (--max-pixels on the command line) "
+            "raises it"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded copy, turned as its EXIF orientation says."""
+    with _decoding("the image"):
+        image.load()
+        try:
+            return ImageOps.exif_transpose(image)
+        except Exception:  # EXIF that can't be parsed does not make the picture unreadable
+            return image.copy()
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an `ImageError`: damaged files raise nearly anything."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{name} is of a kind whose size Pillow itself limits: raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS ({error})"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name} is damaged or unreadable: {reason}") from error

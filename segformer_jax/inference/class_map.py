@@ -1,0 +1,79 @@
+"""Logits at 1/4 of a picture → its class map at any size, by a handful of compiled programs.
+
+The full-size logits never exist: strips of `ROWS` rows are interpolated and reduced to the best
+class at once. Sizes enter as arrays of neighbours and weights, and widths are rounded up to a few,
+so that photos of a thousand sizes compile a few programs.
+"""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt
+
+from segformer_jax.bilinear import bilinear_neighbours
+
+ROWS = 128
+
+
+def class_map(
+    logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool = False
+) -> tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]:
+    """The best class of every pixel of a picture of `size`, and its probability when asked for.
+
+    The logits are upsampled bilinearly as torch does, then compared. With a single label the map is
+    1 where its logit is above 0. The map is uint8, or uint16 above 256 classes.
+    """
+    strips = list(class_map_strips(logits, size, scores=scores))
+    classes, certainties = (
+        [np.asarray(part)[:, : size[1]] for part in parts] for parts in zip(*strips, strict=True)
+    )
+    height = size[0]
+    return np.concatenate(classes)[:height], np.concatenate(certainties)[
+        :height
+    ] if scores else None
+
+
+def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool):
+    """One strip after another, still on the device: (classes, probabilities), padded to `ROWS`."""
+    height, width = size
+    _, h, w, _ = logits.shape
+    rows = bilinear_neighbours(h, height)
+    columns = [_padded(a, rounded_width(width)) for a in bilinear_neighbours(w, width)]
+    for start in range(0, height, ROWS):
+        strip = [_padded(a[start : start + ROWS], ROWS) for a in rows]
+        yield _strip(logits, strip, columns, scores)
+
+
+def rounded_width(width: int) -> int:
+    """The next width that is compiled for: 256, and then 2ᵏ or 3·2ᵏ."""
+    for power in itertools.count(8):
+        for rounded in (1 << power, 3 << (power - 1)):
+            if rounded >= width and rounded != 384:
+                return rounded
+    raise AssertionError("unreachable")
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(values, (0, length - len(values)), mode="edge")
+
+
+@partial(jax.jit, static_argnums=3)
+def _strip(logits, rows, columns, scores):
+    x = _lerp(logits[0].astype(jnp.float32), rows, 0)
+    x = _lerp(x, columns, 1)  # rows width labels
+    labels = x.shape[-1]
+    if labels == 1:
+        best, top = (x[..., 0] > 0).astype(jnp.uint8), jnp.abs(x[..., 0])
+        return best, jax.nn.sigmoid(top) if scores else top[:0]
+    best = jnp.argmax(x, -1).astype(jnp.uint8 if labels <= 256 else jnp.uint16)
+    return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
+
+
+def _lerp(x, neighbours, axis):
+    low, high, weight = neighbours
+    weight = weight.reshape([-1 if i == axis else 1 for i in range(3)])
+    below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
+    return below + (above - below) * weight

@@ -1,0 +1,124 @@
+"""What a `Segmenter` gives for one picture."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt
+from PIL import Image
+
+from segformer_jax.atomic import atomic_path
+from segformer_jax.images import draw
+from segformer_jax.images.labels import palette_for
+from segformer_jax.images.read import read_image
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A class for every pixel of a picture.
+
+    Attributes:
+        class_map: (H, W) class indices, uint8; uint16 above 256 classes.
+        id2label: class names by index.
+        image: the picture, upright, RGB, H × W.
+        scores: (H, W) float32 in [0, 1], the probability of the chosen class, when asked for.
+    """
+
+    class_map: UInt[np.ndarray, "H W"]
+    id2label: Mapping[int, str]
+    image: Image.Image = field(repr=False)
+    scores: Float[np.ndarray, "H W"] | None = None
+
+    def areas(self) -> dict[str, float]:
+        """The share of the picture, in (0, 1], of every class present, largest first."""
+        classes, counts = np.unique(self.class_map, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {self.label(classes[i]): float(counts[i] / self.class_map.size) for i in order}
+
+    def label(self, index: int) -> str:
+        """The name of a class."""
+        return self.id2label.get(int(index), f"LABEL_{int(index)}")
+
+    def mask(self, label: str | int) -> Bool[np.ndarray, "H W"]:
+        """Where the class of this name or index is.
+
+        Raises:
+            ValueError: the model has no such class; the error lists those it has.
+        """
+        if isinstance(label, str):
+            indices = [index for index, name in self.id2label.items() if name == label]
+        else:
+            indices = [label] if label in self.id2label else []
+        if not indices:
+            names = ", ".join(self.id2label.values())
+            raise ValueError(f"the model has no class {label!r}; it has {names}")
+        return np.isin(self.class_map, indices)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """HF's `pipeline("image-segmentation")`: label, score (None) and "L" mask per class."""
+        return [
+            {
+                "score": None,
+                "label": self.label(index),
+                "mask": Image.fromarray(np.where(self.class_map == index, 255, 0).astype(np.uint8)),
+            }
+            for index in np.unique(self.class_map)
+        ]
+
+    def overlay(self, image: Any = None, alpha: float = 0.5) -> Image.Image:
+        """The classes' colours over the picture.
+
+        Args:
+            image: another picture of the same size; None takes the one that was segmented.
+            alpha: the weight of the colours, 0…1.
+        """
+        picture = self.image if image is None else read_image(image)
+        return draw.overlay(picture, self.class_map, palette_for(self.id2label), alpha=alpha)
+
+    def save(self, path: str | Path, *, alpha: float = 0.5) -> None:
+        """Writes what the name's ending says, whole or not at all.
+
+        `.overlay.png` and `.jpg` hold the overlay, any other `.png` the class indices with a
+        palette, `.npy` the class map, `.json` the areas.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        name = path.name.lower()
+        with atomic_path(path) as temporary:
+            if name.endswith((".overlay.png", ".jpg", ".jpeg")):
+                kind = "PNG" if name.endswith(".png") else "JPEG"
+                self.overlay(alpha=alpha).save(temporary, kind)
+            elif name.endswith(".png"):
+                palette = palette_for(self.id2label)
+                draw.index_png(self.class_map, palette).save(temporary, "PNG")
+            elif name.endswith(".npy"):
+                with open(temporary, "wb") as file:
+                    np.save(file, self.class_map)
+            elif name.endswith(".json"):
+                Path(temporary).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+            else:
+                raise ValueError(f"{path} ends in none of .overlay.png, .jpg, .png, .npy, .json")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Size and areas, ready for JSON: classes by index, name, share and pixels."""
+        classes, counts = np.unique(self.class_map, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        height, width = self.class_map.shape
+        return {
+            "height": height,
+            "width": width,
+            "classes": [
+                {
+                    "id": int(classes[i]),
+                    "label": self.label(classes[i]),
+                    "share": float(counts[i] / self.class_map.size),
+                    "pixels": int(counts[i]),
+                }
+                for i in order
+            ],
+        }

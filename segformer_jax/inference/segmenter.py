@@ -1,0 +1,222 @@
+"""`Segmenter`: pictures in, class maps out, compiled once and fast from then on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+from PIL import Image
+
+from segformer_jax.checkpoints.pretrained import load_model
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.images.read import MAX_PIXELS, read_image
+from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Segmenter:
+    """A model in use: folded, compiled, on the devices that are there.
+
+    Args:
+        model: its parameters are copied to the devices, folded; the model itself stays as it is.
+        processor: makes the network's input of a picture.
+        device: where to run: a platform ("cpu", "gpu", "tpu"), a `jax.Device`, or several of them;
+            all local devices of the default platform when left out. A batch is split over them.
+        batch_size: pictures per run of the network, over all devices.
+        max_pixels: the largest picture that is opened.
+
+    Raises:
+        ValueError: the processor's size is below what the network takes, or a device is unknown.
+    """
+
+    def __init__(
+        self,
+        model: SegformerForSemanticSegmentation,
+        processor: SegformerImageProcessor,
+        *,
+        device: str | jax.Device | Sequence[jax.Device] | None = None,
+        batch_size: int = 8,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+        self.config, self.processor = model.config, processor
+        self.batch_size, self.max_pixels = batch_size, max_pixels
+        _check_size(processor, self.config)
+        self._mesh = Mesh(np.array(_devices(device)), ("batch",))
+        graph, state = nnx.split(model.folded())
+        self._state = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
+
+        def forward(state, pixel_values):
+            return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
+
+        def forward_each(state, pixel_values):  # one array a picture: slices would be compiled
+            return tuple(own[None] for own in forward(state, pixel_values))
+
+        self._forward = self._compiled(forward)
+        self._forward_each = self._compiled(forward_each)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        dtype: Any = jnp.float32,
+        device: str | jax.Device | Sequence[jax.Device] | None = None,
+        batch_size: int = 8,
+        max_pixels: int = MAX_PIXELS,
+        **hub_options: Any,
+    ) -> "Segmenter":
+        """The model and processor of a weights package, folder or hub repository.
+
+        Args:
+            name_or_path: "street-b0", a folder, or a hub name.
+            dtype: what the matmuls compute in; bfloat16 is faster and nearly as exact.
+            device: as in `Segmenter`.
+            batch_size: as in `Segmenter`.
+            max_pixels: as in `Segmenter`.
+            hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+
+        Raises:
+            WeightsError: as `load_model`.
+        """
+        processor = SegformerImageProcessor.from_pretrained(name_or_path, **hub_options)
+        model = load_model(
+            SegformerForSemanticSegmentation, name_or_path, dtype=dtype, **hub_options
+        )
+        return cls(model, processor, device=device, batch_size=batch_size, max_pixels=max_pixels)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Names of the class map's values; a single label has a background at 0."""
+        names = dict(self.config.id2label)
+        return names if len(names) > 1 else {0: "background", 1: next(iter(names.values()))}
+
+    @overload
+    def __call__(self, images: Picture, *, scores: bool = False) -> Segmentation: ...
+    @overload
+    def __call__(
+        self, images: Sequence[Picture], *, scores: bool = False
+    ) -> list[Segmentation]: ...
+    def __call__(self, images, *, scores=False):
+        """Segments one picture, or a list of pictures of any sizes in batches.
+
+        Args:
+            images: a path, PIL picture or array, (h, w) or (h, w, 1|3|4) in 0…255; or a list.
+            scores: keep each pixel's probability of its class as well.
+
+        Returns:
+            A `Segmentation` at the picture's own size, EXIF orientation applied; a list for a list.
+
+        Raises:
+            ImageError: a picture that can't be read or is larger than `max_pixels`.
+        """
+        if isinstance(images, list | tuple):
+            results: list[Segmentation] = []
+            for start in range(0, len(images), self.batch_size):
+                results += self._segment(images[start : start + self.batch_size], scores)
+            return results
+        return self._segment([images], scores)[0]
+
+    def logits(self, pixel_values: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b _ _ _"]:
+        """The compiled forward pass alone: (b, ⌈h/4⌉, ⌈w/4⌉, labels) float32, before softmax.
+
+        Raises:
+            ValueError: as the model's `__call__`.
+        """
+        check_pixel_values(pixel_values, self.config)
+        count = len(pixel_values)
+        whole = self._rounded(count) if self._mesh.size > 1 else count
+        if whole != count:
+            pixel_values = np.pad(pixel_values, ((0, whole - count), (0, 0), (0, 0), (0, 0)))
+        logits = self._forward(self._state, self._put(pixel_values))
+        return logits if whole == count else logits[:count]
+
+    def _segment(self, images: Sequence[Picture], scores: bool) -> list[Segmentation]:
+        pictures = [read_image(image, max_pixels=self.max_pixels) for image in images]
+        inputs = [self.processor(picture)["pixel_values"][0] for picture in pictures]
+        logits: list[Any] = [None] * len(pictures)
+        for same in _by_shape(inputs):
+            for index, own in zip(same, self._each([inputs[i] for i in same]), strict=True):
+                logits[index] = own
+        segmentations = []
+        for picture, own in zip(pictures, logits, strict=True):
+            classes, certainty = class_map(own, picture.size[::-1], scores=scores)
+            segmentations.append(Segmentation(classes, self.id2label, picture, certainty))
+        return segmentations
+
+    def _compiled(self, function: Callable) -> Callable:
+        """Each device runs its own part of the batch; nothing crosses pictures."""
+        batch = PartitionSpec("batch")
+        return jax.jit(
+            jax.shard_map(
+                function,
+                mesh=self._mesh,
+                in_specs=(PartitionSpec(), batch),
+                out_specs=batch,
+                check_vma=False,
+            )
+        )
+
+    def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
+        """Every picture's logits, (1, h, w, labels), each on the device that made them."""
+        check_pixel_values(inputs[0][None], self.config)
+        batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
+        batch[: len(inputs)] = inputs
+        parts = self._forward_each(self._state, self._put(batch))
+        shards = [_shards_in_order(part) for part in parts]
+        for index in range(len(inputs)):  # device d has the pictures d·n … d·n + n - 1
+            device, place = divmod(index, len(parts))
+            yield shards[place][device]
+
+    def _put(self, pixel_values: Any) -> Array:
+        return jax.device_put(pixel_values, NamedSharding(self._mesh, PartitionSpec("batch")))
+
+    def _rounded(self, count: int) -> int:
+        """The batch that is compiled for: a power of two per device."""
+        per_device = -(-count // self._mesh.size)
+        return self._mesh.size * (1 << (per_device - 1).bit_length())
+
+
+def _shards_in_order(array: Array) -> list[Any]:
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return [shard.data for shard in shards]
+
+
+def _by_shape(inputs: list[np.ndarray]) -> list[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, x in enumerate(inputs):
+        groups.setdefault(x.shape, []).append(index)
+    return list(groups.values())
+
+
+def _devices(device: Any) -> list[jax.Device]:
+    if device is None:
+        return jax.local_devices()
+    if isinstance(device, str):
+        try:
+            return jax.local_devices(backend=device)
+        except RuntimeError as error:
+            here = sorted({d.platform for d in jax.local_devices()})
+            raise ValueError(f"there is no {device!r} device here; there is {here}") from error
+    return list(device) if isinstance(device, Sequence) else [device]
+
+
+def _check_size(processor: SegformerImageProcessor, config: Any) -> None:
+    least = config.minimum_size
+    if processor.do_resize and isinstance(processor.size, dict):
+        side = min(processor.size.values())
+        if side < least:
+            raise ValueError(
+                f"the processor resizes pictures to {processor.size}; this network takes sides of "
+                f"at least {least} pixels: set the size in preprocessor_config.json"
+            )

@@ -1,0 +1,230 @@
+"""The same function as transformers', in float64: outputs, losses, gradients, statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import torch
+from flax import nnx
+
+import segformer_jax
+from segformer_jax.checkpoints import names
+from segformer_jax.checkpoints.pretrained import flat_state
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+ROUNDING = 1e-9  # the bound that the project promises; what is seen is 1e-15
+
+CONFIGS = {
+    "standard": {},
+    "one stage": dict(stages=1),
+    "two stages": dict(stages=2),
+    "three stages": dict(stages=3),
+    "one channel": dict(num_channels=1),
+    "five channels": dict(num_channels=5),
+    "odd widths": dict(
+        hidden_sizes=[9, 15, 21, 33], num_attention_heads=[1, 3, 3, 1], decoder_hidden_size=19
+    ),
+    "relu": dict(hidden_act="relu"),
+    "silu": dict(hidden_act="silu"),
+    "gelu_new": dict(hidden_act="gelu_new"),
+    "other strides and patches": dict(
+        patch_sizes=[5, 3, 2, 3], strides=[3, 2, 2, 1], sr_ratios=[3, 2, 1, 2]
+    ),
+    "wide patches": dict(patch_sizes=[8, 5, 4, 1], strides=[4, 2, 2, 2]),
+    "patch 7 and stride 2": dict(patch_sizes=[7, 3, 3, 3], strides=[2, 2, 2, 2]),
+    "another ignored label": dict(semantic_loss_ignore_index=3),
+}
+SIZES = [(64, 64), (97, 131), (29, 29), (224, 96), (512, 1024)]
+CASES = (
+    [("standard", size, train) for size in SIZES for train in (False, True)]
+    + [(name, (65, 71), False) for name in list(CONFIGS)[1:]]
+    + [(f"{count} stage{'s' * (count != 'one')}", (64, 64), True) for count in ("one", "three")]
+)
+
+
+def settings(name: str) -> dict:
+    config = dict(CONFIGS[name])
+    stages = config.pop("stages", 4)
+    if stages == 4:
+        return config
+    per_stage = reference.TINY | dict(
+        sr_ratios=[8, 4, 2, 1], patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2]
+    )
+    return {n: v[:stages] for n, v in per_stage.items() if isinstance(v, list)} | dict(
+        num_encoder_blocks=stages
+    )
+
+
+def ours_of(hf, folder):
+    hf.save_pretrained(folder)
+    cls = getattr(segformer_jax, type(hf).__name__)
+    return cls.from_pretrained(folder, dtype=jnp.float64, param_dtype=jnp.float64)
+
+
+def loss_and_gradients(model, x, labels):
+    """One forward and backward pass: outputs, gradients and statistics by dotted name."""
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def run(params, rest, x, labels):
+        def loss_of(params):
+            own = nnx.merge(graph, params, rest, copy=True)
+            outputs = own(x, labels, output_hidden_states=True, output_attentions=True)
+            return outputs.loss, (outputs, nnx.state(own, nnx.BatchStat))
+
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    (_, (outputs, stats)), gradients = run(params, rest, x, labels)
+    return outputs, by_name(gradients), by_name(stats)
+
+
+def by_name(state) -> dict[str, np.ndarray]:
+    flat = nnx.to_flat_state(state)
+    return {".".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in flat}
+
+
+def assert_equal_outputs(ours, hf):
+    assert abs(float(ours.loss) - hf.loss.item()) <= ROUNDING * abs(hf.loss.item())
+    assert reference.distance(ours.logits, reference.nhwc(hf.logits)) <= ROUNDING
+    assert len(ours.hidden_states) == len(hf.hidden_states)
+    for own, other in zip(ours.hidden_states, hf.hidden_states, strict=True):
+        assert reference.distance(own, reference.nhwc(other)) <= ROUNDING
+    assert len(ours.attentions) == len(hf.attentions) > 0
+    for own, other in zip(ours.attentions, hf.attentions, strict=True):
+        assert reference.distance(own, other.detach().numpy()) <= ROUNDING
+
+
+def assert_equal_gradients(ours, hf_model):
+    gradients = {n: p.grad.numpy() for n, p in hf_model.named_parameters()}
+    wanted = names.to_flax(gradients)
+    assert ours.keys() == wanted.keys()
+    whole = np.sqrt(sum(np.sum(np.square(g)) for g in wanted.values()))
+    for name, gradient in wanted.items():
+        # the key's bias has none, and in training neither has what BatchNorm subtracts again
+        scale = max(np.linalg.norm(gradient), 1e-6 * whole)
+        assert np.linalg.norm(ours[name] - gradient) <= ROUNDING * scale, name
+
+
+@pytest.mark.parametrize(("name", "size", "train"), CASES)
+def test_segmentation_equals_transformers(name, size, train, tmp_path, rng):
+    hf = reference.hf_model("ForSemanticSegmentation", **settings(name)).double()
+    model = ours_of(hf, tmp_path)
+    x = reference.pixels(*size, channels=hf.config.num_channels)
+    labels = rng.integers(0, hf.config.num_labels, (2, *size))
+    labels[0, :7] = hf.config.semantic_loss_ignore_index
+    hf.train(train)
+    model.train() if train else model.eval()
+
+    expected = hf(
+        reference.nchw(x),
+        labels=torch.from_numpy(labels),
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    expected.loss.backward()
+    outputs, gradients, stats = loss_and_gradients(model, x, labels)
+
+    assert_equal_outputs(outputs, expected)
+    assert_equal_gradients(gradients, hf)
+    after = names.to_flax({n: b.numpy() for n, b in hf.named_buffers()})
+    assert stats.keys() == after.keys()
+    for statistic in after:
+        assert reference.distance(stats[statistic], after[statistic]) <= ROUNDING
+    counted = stats["decode_head.batch_norm.num_batches_tracked"]
+    assert counted == (18 if train else 17)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["standard", "two stages", "five channels"])
+def test_classification_equals_transformers(name, train, tmp_path):
+    hf = reference.hf_model("ForImageClassification", **settings(name)).double().train(train)
+    model = ours_of(hf, tmp_path)
+    model.train() if train else model.eval()
+    x = reference.pixels(97, 64, channels=hf.config.num_channels)
+    labels = np.array([5, 2])
+
+    expected = hf(
+        reference.nchw(x),
+        labels=torch.from_numpy(labels),
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    expected.loss.backward()
+    outputs, gradients, _ = loss_and_gradients(model, x, labels)
+
+    assert_equal_outputs(outputs, expected)
+    assert_equal_gradients(gradients, hf)
+
+
+@pytest.mark.parametrize("kind", ["Model", "ForSemanticSegmentation", "ForImageClassification"])
+def test_unshaped_last_stage_equals_transformers(kind, tmp_path):
+    """HF's head takes √channels for the side of the last map: 16 channels on 4 × 4 cells."""
+    config = dict(hidden_sizes=[8, 12, 16, 16], num_attention_heads=[1, 2, 2, 2])
+    hf = reference.hf_model(kind, **config, reshape_last_stage=False).double()
+    model = ours_of(hf, tmp_path)
+    x = reference.pixels(128, 128)
+
+    expected = hf(reference.nchw(x), output_hidden_states=True)
+    outputs = model(x) if kind == "Model" else model(x, output_hidden_states=True)
+
+    assert outputs.hidden_states[-1].shape == (2, 16, 16)
+    for own, other in zip(outputs.hidden_states, expected.hidden_states, strict=True):
+        assert reference.distance(own, reference.nhwc(other)) <= ROUNDING
+    if kind == "Model":
+        assert reference.distance(outputs.last_hidden_state, expected[0].detach()) <= ROUNDING
+    else:
+        assert reference.distance(outputs.logits, reference.nhwc(expected.logits)) <= ROUNDING
+
+
+def test_unshaped_last_stage_keeps_the_known_size(tmp_path):
+    hf = reference.hf_model("ForSemanticSegmentation").double()
+    x = reference.pixels(96, 160)
+    expected = hf(reference.nchw(x)).logits
+    hf.config.reshape_last_stage = False
+
+    model = ours_of(hf, tmp_path)
+
+    assert reference.distance(model(x).logits, reference.nhwc(expected)) <= ROUNDING
+
+
+def test_one_label_is_binary_cross_entropy(tmp_path, rng):
+    hf = reference.hf_model("ForSemanticSegmentation", num_labels=1).double()
+    model = ours_of(hf, tmp_path)
+    x = reference.pixels(64, 96)
+    labels = rng.integers(0, 2, (2, 64, 96))
+    labels[1, 10:30] = 255
+
+    logits = hf(reference.nchw(x)).logits
+    logits = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear")[:, 0]
+    target = torch.from_numpy(labels)  # in double: HF rounds it to float32
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, target.double(), reduction="none"
+    )
+    expected = (losses * (target != 255)).mean()
+
+    assert abs(float(model(x, labels).loss) - expected.item()) <= ROUNDING * expected.item()
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [
+        (dict(num_labels=1), np.array([0.3, -1.7])),
+        (dict(num_labels=3), np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])),
+        (dict(num_labels=3, problem_type="regression"), np.array([[0.2, 3.0, -1.0], [1.0, 0, 0]])),
+        (dict(num_labels=3, problem_type="single_label_classification"), np.array([2, 0])),
+        (
+            dict(num_labels=3, problem_type="multi_label_classification"),
+            np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+        ),
+    ],
+)
+def test_classification_losses_equal_transformers(config, labels, tmp_path):
+    hf = reference.hf_model("ForImageClassification", **config).double()
+    model = ours_of(hf, tmp_path)
+    x = reference.pixels(64, 64)
+
+    expected = hf(reference.nchw(x), labels=torch.from_numpy(labels)).loss.item()
+
+    assert abs(float(model(x, labels).loss) - expected) <= ROUNDING * expected
