@@ -1,6 +1,6 @@
 """Class maps as pictures: colours, overlays, legends, index PNGs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,92 +11,131 @@ ClassMap = Integer[np.ndarray, "H W"]
 Palette = UInt8[np.ndarray, "labels 3"]
 
 IGNORED = (0, 0, 0)  # the colour of indices that the palette does not have, 255 among them
-ROW = 28  # height of a line of the legend, in pixels
 
 
 def colorize(class_map: ClassMap, palette: Palette) -> Image.Image:
-    """The class map in its colours, RGB."""
-    table = np.zeros((max(int(class_map.max(initial=0)) + 1, len(palette)), 3), np.uint8)
-    table[:] = IGNORED
-    table[: len(palette)] = palette
-    return Image.fromarray(table[class_map])
+    """The class map in its colours, RGB; black where the palette has none.
+
+    Raises:
+        ValueError: an index below 0.
+    """
+    if class_map.min(initial=0) < 0:
+        raise ValueError(f"the class map holds {class_map.min()}; class indices start at 0")
+    if class_map.max(initial=0) >= len(palette):
+        class_map = np.minimum(class_map, np.intp(len(palette)))
+        palette = np.concatenate([palette, np.array([IGNORED], np.uint8)])
+    return Image.fromarray(palette[class_map])
 
 
 def overlay(
-    image: Image.Image, class_map: ClassMap, palette: Palette, *, alpha: float = 0.5
+    image: Image.Image,
+    class_map: ClassMap,
+    palette: Palette,
+    *,
+    alpha: int | float = 0.5,
+    ignore_index: int | None = None,
 ) -> Image.Image:
-    """The colours over the picture, RGB; indices that the palette does not have show the picture.
+    """The colours over the picture, RGB; where the palette has none, 255 mostly, the picture shows.
 
     Args:
         image: the picture, H × W.
         class_map: its classes.
         palette: a colour per class.
         alpha: the weight of the colours, 0 (the picture) to 1 (the colours).
+        ignore_index: a class that has a colour, but shall show the picture all the same.
 
     Raises:
-        ValueError: an alpha outside 0…1; a picture of another size than its map.
+        ValueError: an alpha outside 0…1, a picture of another size than its map, an index below 0.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it lies between 0 (the picture) and 1 (the colours)")
-    if image.size[::-1] != class_map.shape:
-        raise ValueError(
-            f"the picture is {image.height} × {image.width}, its class map "
-            f"{class_map.shape[0]} × {class_map.shape[1]}"
-        )
+    _check_size(image, class_map)
     picture = image.convert("RGB")
     blended = Image.blend(picture, colorize(class_map, palette), alpha)
-    if class_map.max(initial=0) < len(palette):
-        return blended
-    return Image.composite(blended, picture, Image.fromarray(class_map < len(palette)))
+    shown = class_map < len(palette)
+    if ignore_index is not None:
+        shown &= class_map != ignore_index
+    return blended if shown.all() else Image.composite(blended, picture, Image.fromarray(shown))
 
 
 def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
-    """A picture of the class indices themselves: with a palette up to 256 classes, else 16 bit."""
-    if class_map.dtype != np.uint8:
+    """A picture of the class indices themselves, which reading it gives back.
+
+    Returns:
+        Mode "P" with the palette for a uint8 map, "I;16" for a uint16 one; a map of another type
+        goes by its largest index.
+
+    Raises:
+        ValueError: indices outside 0…65535.
+    """
+    low, high = int(class_map.min(initial=0)), int(class_map.max(initial=0))
+    if low < 0 or high > 65535:
+        raise ValueError(f"the class map holds {low} to {high}; a PNG holds indices of 0…65535")
+    if class_map.dtype == np.uint16 or high > 255:
         return Image.fromarray(class_map.astype(np.uint16))
-    image = Image.fromarray(class_map)
-    image.putpalette(palette[:256].tobytes())
+    table = np.full((256, 3), IGNORED, np.uint8)
+    table[: len(palette)] = palette[:256]
+    image = Image.fromarray(class_map.astype(np.uint8))
+    image.putpalette(table.tobytes())
     return image
 
 
-def legend(
-    shares: Mapping[str, float], colours: Mapping[str, Any], *, height: int = 0
-) -> Image.Image:
-    """Names with their colours and shares, one below the other, on white.
+def legend(rows: Iterable[tuple[str, Any]], *, height: int = 0, text_size: int = 16) -> Image.Image:
+    """Texts with their colours, one below the other, black on white.
 
     Args:
-        shares: of the picture, in 0…1, by name, in the order to draw.
-        colours: RGB by name.
-        height: of the picture, in pixels; at least what the names need.
+        rows: (text, RGB in 0…255), in the order to draw.
+        height: of the picture, in pixels; at least what the rows need.
+        text_size: of the letters, in pixels.
     """
-    font = ImageFont.load_default(size=16)
-    lines = [f"{name}  {100 * share:.1f} %" for name, share in shares.items()]
-    width = 48 + max((int(font.getlength(line)) for line in lines), default=0)
-    picture = Image.new("RGB", (width, max(height, ROW * len(lines) + 12)), "white")
-    draw = ImageDraw.Draw(picture)
-    for row, (name, line) in enumerate(zip(shares, lines, strict=True)):
-        top = 8 + ROW * row
-        colour = tuple(int(value) for value in colours[name])
-        draw.rectangle((10, top, 28, top + 18), fill=colour, outline="black")
-        draw.text((36, top), line, fill="black", font=font)
+    lines = [(text, tuple(map(int, colour))) for text, colour in rows]
+    font = ImageFont.load_default(size=text_size)
+    step, box, edge = round(1.75 * text_size), round(1.125 * text_size), text_size // 2
+    widest = max((round(font.getlength(text)) for text, _ in lines), default=0)
+    size = (4 * edge + box + widest, max(height, step * len(lines) + 2 * edge))
+    picture = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(picture)
+    for row, (text, colour) in enumerate(lines):
+        top = edge + row * step
+        pen.rectangle((edge, top, edge + box, top + box), fill=colour, outline="black")
+        middle = (2 * edge + box, top + box // 2)
+        pen.text(middle, text, fill="black", font=font, anchor="lm")
     return picture
 
 
 def side_by_side(
     image: Image.Image, class_map: ClassMap, id2label: Mapping[int, str], palette: Palette
 ) -> Image.Image:
-    """The photo, its classes in colours, and a legend of those present, largest first."""
-    classes, counts = np.unique(class_map, return_counts=True)
-    shares, colours = {}, {}
+    """The photo, its class map in colours, and a legend of what is there with its share.
+
+    The largest class stands first. What the palette has no colour for (255 mostly) is not counted.
+
+    Args:
+        image: the photo, H × W.
+        class_map: its classes.
+        id2label: class names by index.
+        palette: a colour per class.
+
+    Raises:
+        ValueError: a photo of another size than its map, an index below 0.
+    """
+    _check_size(image, class_map)
+    colours = colorize(class_map, palette)
+    classes, counts = np.unique(class_map[class_map < len(palette)], return_counts=True)
+    rows = []
     for i in np.argsort(-counts, kind="stable"):
-        index = int(classes[i])
-        name = id2label.get(index, f"LABEL_{index}")
-        shares[name] = counts[i] / class_map.size
-        colours[name] = palette[index] if index < len(palette) else IGNORED
-    key = legend(shares, colours, height=image.height)
-    height = max(image.height, key.height)
-    whole = Image.new("RGB", (2 * image.width + key.width, height), "white")
+        name = id2label.get(int(classes[i]), f"LABEL_{classes[i]}")
+        rows.append((f"{name}  {100 * counts[i] / class_map.size:.1f} %", palette[classes[i]]))
+    key = legend(rows, height=image.height, text_size=max(16, image.height // 32))
+    whole = Image.new("RGB", (2 * image.width + key.width, key.height), "white")
     whole.paste(image.convert("RGB"), (0, 0))
-    whole.paste(colorize(class_map, palette), (image.width, 0))
+    whole.paste(colours, (image.width, 0))
     whole.paste(key, (2 * image.width, 0))
     return whole
+
+
+def _check_size(image: Image.Image, class_map: ClassMap) -> None:
+    if image.size[::-1] != class_map.shape:
+        raise ValueError(
+            f"the picture has height and width {image.size[::-1]}, its class map {class_map.shape}"
+        )

@@ -1,10 +1,12 @@
 """Class names and colours of the data sets that SegFormers are trained on.
 
 Names in the order of the class indices, as the models on the hub have them; colours as the data
-sets' own pictures do. Pascal VOC's colours follow from its rule, and COCO-Stuff, which publishes
-none for its 171 classes, is given the same.
+sets' own tools and pictures show them: cityscapesScripts, ADE20K's 150-class benchmark, Pascal
+VOC's rule, and SegNet's for CamVid. COCO-Stuff's 171 classes have no colours that all agree on,
+and are given some by Pascal VOC's rule.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,20 +33,25 @@ def voc_colour(index: int) -> tuple[int, int, int]:
 
 
 def palette_for(id2label: Mapping[int, str]) -> UInt8[np.ndarray, "labels 3"]:
-    """A colour for every class index, those of a known data set where the names are its own.
+    """A colour for every class index up to the largest, customary where the name is known.
 
-    The data set that knows most of the names decides, if it knows at least half of them. Names that
-    it does not know, and all names where none decides, get colours by Pascal VOC's rule.
+    The data set that knows most of the names gives its colours, so that its own classes come out as
+    published. What it does not know is looked up in the others, and the rest gets colours by Pascal
+    VOC's rule; none of these repeats a colour. Names are compared without regard to case, spaces
+    and punctuation.
     """
-    known = max(CLASS_SETS.values(), key=lambda classes: _shared(classes, id2label))
-    colours = dict(zip(map(_key, known.names), known.colours, strict=True))
-    if 2 * _shared(known, id2label) < len(id2label):
-        colours = {}
-    palette = np.zeros((max(id2label, default=-1) + 1, 3), np.uint8)
-    for index in range(len(palette)):
-        own = colours.get(_key(id2label.get(index, "")))
-        palette[index] = voc_colour((index + 1) % 256) if own is None else own
-    return palette
+    best = max(CLASS_SETS.values(), key=lambda classes: _shared(classes, id2label))
+    colours: dict[int, tuple[int, int, int]] = {}
+    for classes in (best, *(other for other in CLASS_SETS.values() if other is not best)):
+        known = dict(zip(map(_key, classes.names), classes.colours, strict=True))
+        for index, name in id2label.items():
+            own = known.pop(_key(name), None) if index not in colours else None
+            if own is not None and (classes is best or own not in colours.values()):
+                colours[index] = own
+    free = (own for own in map(voc_colour, itertools.count(1)) if own not in colours.values())
+    indices = range(max(id2label, default=-1) + 1)
+    rows = [colours[index] if index in colours else next(free) for index in indices]
+    return np.array(rows, np.uint8).reshape(-1, 3)
 
 
 def _shared(classes: ClassSet, id2label: Mapping[int, str]) -> int:
@@ -52,18 +59,29 @@ def _shared(classes: ClassSet, id2label: Mapping[int, str]) -> int:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[^a-z]", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _classes(names: str, colours: str = "") -> ClassSet:
+def _classes(names: str, colours: str = "", *, first: int = 0) -> ClassSet:
+    """Names with their hexadecimal colours; those of Pascal VOC's rule from `first` without any."""
     listed = tuple(name.strip() for name in names.replace("\n", " ").split(","))
     if not colours:
-        return ClassSet(listed, tuple(voc_colour(i) for i in range(len(listed))))
+        return ClassSet(listed, tuple(voc_colour(first + i) for i in range(len(listed))))
     rgb = (bytes.fromhex(colour) for colour in colours.split())
     return ClassSet(listed, tuple((r, g, b) for r, g, b in rgb))
 
 
-CLASS_SETS: dict[str, ClassSet] = {
+CLASS_SETS: dict[str, ClassSet] = {  # the first of equals counts
+    "cityscapes": _classes(
+        """
+road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain,
+sky, person, rider, car, truck, bus, train, motorcycle, bicycle
+""",
+        """
+804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000
+00008e 000046 003c64 005064 0000e6 770b20
+""",
+    ),
     "ade20k": _classes(
         """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,
@@ -96,20 +114,18 @@ ff5c00 ff00ff ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00f
 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """,
     ),
-    "cityscapes": _classes(
-        """
-road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain,
-sky, person, rider, car, truck, bus, train, motorcycle, bicycle
-""",
-        """
-804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000
-00008e 000046 003c64 005064 0000e6 770b20
-""",
-    ),
     "pascal_voc": _classes(
         """
 background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
 horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
+""",
+    ),
+    "camvid": _classes(
+        """
+sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist
+""",
+        """
+808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0
 """,
     ),
     "coco_stuff": _classes(
@@ -132,13 +148,6 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel,
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """,
-    ),
-    "camvid": _classes(
-        """
-sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist
-""",
-        """
-808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0
-""",
+        first=1,  # index 0 is no background
     ),
 }

@@ -1,66 +1,97 @@
-"""Logits → class maps in NumPy, as `post_process_semantic_segmentation` of transformers does it."""
+"""Logits at 1/4 of a picture → class maps at any size: torch's bilinear rule, then argmax."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from segformer_jax.bilinear import bilinear_neighbours
 
-BYTES_AT_ONCE = 64 << 20  # of upsampled logits, where they are not kept
+STRIP_BYTES = 1 << 24  # of upsampled logits that exist at a time
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentationScores:
-    """A class map (H, W) and the upsampled logits (H, W, classes) that it is the argmax of."""
+class SemanticSegmentationPostProcessorOutput:
+    """A class map with what it was chosen from; HF's name, but the scores are channels-last.
+
+    Attributes:
+        segmentation: (H, W) int64 class indices.
+        segmentation_scores: (H, W, classes) logits at the picture's size, before any softmax.
+    """
 
     segmentation: Int[np.ndarray, "H W"]
-    segmentation_scores: Float[np.ndarray, "H W labels"]
+    segmentation_scores: Float[np.ndarray, "H W classes"]
 
 
-def class_maps(
-    logits: Float[np.ndarray, "b h w labels"],
-    target_sizes: Sequence[tuple[int, int]] | None,
-    *,
-    keep_scores: bool,
-) -> list[Int[np.ndarray, "_ _"]] | list[SegmentationScores]:
-    """The best class of every pixel at each target size, (height, width).
-
-    Raises:
-        ValueError: another number of sizes than of pictures.
-    """
+def post_process_semantic_segmentation(
+    outputs: Any,
+    target_sizes: Any = None,
+    return_segmentation_scores: bool = False,
+) -> list[Int[np.ndarray, "H W"]] | list[SemanticSegmentationPostProcessorOutput]:
+    """As `SegformerImageProcessor.post_process_semantic_segmentation`, which calls this."""
+    logits = np.asarray(outputs.logits)
+    if logits.ndim != 4:
+        raise ValueError(f"the logits have shape {logits.shape}; wanted is (b, h, w, classes)")
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
     if target_sizes is None:
-        target_sizes = [logits.shape[1:3]] * len(logits)
-    if len(target_sizes) != len(logits):
-        raise ValueError(
-            f"{len(target_sizes)} target sizes for {len(logits)} pictures: give one for each"
-        )
-    sizes = [(int(height), int(width)) for height, width in target_sizes]
-    wide = np.promote_types(logits.dtype, np.float32)
-    pairs = list(zip(logits.astype(wide), sizes, strict=True))
-    if not keep_scores:
-        return [_class_map(own, size) for own, size in pairs]
-    scores = [upsample(own, size) for own, size in pairs]
-    return [SegmentationScores(own.argmax(-1), own) for own in scores]
+        sizes = [logits.shape[1:3]] * len(logits)
+    else:
+        sizes = [_size(size) for size in target_sizes]
+        if len(sizes) != len(logits):
+            raise ValueError(
+                f"there are {len(sizes)} target_sizes for {len(logits)} pictures: give one "
+                "(height, width) for each"
+            )
+    if return_segmentation_scores:
+        return [_with_scores(own, size) for own, size in zip(logits, sizes, strict=True)]
+    return [upsampled_argmax(own, size) for own, size in zip(logits, sizes, strict=True)]
 
 
-def upsample(
-    logits: Float[np.ndarray, "h w labels"], size: tuple[int, int], rows: slice = slice(None)
-) -> Float[np.ndarray, "_ _ labels"]:
-    """torch's `interpolate(mode="bilinear", align_corners=False)` to `size`, or some rows of it."""
+def upsampled_argmax(
+    logits: Float[np.ndarray, "h w classes"], size: tuple[int, int]
+) -> Int[np.ndarray, "H W"]:
+    """The best class of every pixel; the first of equals. Holds a strip of logits at a time."""
+    return np.concatenate([strip.argmax(-1) for strip in upsampled_strips(logits, size)])
+
+
+def upsampled_strips(
+    logits: Float[np.ndarray, "h w classes"], size: tuple[int, int]
+) -> Iterator[Float[np.ndarray, "rows W classes"]]:
+    """The logits at `size`, from top to bottom, some rows at a time.
+
+    As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`: centres are half a
+    cell off, the edge is clamped, and shrinking is not antialiased. Each row is interpolated along
+    its width first and then along the height, as torch's CPU kernel does.
+    """
+    h, w, classes = logits.shape
     height, width = size
-    h, w, _ = logits.shape
-    if (height, width) == (h, w):
-        return logits[rows]
-    low, high, weight = (own[rows] for own in bilinear_neighbours(h, height, logits.dtype))
-    x = logits[low] + (logits[high] - logits[low]) * weight[:, None, None]
-    low, high, weight = bilinear_neighbours(w, width, logits.dtype)
-    return x[:, low] + (x[:, high] - x[:, low]) * weight[None, :, None]
+    if (h, w) == (height, width):
+        yield logits
+        return
+    upper, lower, down = bilinear_neighbours(h, height, logits.dtype)
+    left, right, across = bilinear_neighbours(w, width, logits.dtype)
+    down, across = down[:, None, None], across[:, None]
+    rows = max(1, STRIP_BYTES // (width * classes * logits.itemsize))
+    for start in range(0, height, rows):
+        own = slice(start, start + rows)
+        first, last = upper[own][0], lower[own][-1]
+        source = logits[first : last + 1]
+        wide = source[:, left] * (1 - across) + source[:, right] * across
+        above, below = wide[upper[own] - first], wide[lower[own] - first]
+        yield above * (1 - down[own]) + below * down[own]
 
 
-def _class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    step = max(1, BYTES_AT_ONCE // (width * logits.shape[-1] * logits.itemsize))
-    strips = [slice(start, min(start + step, height)) for start in range(0, height, step)]
-    return np.concatenate([upsample(logits, size, rows).argmax(-1) for rows in strips])
+def _with_scores(
+    logits: Float[np.ndarray, "h w classes"], size: tuple[int, int]
+) -> SemanticSegmentationPostProcessorOutput:
+    scores = np.concatenate(list(upsampled_strips(logits, size)))
+    return SemanticSegmentationPostProcessorOutput(scores.argmax(-1), scores)
+
+
+def _size(size: Any) -> tuple[int, int]:
+    values = np.asarray(size)
+    if values.shape != (2,) or values.dtype.kind not in "ui" or values.min() < 1:
+        raise ValueError(f"target size {size!r} is not a (height, width) of positive whole numbers")
+    return int(values[0]), int(values[1])

@@ -1,90 +1,123 @@
-"""The network's input from a picture: equal to `SegformerImageProcessorPil` of transformers."""
+"""`SegformerImageProcessor`: pictures → the network's input, equal to transformers' on Pillow."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Shaped
 from PIL import Image
 
 from segformer_jax.config import FrozenDict
-from segformer_jax.errors import ImageError
-from segformer_jax.images.post_process import SegmentationScores, class_maps
-from segformer_jax.images.read import check_layout, read_image, rgb_array, to_bytes, to_rgb
+from segformer_jax.images import post_process
+from segformer_jax.images.read import (
+    image_array,
+    on_white,
+    read_class_indices,
+    read_image,
+    to_eight_bits,
+    to_rgb,
+)
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZES = (
+SIZE_KEYS = (
     {"height", "width"},
     {"shortest_edge"},
     {"shortest_edge", "longest_edge"},
     {"max_height", "max_width"},
 )
-LEGACY = {"reduce_labels": "do_reduce_labels"}
-TYPES = ("image_processor_type", "feature_extractor_type", "processor_class")
+SWITCHES = (
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_reduce_labels",
+    "default_to_square",
+)
+NOT_KEPT = ("image_processor_type", "feature_extractor_type", "processor_class", "reduce_labels")
 
 
 class BatchFeature(dict):
-    """A dict whose entries are attributes too, as transformers' processors give it."""
+    """What the processor gives: a dict whose entries are attributes too."""
 
     def __getattr__(self, name: str) -> Any:
+        """The entry of that name."""
         if name in self:
             return self[name]
-        raise AttributeError(name)
+        raise AttributeError(f"there is no {name!r}; there is {', '.join(self)}")
 
 
 @dataclass(frozen=True)
 class SegformerImageProcessor:
-    """Resizes, rescales and normalises pictures; HF's `SegformerImageProcessor`, option by option.
+    """How pictures become `pixel_values`: HF's options, those that have an effect on SegFormer.
 
-    The order is: reduce labels (masks), RGB, resize to exactly `size` by Pillow, times
-    `rescale_factor`, minus mean, divided by standard deviation. Every option can be given to a call
-    as well.
+    Pixels equal those of transformers' `SegformerImageProcessorPil`, channels last. The grey,
+    palette and transparent pictures that it refuses become RGB here, and 16-bit ones are divided by
+    257. PIL images are taken as they lie, as in HF; the EXIF orientation counts for paths only.
 
     Args:
-        do_resize: resize to `size`.
-        size: an int for a square, (height, width), or HF's dict: height and width; shortest_edge
-            (and longest_edge), or max_height and max_width, which keep the picture's proportions.
-        resample: Pillow's filter; 2 is bilinear, antialiased when shrinking. Masks take nearest.
-        do_rescale: multiply by `rescale_factor`.
-        rescale_factor: 1/255 brings 0…255 to 0…1.
-        do_normalize: subtract `image_mean`, divide by `image_std`, per channel.
-        image_mean: of the channels, red first.
+        do_resize: whether pictures and maps are resized.
+        size: {"height", "width"} in pixels; {"shortest_edge"}, with or without "longest_edge", or
+            {"max_height", "max_width"} keep the aspect ratio. A list is height and width, a number
+            is a square. Always a dict in memory.
+        resample: Pillow's filter for pictures, 2 is bilinear; maps are always resized by nearest.
+        do_rescale: whether values are multiplied by `rescale_factor`.
+        rescale_factor: 1/255 makes 0…255 to 0…1.
+        do_normalize: whether `image_mean` is subtracted, and the rest divided by `image_std`.
+        image_mean: one number, or one for each channel, red first.
         image_std: likewise.
-        do_reduce_labels: in masks, 0 becomes 255 (ignored) and the rest counts one less (ADE20K).
-            The key `reduce_labels` of old files, which transformers 5 reads past, means the same.
-        do_convert_rgb: make RGB of grey, palette and transparent pictures; False keeps channels.
-        extra: what else is in preprocessor_config.json, kept and written back.
+        do_reduce_labels: whether 1 is subtracted from maps, before they are resized, and 0 becomes
+            255, which the loss ignores.
+        do_convert_rgb: None makes pictures RGB and drops transparency; True blends it onto white,
+            as in HF; False keeps the channels, 1 of a grey and 4 of a transparent picture, for
+            networks of another `num_channels`.
+        default_to_square: False makes a `size` that is a number the shortest edge.
+        extra: options that are read by nothing here, kept for `to_dict`.
 
     Raises:
-        ValueError: a size, mean or deviation that makes no sense.
+        ValueError: an option of another kind or out of range.
     """
 
     do_resize: bool = True
     size: Any = FrozenDict(height=512, width=512)  # noqa: RUF009  # frozen
-    resample: int = Image.Resampling.BILINEAR
+    resample: int = 2
     do_rescale: bool = True
-    rescale_factor: float = 1 / 255
+    rescale_factor: int | float = 1 / 255
     do_normalize: bool = True
-    image_mean: Sequence[float] | float = IMAGENET_MEAN
-    image_std: Sequence[float] | float = IMAGENET_STD
+    image_mean: int | float | Sequence[int | float] = (0.485, 0.456, 0.406)
+    image_std: int | float | Sequence[int | float] = (0.229, 0.224, 0.225)
     do_reduce_labels: bool = False
-    do_convert_rgb: bool = True
+    do_convert_rgb: bool | None = None
+    default_to_square: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        object.__setattr__(self, "size", FrozenDict(_size(self.size)))
-        object.__setattr__(self, "extra", FrozenDict(self.extra))
-        for name in ("image_mean", "image_std"):
-            value = getattr(self, name)
-            if isinstance(value, Iterable):
-                object.__setattr__(self, name, tuple(float(v) for v in value))
-        if np.any(np.asarray(self.image_std) == 0):
-            raise ValueError(f"image_std is {self.image_std}; pictures are divided by it")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is True or False")
+        if self.do_convert_rgb not in (None, True, False):
+            raise ValueError(
+                f"do_convert_rgb is {self.do_convert_rgb!r}; it is None, True or False"
+            )
         if self.resample not in list(Image.Resampling):
-            raise ValueError(f"resample is {self.resample!r}; Pillow's filters are 0 to 5")
+            known = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Image.Resampling)
+            raise ValueError(f"resample is {self.resample!r}; Pillow's filters are {known}")
+        if not _is_number(self.rescale_factor):
+            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; it is a number")
+        changes = {
+            "size": FrozenDict(_size_dict(self.size, self.default_to_square)),
+            "resample": int(self.resample),
+            "image_mean": _per_channel("image_mean", self.image_mean),
+            "image_std": _per_channel("image_std", self.image_std),
+            "extra": FrozenDict(self.extra),
+        }
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
+        if 0 in np.atleast_1d(self.image_std):
+            raise ValueError(f"image_std is {self.image_std}; nothing can be divided by 0")
 
     def __call__(
         self,
@@ -92,149 +125,127 @@ class SegformerImageProcessor:
         segmentation_maps: Any = None,
         *,
         return_tensors: str | None = None,
-        **overrides: Any,
+        **options: Any,
     ) -> BatchFeature:
-        """The network's input, ready for `model(**inputs)`.
+        """The input of `model(**inputs)`.
 
         Args:
-            images: a picture or a list of them: paths, PIL pictures, arrays (h, w) or
-                (h, w, 1|3|4), in any mixture. The EXIF orientation of a path is applied, that of a
-                PIL picture is not, as in HF.
-            segmentation_maps: masks of class indices, likewise, one for each picture; palette PNGs
-                give their indices.
-            return_tensors: None or "np" for NumPy, "jax" for JAX arrays.
-            overrides: any option of the constructor, for this call.
+            images: a path, PIL image or array, (h, w) or (h, w, 1|3|4); or a list of these, or a
+                batch (b, h, w, c). uint8 is taken as it is, other types as `read_image` says.
+                Floats in 0…1 are scaled by `rescale_factor` once more, as in HF, with a warning:
+                give `do_rescale=False` with them.
+            segmentation_maps: one map of class indices for each picture: a path, a PIL image (also
+                a palette one) or an array (h, w); a list of these, or a batch (b, h, w).
+            return_tensors: None or "np" for NumPy, "jax" for arrays on JAX's default device.
+            options: any of the processor's, for this call; None means the processor's own.
 
         Returns:
-            `pixel_values` (b, h, w, 3) float32, NHWC, and with masks `labels` (b, h, w) int64
-            (int32 as JAX arrays).
+            `pixel_values` (b, h, w, 3) float32, channels last, and with maps `labels` (b, h, w)
+            int64, int32 for "jax".
 
         Raises:
-            ImageError: a picture that can't be read, as `read_image`.
-            ValueError: pictures that end up with different sizes, masks that do not belong to the
-                pictures, another `return_tensors`.
+            ImageError: a picture or map that can't be read, of a wrong shape or range.
+            ValueError: pictures that end up with different sizes, another number of maps than of
+                pictures, an unknown option, or `return_tensors` of another library.
         """
+        if options:
+            processor = self._with(options)
+            return processor(images, segmentation_maps, return_tensors=return_tensors)
         if return_tensors not in (None, "np", "jax"):
             raise ValueError(
-                f"return_tensors is {return_tensors!r}; this library makes 'np' or 'jax' arrays, "
-                "NHWC, and has no other framework to make tensors with"
+                f"return_tensors is {return_tensors!r}, but this library works without PyTorch and "
+                'TensorFlow: leave it out or give "np" for NumPy arrays, "jax" for JAX ones'
             )
-        own = dataclasses.replace(self, **overrides) if overrides else self
-        pictures = _listed(images, axes=3)
-        data = {"pixel_values": _stacked([own._pixel_values(picture) for picture in pictures])}
+        pictures = [self._pixel_values(image) for image in _listed(images, "pictures", 4)]
+        inputs = BatchFeature(pixel_values=_stacked(pictures, "pictures"))
         if segmentation_maps is not None:
-            maps = _listed(segmentation_maps, axes=2)
+            maps = [self._labels(own) for own in _listed(segmentation_maps, "maps", 3)]
             if len(maps) != len(pictures):
-                raise ValueError(f"{len(maps)} segmentation maps for {len(pictures)} images")
-            data["labels"] = _stacked([own._labels(own_map) for own_map in maps])
-        if return_tensors == "jax":
-            import jax.numpy as jnp
-
-            data = {name: jnp.asarray(value) for name, value in _jax_types(data).items()}
-        return BatchFeature(data)
-
-    def _pixel_values(self, picture: Any) -> Num[np.ndarray, "h w c"]:
-        x = _channels(picture, rgb=self.do_convert_rgb)
-        if self.do_resize:
-            x = _resize(x, self._target(*x.shape[:2]), self.resample)
-        if self.do_rescale:
-            x = (x.astype(np.float64) * self.rescale_factor).astype(np.float32)
-        if self.do_normalize:
-            x = x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float32)
-            mean, std = (np.array(v, x.dtype) for v in (self.image_mean, self.image_std))
-            if mean.ndim and mean.shape != x.shape[-1:]:
                 raise ValueError(
-                    f"image_mean has {mean.size} entries, the picture {x.shape[-1]} channels"
+                    f"there are {len(maps)} segmentation_maps for {len(pictures)} pictures"
                 )
-            x = (x - mean) / std
-        return x.astype(np.float32)
-
-    def _labels(self, picture: Any) -> Int[np.ndarray, "h w"]:
-        x = _indices(picture)
-        if self.do_reduce_labels:
-            x = np.where((x == 0) | (x == 255), 255, x - 1)
-        if self.do_resize:
-            height, width = self._target(*x.shape)
-            values = Image.fromarray(x.astype(np.int32))  # Pillow's mode I holds any class
-            x = np.asarray(values.resize((width, height), Image.Resampling.NEAREST))
-        return x.astype(np.int64)
-
-    def _target(self, height: int, width: int) -> tuple[int, int]:
-        """The size that a picture is resized to, (height, width), by HF's rules."""
-        size = self.size
-        if "height" in size:
-            return size["height"], size["width"]
-        if "max_height" in size:
-            scale = min(size["max_height"] / height, size["max_width"] / width)
-            return int(height * scale), int(width * scale)
-        short, long = min(height, width), max(height, width)
-        new_short, new_long = size["shortest_edge"], int(size["shortest_edge"] * long / short)
-        longest = size.get("longest_edge")
-        if longest is not None and long / short * new_short > longest:
-            exact = longest * short / long
-            new_short, new_long = round(exact), int(exact * long / short)
-            if short == new_short:
-                new_long = long
-        return (new_short, new_long) if height <= width else (new_long, new_short)
+            inputs["labels"] = _stacked(maps, "maps")
+            if inputs["labels"].shape != inputs["pixel_values"].shape[:3]:
+                raise ValueError(
+                    f"the maps, {inputs['labels'].shape[1:]}, and their pictures, "
+                    f"{inputs['pixel_values'].shape[1:3]}, end up with different sizes"
+                )
+        return _on_device(inputs) if return_tensors == "jax" else inputs
 
     def post_process_semantic_segmentation(
-        self,
-        outputs: Any,
-        target_sizes: Sequence[tuple[int, int]] | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[Int[np.ndarray, "_ _"]] | list[SegmentationScores]:
-        """Class maps of a model's outputs: HF's method, the logits NHWC.
+        self, outputs: Any, target_sizes: Any = None, return_segmentation_scores: bool = False
+    ) -> list:
+        """Class maps from the model's outputs: the logits upsampled as torch does, then compared.
 
         Args:
-            outputs: what the model gave; `outputs.logits` is (b, h, w, classes).
-            target_sizes: (height, width) of each map, `image.size[::-1]` of a PIL picture; the
-                logits are upsampled to it before they are compared. None keeps their size.
-            return_segmentation_scores: give the upsampled logits, (H, W, classes), as well.
+            outputs: has `.logits`, (b, h, w, classes), of JAX or NumPy.
+            target_sizes: one (height, width) for each picture; None leaves 1/4 of the input's size.
+            return_segmentation_scores: keep the upsampled logits as well; without them, memory
+                stays small at any size.
 
         Returns:
-            One (H, W) int64 map per picture, or objects with `segmentation` and
-            `segmentation_scores`.
+            A list of (H, W) int64 class indices; with scores, of objects with `.segmentation` and
+            `.segmentation_scores`. The scores are (H, W, classes), not channels first as HF's.
 
         Raises:
-            ValueError: another number of sizes than of pictures.
+            ValueError: target sizes that are not one positive (height, width) for each picture.
         """
-        return class_maps(
-            np.asarray(outputs.logits), target_sizes, keep_scores=return_segmentation_scores
+        return post_process.post_process_semantic_segmentation(
+            outputs, target_sizes, return_segmentation_scores
         )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SegformerImageProcessor":
-        """Reads the content of a preprocessor_config.json, of new and old files."""
-        values = {name: value for name, value in values.items() if name not in TYPES}
-        for old, new in LEGACY.items():
-            if old in values:
-                legacy = values.pop(old)
-                values.setdefault(new, legacy)
-        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        return cls(
-            **{name: v for name, v in values.items() if name in known and v is not None},
-            extra={name: v for name, v in values.items() if name not in known},
-        )
+        """From the content of a preprocessor_config.json, of any age.
+
+        A `null` stands for the default. The old `reduce_labels`, which transformers 5 ignores,
+        counts where `do_reduce_labels` is missing.
+
+        Raises:
+            ValueError: an option of another kind or out of range.
+        """
+        own = {
+            name: values[name]
+            for name in OPTIONS
+            if values.get(name) is not None  # HF writes null for what is not set
+        }
+        if values.get("reduce_labels") is not None:
+            own.setdefault("do_reduce_labels", values["reduce_labels"])
+        extra = {k: v for k, v in values.items() if k not in OPTIONS and k not in NOT_KEPT}
+        return cls(**own, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a preprocessor_config.json that transformers and `from_dict` read."""
-        values: dict[str, Any] = dict(self.extra)
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.name != "extra" and not (f.name == "do_convert_rgb" and value):
-                values[f.name] = list(value) if isinstance(value, tuple) else value
-        values |= {"size": dict(self.size), "resample": int(self.resample)}
-        return dict(sorted((values | {"image_processor_type": "SegformerImageProcessor"}).items()))
+        """The content of a preprocessor_config.json that transformers reads as well."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
+        for name, usual in (("do_convert_rgb", None), ("default_to_square", True)):
+            if own[name] is usual:
+                del own[name]
+        for name in ("image_mean", "image_std"):
+            own[name] = list(own[name]) if isinstance(own[name], tuple) else own[name]
+        own["size"] = dict(own["size"])
+        return dict(self.extra) | own | {"image_processor_type": "SegformerImageProcessor"}
 
     @classmethod
-    def from_pretrained(cls, name_or_path: Any, **hub_options: Any) -> "SegformerImageProcessor":
-        """The processor of a weights package, a folder, or a hub repository."""
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "SegformerImageProcessor":
+        """The processor of a weights package, a folder or a hub repository.
+
+        Args:
+            name_or_path: "street-b0", a folder, or a hub name.
+            options: any of the processor's, to change what the file says; `revision`, `token`,
+                `cache_dir`, `local_files_only`, `subfolder`.
+
+        Raises:
+            WeightsError: nothing by that name, or no preprocessor_config.json in it.
+            ValueError: an option of another kind or out of range.
+        """
         from segformer_jax.checkpoints import pretrained
 
-        return cls.from_dict(pretrained.load_processor_config(name_or_path, **hub_options))
+        own = {name: value for name, value in options.items() if name in OPTIONS}
+        hub = {name: value for name, value in options.items() if name not in own}
+        return cls.from_dict(pretrained.load_processor_config(name_or_path, **hub))._with(own)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `folder`/preprocessor_config.json."""
+        """Writes `folder`/preprocessor_config.json, which transformers reads as well."""
         from segformer_jax.checkpoints import pretrained
 
         pretrained.save_processor_config(self.to_dict(), folder)
@@ -245,90 +256,185 @@ class SegformerImageProcessor:
 
         return pretrained.push_processor_config(self.to_dict(), repo_id, **options)
 
+    def _with(self, options: Mapping[str, Any]) -> "SegformerImageProcessor":
+        unknown = [name for name in options if name not in OPTIONS]
+        if unknown:
+            raise ValueError(
+                f"SegFormer's processor has no option {', '.join(unknown)}; it has "
+                f"{', '.join(OPTIONS)}"
+            )
+        given = {name: value for name, value in options.items() if value is not None}
+        return dataclasses.replace(self, **given)
 
-def _size(size: Any) -> dict[str, int]:
-    if isinstance(size, int) and not isinstance(size, bool):
-        size = {"height": size, "width": size}
-    elif isinstance(size, tuple | list) and len(size) == 2:
-        size = {"height": size[0], "width": size[1]}
-    if not isinstance(size, Mapping):
-        raise ValueError(f"size is {size!r}; it is an int, (height, width) or HF's dict")
-    size = {name: value for name, value in size.items() if value is not None}
-    if set(size) not in SIZES:
-        raise ValueError(f"size is {size}; its keys are one of {[sorted(keys) for keys in SIZES]}")
-    if not all(isinstance(value, int) and value > 0 for value in size.values()):
-        raise ValueError(f"size is {size}; sides are positive whole numbers of pixels")
-    return size
+    def _pixel_values(self, image: Any) -> Float[np.ndarray, "h w c"]:
+        """One picture, in HF's order of operations and types."""
+        pixels = self._channels(image)
+        self._check_channels(pixels.shape[-1])
+        fractions = False
+        if self.do_resize or pixels.dtype.kind != "f":
+            pixels, fractions = to_eight_bits(pixels)
+        if fractions or (pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1):
+            self._warn_of_fractions()
+        if self.do_resize:
+            pixels = self._resized(pixels, self.resample)
+        if pixels.dtype.kind == "f":
+            return self._scaled(pixels)
+        # 8 bits have 256 values: the arithmetic is done on those, for each channel
+        channels = range(pixels.shape[-1])
+        values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], len(channels), 1)
+        table = self._scaled(_times(values, 1 / 255) if fractions else values)
+        return np.stack([table[:, c][pixels[..., c]] for c in channels], -1)
+
+    def _scaled(self, pixels: Shaped[np.ndarray, "*n c"]) -> Float[np.ndarray, "*n c"]:
+        if self.do_rescale:
+            pixels = _times(pixels, self.rescale_factor)
+        if self.do_normalize:
+            if pixels.dtype.kind != "f":
+                pixels = pixels.astype(np.float32)
+            mean, std = (np.array(v, pixels.dtype) for v in (self.image_mean, self.image_std))
+            pixels = (pixels - mean) / std
+        return pixels.astype(np.float32)
+
+    def _channels(self, image: Any) -> Shaped[np.ndarray, "h w c"]:
+        if isinstance(image, str | os.PathLike):
+            image = read_image(image)
+        if isinstance(image, Image.Image):
+            if self.do_convert_rgb:
+                return np.asarray(on_white(image))
+            if self.do_convert_rgb is None or image.mode not in ("L", "RGB", "RGBA"):
+                image = to_rgb(image)
+            return image_array(np.asarray(image))
+        pixels = image_array(image)
+        if self.do_convert_rgb is not False and pixels.shape[-1] == 1:
+            pixels = np.repeat(pixels, 3, -1)
+        if self.do_convert_rgb is None:
+            pixels = pixels[..., :3]
+        return on_white(pixels) if self.do_convert_rgb else pixels
+
+    def _check_channels(self, channels: int) -> None:
+        for name in ("image_mean", "image_std"):
+            value = getattr(self, name)
+            if self.do_normalize and isinstance(value, tuple) and len(value) != channels:
+                raise ValueError(
+                    f"{name} has {len(value)} entries, {value}, but the picture has {channels} "
+                    "channels: give one number, or one for each"
+                )
+
+    def _labels(self, segmentation_map: Any) -> Int[np.ndarray, "h w"]:
+        labels = read_class_indices(segmentation_map)
+        if self.do_reduce_labels:
+            labels = np.where(labels == 0, 255, labels) - 1
+            labels[labels == 254] = 255
+        if self.do_resize:
+            labels = self._resized(labels.astype(np.int32)[..., None], Image.Resampling.NEAREST)[
+                ..., 0
+            ]
+        return labels.astype(np.int64)
+
+    def _resized(
+        self, pixels: Shaped[np.ndarray, "h w c"], resample: int
+    ) -> Shaped[np.ndarray, "H W c"]:
+        height, width = target_size(self.size, *pixels.shape[:2])
+        flat = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        image = Image.fromarray(flat).resize((width, height), resample)
+        return np.asarray(image).reshape(height, width, -1)
+
+    def _warn_of_fractions(self) -> None:
+        if self.do_rescale:
+            warnings.warn(
+                "a picture of floats in 0…1 is multiplied by rescale_factor once more, as in "
+                "transformers: give do_rescale=False with such pictures",
+                stacklevel=5,
+            )
 
 
-def _listed(pictures: Any, *, axes: int) -> list[Any]:
-    """One picture or many, as a list; an array with one axis more is a batch."""
-    if isinstance(pictures, list | tuple):
-        return list(pictures)
-    if not isinstance(pictures, str | Path | Image.Image) and np.ndim(pictures) > axes:
-        return list(np.asarray(pictures))
-    return [pictures]
+OPTIONS = tuple(f.name for f in dataclasses.fields(SegformerImageProcessor) if f.name != "extra")
 
 
-def _channels(picture: Any, *, rgb: bool) -> Num[np.ndarray, "h w c"]:
-    """(h, w, channels) in the values that the picture has; 16 bits are brought to 8."""
-    if isinstance(picture, str | Path):
-        return np.asarray(read_image(picture))
-    if isinstance(picture, Image.Image):
-        if rgb or picture.mode not in ("L", "RGB", "RGBA"):
-            picture = to_rgb(picture)
-        return check_layout(np.asarray(picture))
-    if not hasattr(picture, "__array__"):
-        raise ImageError(
-            f"a picture is a path, a PIL picture or an array; this is a {type(picture).__name__}"
-        )
-    x = check_layout(np.asarray(picture))
-    if x.dtype in (np.uint16, np.bool_):
-        x = to_bytes(x)
-    return rgb_array(x) if rgb else x
+def target_size(size: Mapping[str, int], height: int, width: int) -> tuple[int, int]:
+    """The (height, width) that a picture of height × width is resized to."""
+    if "height" in size:
+        return size["height"], size["width"]
+    if "max_height" in size:
+        scale = min(size["max_height"] / height, size["max_width"] / width)
+        return _at_least_one(int(height * scale), int(width * scale))
+    short, long = min(height, width), max(height, width)
+    edge, exact = size["shortest_edge"], float(size["shortest_edge"])
+    longest = size.get("longest_edge")
+    if longest is not None and long / short * edge > longest:
+        exact = longest * float(short) / long
+        edge = round(exact)
+    if longest is not None and edge == short:
+        return height, width
+    other = int(exact * long / short)
+    return _at_least_one(*((edge, other) if height <= width else (other, edge)))
 
 
-def _indices(picture: Any) -> Int[np.ndarray, "h w"]:
-    """Class indices of a mask, which are never scaled."""
-    if isinstance(picture, str | Path):
-        path = Path(picture)
-        if not path.is_file():
-            raise ImageError(f"there is no file {path}")
-        try:
-            with Image.open(path) as image:
-                x = np.asarray(image)
-        except OSError as error:
-            raise ImageError(f"{path} is no mask that can be read: {error}") from error
+def _at_least_one(height: int, width: int) -> tuple[int, int]:
+    return max(height, 1), max(width, 1)
+
+
+def _times(pixels: np.ndarray, factor: float) -> np.ndarray:
+    return (pixels.astype(np.float64) * factor).astype(np.float32)
+
+
+def _listed(source: Any, what: str, batch_dimensions: int) -> list:
+    if isinstance(source, list | tuple):
+        items = list(source)
+    elif getattr(source, "ndim", None) == batch_dimensions:
+        items = list(np.asarray(source))
     else:
-        x = np.asarray(picture)
-    if x.ndim == 3 and x.shape[-1] == 1:
-        x = x[..., 0]
-    if x.ndim != 2:
+        items = [source]
+    if not items:
+        raise ValueError(f"the list of {what} is empty")
+    return items
+
+
+def _stacked(arrays: list[np.ndarray], what: str) -> np.ndarray:
+    sizes = {array.shape[:2] for array in arrays}
+    if len(sizes) > 1:
         raise ValueError(
-            f"a segmentation map has shape {x.shape}; it holds one class index per pixel, (h, w)"
+            f"{what} of different sizes, {sorted(sizes)}, make no batch: resize them to one size "
+            "(do_resize=True, size with height and width) or give them one by one"
         )
-    if np.issubdtype(x.dtype, np.floating) and not np.array_equal(x, np.trunc(x)):
-        raise ValueError("a segmentation map holds fractions; it holds class indices")
-    return x.astype(np.int64)
-
-
-def _resize(x: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
-    """Pillow's resize of bytes; floats in 0…1 go there and back as in HF."""
-    height, width = size
-    values = to_bytes(x)
-    flat = values[..., 0] if values.shape[-1] == 1 else values
-    resized = np.asarray(Image.fromarray(flat).resize((width, height), Image.Resampling(resample)))
-    resized = resized.reshape(height, width, -1)
-    scaled = x.dtype != np.uint8 and not np.array_equal(values, x)
-    return (resized.astype(np.float64) * (1 / 255)).astype(np.float32) if scaled else resized
-
-
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    shapes = sorted({array.shape for array in arrays})
-    if len(shapes) > 1:
-        raise ValueError(f"pictures of different sizes, {shapes}, can't be one batch: resize them")
     return np.stack(arrays)
 
 
-def _jax_types(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {n: v.astype(np.int32) if v.dtype == np.int64 else v for n, v in data.items()}
+def _on_device(inputs: BatchFeature) -> BatchFeature:
+    import jax.numpy as jnp
+
+    return BatchFeature(
+        {
+            name: jnp.asarray(value, jnp.int32 if name == "labels" else jnp.float32)
+            for name, value in inputs.items()
+        }
+    )
+
+
+def _size_dict(size: Any, square: bool) -> dict[str, int]:
+    if isinstance(size, Mapping):
+        values = {key: value for key, value in size.items() if value is not None}
+    elif isinstance(size, list | tuple) and len(size) == 2:
+        values = {"height": size[0], "width": size[1]}
+    else:
+        values = {"height": size, "width": size} if square else {"shortest_edge": size}
+    if set(values) not in SIZE_KEYS:
+        known = " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in SIZE_KEYS)
+        raise ValueError(f"size is {size!r}; its keys are {known}")
+    if not all(_is_number(side) and side >= 1 and int(side) == side for side in values.values()):
+        raise ValueError(f"size is {size!r}; sides are whole numbers of pixels, at least 1")
+    return {key: int(side) for key, side in values.items()}
+
+
+def _per_channel(name: str, value: Any) -> int | float | tuple[int | float, ...]:
+    if _is_number(value):
+        return value
+    if isinstance(value, list | tuple | np.ndarray):
+        numbers = tuple(np.asarray(value).tolist())
+        if numbers and all(_is_number(number) for number in numbers):
+            return numbers
+    raise ValueError(f"{name} is {value!r}; it is one number, or one for each channel")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,17 +3,19 @@
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from segformer_jax.errors import ImageError
 
 MAX_PIXELS = 178_956_970  # 512 MiB at 3 bytes a pixel; Pillow's own Image.open raises above it, too
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+NOT_THIS_KIND = (SyntaxError, IndexError, TypeError, KeyError, struct.error)  # as Pillow takes it
+INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -40,10 +42,11 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return to_rgb(open_image(source, max_pixels=max_pixels))
     if isinstance(source, Image.Image):
         _check_size(source.size, "the image", max_pixels)
-        return to_rgb(_upright(source))
-    pixels = rgb_array(source)
+        with _decoding("the image"):
+            return to_rgb(_upright(source))
+    pixels = image_array(source)
     _check_size(pixels.shape[1::-1], "the array", max_pixels)
-    return Image.fromarray(to_eight_bits(pixels)[0])
+    return _rgb_image(pixels)
 
 
 def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -56,7 +59,7 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
     if os.path.isdir(name):
         raise ImageError(f"{name} is a folder; give a picture")
     try:
-        file = open(name, "rb")
+        file = open(name, "rb")  # noqa: SIM115  # the `with` is below, outside this `try`
     except FileNotFoundError as error:
         raise ImageError(f"there is no file {name}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
@@ -75,7 +78,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     with _decoding("the image"):
         if image.mode.startswith("I") or image.mode == "F":
-            return Image.fromarray(to_eight_bits(rgb_array(np.asarray(image)))[0])
+            return _rgb_image(image_array(np.asarray(image)))
         if image.mode in ("La", "RGBa"):  # premultiplied; Pillow knows one step at a time
             image = image.convert(image.mode.replace("a", "A"))
         if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
@@ -83,12 +86,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
-def rgb_array(source: Any, *, drop_alpha: bool = True) -> Shaped[np.ndarray, "h w c"]:
-    """An array of shape (h, w) or (h, w, 1|3|4) with three channels, its type as it was.
+def on_white(image: Any) -> Any:
+    """A PIL image as RGB, or an array (h, w, 3|4) without its alpha, blended onto white.
 
-    Args:
-        source: anything that NumPy takes for an array.
-        drop_alpha: False keeps a fourth channel.
+    Raises:
+        ImageError: as `to_rgb`; floats outside 0…1.
+    """
+    if isinstance(image, Image.Image):
+        if "A" not in image.getbands() and image.info.get("transparency") is None:
+            return to_rgb(image)
+        with _decoding("the image"):
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, image).convert("RGB")
+    if image.shape[-1] == 3:
+        return image
+    whole = image.dtype.kind != "f"
+    pixels = to_eight_bits(image)[0] if whole else image
+    if not whole and not 0 <= pixels.min() <= pixels.max() <= 1:
+        raise ImageError("an RGBA array of floats lies in 0…1 to be blended onto white")
+    white = 255 if whole else 1.0
+    alpha = pixels[..., 3:] / white
+    blended = alpha * pixels[..., :3] + (1 - alpha) * white
+    return (np.round(blended) if whole else blended).astype(pixels.dtype)
+
+
+def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
+    """An array of shape (h, w) or (h, w, 1|3|4) as (h, w, c), its type as it was.
 
     Raises:
         ImageError: no array, no pixels, or another shape.
@@ -107,9 +131,42 @@ def rgb_array(source: Any, *, drop_alpha: bool = True) -> Shaped[np.ndarray, "h 
         raise ImageError(f"a picture is (h, w) or (h, w, 1|3|4); this array is {shape}{hint}")
     if pixels.size == 0:
         raise ImageError(f"the array {shape} has no pixels")
-    if pixels.shape[-1] == 1:
-        return np.repeat(pixels, 3, -1)
-    return pixels[..., :3] if drop_alpha else pixels
+    return pixels
+
+
+def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
+    """A segmentation map as an int64 array of its own; palette pictures give their indices.
+
+    Args:
+        source: a path, a PIL image of one channel, or an array (h, w) of whole numbers.
+
+    Raises:
+        ImageError: a file that can't be read, more than one channel, fractions, or indices that
+            32 bits do not hold.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = open_image(source)
+    if isinstance(source, Image.Image):
+        if source.mode not in INDEX_MODES:
+            raise ImageError(
+                f"a map holds one class index per pixel; this picture is {source.mode}"
+            )
+    elif not hasattr(source, "__array__"):
+        raise ImageError(f"a map is a path, a PIL image or an array, not a {type(source).__name__}")
+    with _decoding("the map"):
+        indices = np.asarray(source)
+    if indices.ndim != 2 or indices.size == 0:
+        raise ImageError(f"a map of class indices is (h, w); this array is {indices.shape}")
+    if indices.dtype.kind not in "buif" or not np.isfinite(indices).all():
+        raise ImageError(
+            f"a map holds class indices; this one holds {indices.dtype}, or no numbers"
+        )
+    whole = indices.astype(np.int64)
+    if (whole != indices).any():
+        raise ImageError("a map holds class indices; this one has fractions")
+    if np.abs(whole).max() >= 2**31:
+        raise ImageError(f"{np.abs(whole).max()} is no class index: they are below 2³¹")
+    return whole
 
 
 def to_eight_bits(
@@ -131,7 +188,7 @@ def to_eight_bits(
         raise ImageError(f"a picture holds numbers; this array holds {pixels.dtype}")
     low, high = pixels.min(), pixels.max()
     if kind in "ui" and low >= 0 and high <= 65535:
-        if pixels.dtype.itemsize == 2 and kind == "u" or high > 255:
+        if (kind == "u" and pixels.dtype.itemsize == 2) or high > 255:
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8), False
         return pixels.astype(np.uint8), False
     if kind == "f" and low >= 0 and high <= 255:  # never so where there is a NaN
@@ -145,6 +202,13 @@ def to_eight_bits(
     )
 
 
+def _rgb_image(pixels: Shaped[np.ndarray, "h w c"]) -> Image.Image:
+    pixels = to_eight_bits(pixels)[0]
+    if pixels.shape[-1] == 1:
+        return Image.fromarray(np.repeat(pixels, 3, -1))
+    return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+
+
 def _identify(file: IO[bytes], name: str) -> Image.Image:
     """`Image.open` without its check of the size, which is a global of Pillow's.
 
@@ -152,28 +216,27 @@ def _identify(file: IO[bytes], name: str) -> Image.Image:
     """
     start = file.read(16)
     tried: set[str] = set()
+    reason = ""
     for load_plugins in (Image.preinit, Image.init):
         load_plugins()
         for kind in [kind for kind in Image.ID if kind not in tried]:
             tried.add(kind)
             factory, accepts = Image.OPEN[kind]
-            if accepts is not None:
-                accepted = accepts(start)
-                if isinstance(accepted, str):
-                    raise ImageError(f"{name} can't be read: {accepted}")
-                if not accepted:
-                    continue
-            file.seek(0)
-            with contextlib.suppress(SyntaxError, IndexError, TypeError, KeyError, struct.error):
-                return factory(file, name)
-    raise ImageError(f"{name} is not a picture of a kind that Pillow {Image.__version__} reads")
+            with contextlib.suppress(*NOT_THIS_KIND):
+                accepted = accepts is None or accepts(start)
+                if isinstance(accepted, str):  # right, but this Pillow has no decoder for it
+                    reason = f": {accepted}"
+                elif accepted:
+                    file.seek(0)
+                    return factory(file, name)
+    raise ImageError(f"{name} is not a picture of a kind that Pillow reads{reason}")
 
 
 def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            f"{name} has {width} × {height} = {width * height:,} pixels, more than the limit of "
+            f"{name} has {width} x {height} = {width * height:,} pixels, more than the limit of "
             f"{max_pixels:,}: max_pixels={width * height} (--max-pixels on the command line) "
             "raises it"
         )
@@ -181,16 +244,15 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """A decoded copy, turned as its EXIF orientation says."""
-    with _decoding("the image"):
-        image.load()
-        try:
-            return ImageOps.exif_transpose(image)
-        except Exception:  # EXIF that can't be parsed does not make the picture unreadable
-            return image.copy()
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF that can't be parsed does not make the picture unreadable
+        return image.copy()
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def _decoding(name: str) -> Generator[None]:
     """Whatever a decoder raises becomes an `ImageError`: damaged files raise nearly anything."""
     try:
         yield

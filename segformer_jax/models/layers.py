@@ -1,13 +1,18 @@
 """The layers that hold parameters: a kernel, a bias, and which operation applies them."""
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax.models import ops
 
 EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
+BLOCK = 1 << 16  # random numbers that are drawn at once
 MOMENTUM = 0.1  # of BatchNorm, in torch's sense
 
 
@@ -104,15 +109,12 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        wide = ops.at_least_float32(x.dtype)
-        if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            mean, var = self._update(x.astype(wide))
-        scale, shift = self.affine(mean, var)
-        y = x.astype(wide)
-        y = y * ops.along_channels(scale, y) + ops.along_channels(shift, y)
-        return y.astype(x.dtype)
+        given, x = x.dtype, x.astype(ops.at_least_float32(x.dtype))
+        running = self.use_running_average
+        mean, var = (self.mean[...], self.var[...]) if running else self._update(x)
+        scale, _ = self.affine(mean, var)
+        y = (x - ops.along_channels(mean, x)) * ops.along_channels(scale, x)
+        return (y + ops.along_channels(self.bias[...], y)).astype(given)
 
     def _update(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         mean = x.mean((0, 1, 2))
@@ -138,4 +140,16 @@ class BatchNorm(nnx.Module):
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float, dtype) -> Array:
-    return stddev * jax.random.normal(rngs.params(), shape, dtype)
+    """Normal numbers drawn in blocks of one size: every other shape would be compiled anew."""
+    key, count, dtype = rngs.params(), math.prod(shape), jnp.dtype(dtype)
+    indices = np.arange(-(-count // BLOCK))
+    if isinstance(key, jax.core.Tracer):
+        drawn = jax.vmap(_standard_normal, (None, 0, None))(key, indices, dtype)
+        return stddev * drawn.reshape(-1)[:count].reshape(shape)
+    drawn = np.concatenate([np.asarray(_standard_normal(key, i, dtype)) for i in indices])
+    return jnp.asarray(np.asarray(stddev, dtype) * drawn[:count].reshape(shape))
+
+
+@partial(jax.jit, static_argnums=2)
+def _standard_normal(key, index, dtype):
+    return jax.random.normal(jax.random.fold_in(key, index), (BLOCK,), dtype)

@@ -31,7 +31,7 @@ def test_the_encoder_alone_is_what_torch_counts():
 
 
 def test_folding_halves_b0_and_spares_three_fifths_of_b2():
-    for variant, usual, ours in (("b0", 8.4e9, 4.1e9), ("b2", 62.3e9, 24.3e9)):
+    for variant, usual, ours in (("b0", 8.4e9, 4.1e9), ("b2", 62.3e9, 23.7e9)):
         config = getattr(SegformerConfig, variant)(num_labels=150)
         assert multiply_adds(config, 512, 512, folded=False) == pytest.approx(usual, rel=0.02)
         assert multiply_adds(config, 512, 512) == pytest.approx(ours, rel=0.02)

@@ -1,0 +1,99 @@
+"""What a model says to input that it can't take."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from segformer_jax import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = SegformerConfig(
+        hidden_sizes=(8, 8, 8, 8), num_attention_heads=(1, 1, 1, 1), decoder_hidden_size=8,
+        depths=(1, 1, 1, 1), num_labels=3,
+    )  # fmt: skip
+    model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        (np.zeros((1, 3, 64, 64), np.float32), "looks like NCHW: transpose it by"),
+        (np.zeros((1, 64, 64, 4), np.float32), r"takes NHWC, \(batch, height, width, 3\)$"),
+        (np.zeros((1, 64, 64, 3), np.uint8), "uint8; the model takes normalised floats"),
+        (np.zeros((1, 28, 64, 3), np.float32), "28 × 64 pixels; .* at least 29"),
+        (np.zeros((1, 64, 28, 3), np.float32), "64 × 28 pixels; .* at least 29"),
+    ],
+)
+def test_other_pixel_values_are_explained(model, pixel_values, message):
+    with pytest.raises(ValueError, match=message):
+        model(pixel_values)
+
+
+def test_the_least_size_follows_from_strides_and_reductions():
+    assert SegformerConfig.b0().minimum_size == 29
+    assert SegformerConfig(sr_ratios=(1, 1, 1, 1)).minimum_size == 1
+    assert SegformerConfig(sr_ratios=(8, 4, 2, 4)).minimum_size == 97
+
+
+def test_labels_outside_the_classes_are_named(model):
+    labels = np.zeros((1, 64, 64), np.int32)
+    labels[0, 0, :3] = (255, 3, -1)
+    with pytest.raises(ValueError, match=r"labels hold \[-1, 3\]; valid are 0…2, and 255"):
+        model(np.zeros((1, 64, 64, 3), np.float32), labels)
+
+
+def test_labels_under_a_trace_are_not_looked_at(model):
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def loss(state, labels):
+        x = np.zeros((1, 64, 64, 3), np.float32)
+        return nnx.merge(graph, state)(x, labels).loss
+
+    assert np.isfinite(loss(state, np.zeros((1, 64, 64), np.int32)))
+
+
+def test_a_picture_without_a_valid_pixel_has_loss_0(model):
+    labels = np.full((1, 64, 64), 255)
+    assert float(model(np.zeros((1, 64, 64, 3), np.float32), labels).loss) == 0
+
+
+def test_class_labels_of_another_shape_are_refused():
+    config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3)
+    model = SegformerForImageClassification(config, rngs=nnx.Rngs(0))
+    model.eval()
+    with pytest.raises(ValueError, match="one number per logit"):
+        model(np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 2), np.float32))
+
+
+def test_outputs_leave_jit(model):
+    graph, state = nnx.split(model)
+    outputs = jax.jit(lambda s, x: nnx.merge(graph, s)(x, output_hidden_states=True))(
+        state, np.zeros((1, 33, 64, 3), np.float32)
+    )
+    assert outputs.logits.shape == (1, 9, 16, 3)
+    assert [x.shape[1:3] for x in outputs.hidden_states] == list(
+        model.config.feature_sizes(33, 64)
+    )
+    assert outputs.loss is None
+    assert outputs.attentions is None
+
+
+def test_the_config_can_ask_for_every_output(model):
+    graph, state = nnx.split(model)
+    own = nnx.merge(graph, state)
+    own.config = SegformerConfig.from_dict(
+        model.config.to_dict() | {"output_hidden_states": True, "output_attentions": True}
+    )
+    own.segformer.config = own.config
+    outputs = own(np.zeros((1, 64, 64, 3), np.float32))
+    assert len(outputs.hidden_states) == len(outputs.attentions) == 4

@@ -1,0 +1,174 @@
+"""Every form of an operation is the same function, and torch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segformer_jax.models import ops
+
+FORMS = ["cpu", "tpu"]
+ROUNDING = 1e-12  # float64
+
+
+@pytest.fixture(autouse=True)
+def _x64(x64):
+    """All in float64, where a wrong form can't hide behind rounding."""
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def nchw(x):
+    return torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "channels"),
+    [(7, 4, 3, 3), (3, 2, 1, 20), (8, 8, 0, 6), (1, 1, 0, 5), (5, 3, 2, 3), (2, 2, 1, 4),
+     (7, 4, 3, 40), (7, 2, 3, 3), (8, 4, 4, 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("sides", [(32, 40), (29, 35), (17, 50)])
+def test_conv_is_torchs(form, size, stride, padding, channels, sides):
+    x, kernel, bias = normal(2, *sides, channels), normal(size, size, channels, 6), normal(6)
+    expected = F.conv2d(
+        nchw(x),
+        torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()),
+        torch.from_numpy(bias),
+        stride=stride,
+        padding=padding,
+    )
+    with ops.single_form(form):
+        ours = ops.conv(
+            jnp.asarray(x),
+            jnp.asarray(kernel),
+            jnp.asarray(bias),
+            stride=stride,
+            padding=padding,
+            dtype=jnp.float64,
+        )
+    np.testing.assert_allclose(np.moveaxis(ours, -1, 1), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_depthwise_conv_and_its_gradients_are_torchs(form):
+    x, kernel, bias = normal(2, 9, 7, 5), normal(3, 3, 1, 5), normal(5)
+    theirs = [nchw(x), torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()), torch.from_numpy(bias)]
+    theirs = [t.requires_grad_() for t in theirs]
+    expected = F.conv2d(theirs[0], theirs[1], theirs[2], padding=1, groups=5)
+    weights = normal(*expected.shape, seed=1)
+    (expected * torch.from_numpy(weights)).sum().backward()
+
+    def total(x, kernel, bias):
+        y = ops.depthwise_conv(x, kernel, bias)
+        return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
+
+    with ops.single_form(form):
+        gradients, ours = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+            *map(jnp.asarray, (x, kernel, bias))
+        )
+    np.testing.assert_allclose(np.moveaxis(ours, -1, 1), expected.detach(), atol=ROUNDING)
+    np.testing.assert_allclose(np.moveaxis(gradients[0], -1, 1), theirs[0].grad, atol=ROUNDING)
+    np.testing.assert_allclose(
+        gradients[1].transpose(3, 2, 0, 1), theirs[1].grad, atol=1e-11
+    )
+    np.testing.assert_allclose(gradients[2], theirs[2].grad, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(16, 20), (9, 7), (1, 1), (5, 33), (40, 3)])
+def test_resize_bilinear_and_its_gradient_are_torchs(form, size):
+    x = normal(2, 8, 10, 3)
+    theirs = nchw(x).requires_grad_()
+    expected = F.interpolate(theirs, size=size, mode="bilinear", align_corners=False)
+    weights = normal(*expected.shape, seed=1)
+    (expected * torch.from_numpy(weights)).sum().backward()
+
+    def total(x):
+        y = ops.resize_bilinear(x, size)
+        return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
+
+    with ops.single_form(form):
+        gradient, ours = jax.grad(total, has_aux=True)(jnp.asarray(x))
+    np.testing.assert_allclose(np.moveaxis(ours, -1, 1), expected.detach(), atol=ROUNDING)
+    np.testing.assert_allclose(np.moveaxis(gradient, -1, 1), theirs.grad, atol=ROUNDING)
+
+
+def test_resize_in_float32_takes_the_neighbours_that_torch_takes(rng):
+    """A ramp shows every weight: float32 positions differ from exact ones at odd ratios."""
+    for old, new in rng.integers(1, 4000, (60, 2)):
+        ramp = np.arange(old, dtype=np.float32).reshape(1, old, 1, 1)
+        ours = ops.resize_bilinear(jnp.asarray(ramp), (int(new), 1))
+        expected = F.interpolate(nchw(ramp), size=(int(new), 1), mode="bilinear")
+        np.testing.assert_allclose(np.ravel(ours), expected.ravel(), rtol=3e-7, atol=old * 1e-7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("limit", [ops.SCORES_PER_CHUNK, 60])
+def test_attention_is_torchs(form, limit, monkeypatch):
+    monkeypatch.setattr(ops, "SCORES_PER_CHUNK", limit)
+    jax.clear_caches()
+    q, k, v = normal(2, 35, 3, 4), normal(2, 12, 3, 4, seed=1), normal(2, 12, 3, 4, seed=2)
+    theirs = [torch.from_numpy(a.transpose(0, 2, 1, 3).copy()) for a in (q, k, v)]
+    expected = F.scaled_dot_product_attention(*theirs).transpose(1, 2)
+    with ops.single_form(form):
+        ours = ops.attention(*map(jnp.asarray, (q, k, v)), dtype=jnp.float64)
+    np.testing.assert_allclose(ours, expected, atol=ROUNDING)
+
+
+def test_attention_of_a_large_picture_is_taken_in_pieces_everywhere(monkeypatch):
+    monkeypatch.setattr(ops, "SCORES_AT_ONCE", 100)
+    jax.clear_caches()
+    q, k, v = (jnp.asarray(normal(1, n, 2, 4)) for n in (35, 12, 12))
+    with ops.single_form("tpu"):
+        in_pieces = jax.make_jaxpr(lambda *a: ops.attention(*a, dtype=jnp.float64))(q, k, v)
+    assert "scan" in str(in_pieces)
+
+
+def test_large_scores_do_not_overflow():
+    q = jnp.full((1, 2, 1, 4), 1e3, jnp.float32)
+    for form in FORMS:
+        with ops.single_form(form):
+            y = ops.attention(q, q, q, dtype=jnp.float32)
+        np.testing.assert_allclose(y, q)
+
+
+@pytest.mark.parametrize("wrt", ["x", "kernel"])
+def test_depthwise_conv_can_be_differentiated_forwards_and_mapped(wrt):
+    x, kernel, bias = (jnp.asarray(a) for a in (normal(2, 6, 5, 4), normal(3, 3, 1, 4), normal(4)))
+
+    def function(own):
+        return ops.depthwise_conv(*((own, kernel) if wrt == "x" else (x, own)), bias)
+
+    point = x if wrt == "x" else kernel
+    direction = jnp.asarray(normal(*point.shape, seed=5))
+    _, tangent = jax.jvp(function, (point,), (direction,))
+    np.testing.assert_allclose(
+        tangent, function(direction) - function(jnp.zeros_like(direction)), atol=ROUNDING
+    )
+    stacked = jnp.stack([point, direction])
+    np.testing.assert_allclose(jax.vmap(function)(stacked)[1], function(direction), atol=ROUNDING)
+
+
+def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
+    assert ops.activation_dtype(jnp.bfloat16) == jnp.float32
+    assert ops.activation_dtype(jnp.float64) == jnp.float64
+    with ops.single_form("tpu"):
+        assert ops.activation_dtype(jnp.bfloat16) == jnp.bfloat16
+    x, kernel = jnp.ones((2, 8), jnp.float32), jnp.ones((8, 3), jnp.float32)
+    y = ops.linear(x * 1.001, kernel, None, dtype=jnp.bfloat16)
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, 8.0)  # 1.001 is 1 in bfloat16
+
+
+def test_one_form_leaves_no_choice_in_the_program():
+    x = jnp.zeros((1, 8, 8, 4))
+    args = (x, jnp.zeros((3, 3, 1, 4)), jnp.zeros(4))
+    assert "platform_index" in str(jax.make_jaxpr(ops.depthwise_conv)(*args))
+    with ops.single_form("cpu"):
+        program = str(jax.make_jaxpr(lambda *a: ops.depthwise_conv(*a))(*args))
+    assert "platform_index" not in program
