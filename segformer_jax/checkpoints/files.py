@@ -40,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Writes a safetensors file that transformers reads; whole or not at all."""
     with atomic_path(path) as temporary:
-        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         save_file(contiguous, temporary, metadata={"format": "pt"})
 
 

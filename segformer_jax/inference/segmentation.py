@@ -32,15 +32,19 @@ class Segmentation:
     image: Image.Image = field(repr=False)
     scores: Float[np.ndarray, "H W"] | None = None
 
-    def areas(self) -> dict[str, float]:
-        """The share of the picture, in (0, 1], of every class present, largest first."""
+    def counts(self) -> dict[int, int]:
+        """The pixels of every class present, by index, most first."""
         classes, counts = np.unique(self.class_map, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        return {self.label(classes[i]): float(counts[i] / self.class_map.size) for i in order}
+        return {int(classes[i]): int(counts[i]) for i in order}
+
+    def areas(self) -> dict[str, float]:
+        """The share of the picture, in (0, 1], of every class present, largest first."""
+        return {self.label(i): n / self.class_map.size for i, n in self.counts().items()}
 
     def label(self, index: int) -> str:
         """The name of a class."""
-        return self.id2label.get(int(index), f"LABEL_{int(index)}")
+        return self.id2label.get(index, f"LABEL_{index}")
 
     def mask(self, label: str | int) -> Bool[np.ndarray, "H W"]:
         """Where the class of this name or index is.
@@ -65,7 +69,7 @@ class Segmentation:
                 "label": self.label(index),
                 "mask": Image.fromarray(np.where(self.class_map == index, 255, 0).astype(np.uint8)),
             }
-            for index in np.unique(self.class_map)
+            for index in sorted(self.counts())
         ]
 
     def overlay(self, image: Any = None, alpha: float = 0.5) -> Image.Image:
@@ -106,19 +110,17 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """Size and areas, ready for JSON: classes by index, name, share and pixels."""
-        classes, counts = np.unique(self.class_map, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
         height, width = self.class_map.shape
         return {
             "height": height,
             "width": width,
             "classes": [
                 {
-                    "id": int(classes[i]),
-                    "label": self.label(classes[i]),
-                    "share": float(counts[i] / self.class_map.size),
-                    "pixels": int(counts[i]),
+                    "id": index,
+                    "label": self.label(index),
+                    "share": pixels / self.class_map.size,
+                    "pixels": pixels,
                 }
-                for i in order
+                for index, pixels in self.counts().items()
             ],
         }

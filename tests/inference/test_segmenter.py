@@ -1,0 +1,247 @@
+"""A `Segmenter` gives what processor, model and post-processing give, on any device, in any batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from PIL import Image
+
+from segformer_jax import (
+    ImageError,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    Segmenter,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+STREET = ROOT / "examples" / "street.jpg"
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter.from_pretrained("street-b0")
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """The three steps of the HF-like script, on ours: class map and upsampled logits."""
+    processor = SegformerImageProcessor.from_pretrained("street-b0")
+    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+    graph, state = nnx.split(model)
+    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
+
+    def segment(image):
+        outputs = run(state, processor(image)["pixel_values"])
+        return processor.post_process_semantic_segmentation(
+            outputs, target_sizes=[image.size[::-1]], return_segmentation_scores=True
+        )[0]
+
+    return segment
+
+
+def assert_same_map(ours, expected) -> int:
+    """Every pixel is equal, but where float32 can't tell the two best classes apart."""
+    differ = ours != expected.segmentation
+    best = np.sort(expected.segmentation_scores[differ], axis=-1)
+    assert (best[:, -1] - best[:, -2] <= 1e-5 * np.abs(best[:, -1])).all()
+    return np.count_nonzero(differ)
+
+
+def crops(count: int, *, largest: int = 1200, seed: int = 0) -> list[Image.Image]:
+    """Pieces of a real photo, at random sizes."""
+    rng, photo = np.random.default_rng(seed), Image.open(STREET)
+    pictures = []
+    for width, height in rng.integers(1, largest, (count, 2)):
+        left, top = rng.integers(0, 300, 2)
+        piece = photo.crop((left, top, left + 400, top + 250))
+        pictures.append(piece.resize((int(width), int(height))))
+    return pictures
+
+
+def test_50_sizes_alone_and_in_mixed_batches_equal_the_three_steps(segmenter, by_hand):
+    pictures = crops(50)
+    together = segmenter(pictures)
+    pixels, near_ties = 0, 0
+    for picture, batched in zip(pictures, together, strict=True):
+        expected = by_hand(picture)
+        near_ties += assert_same_map(segmenter(picture).class_map, expected)
+        near_ties += assert_same_map(batched.class_map, expected)
+        pixels += 2 * expected.segmentation.size
+    assert near_ties <= 1e-6 * pixels  # seen: 6 of 38,545,702
+
+
+def test_a_class_map_is_the_one_of_transformers(segmenter, shared):
+    folder = shared / "checkpoints" / "street-b0-hf"
+    processor = transformers.SegformerImageProcessorPil.from_pretrained(folder)
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder).half().float()
+    picture = Image.open(STREET)
+    with torch.inference_mode():
+        outputs = model.eval()(**processor(picture, return_tensors="pt"))
+    expected = processor.post_process_semantic_segmentation(
+        outputs, target_sizes=[picture.size[::-1]]
+    )[0].numpy()
+    assert np.mean(segmenter(picture).class_map == expected) >= 0.9999  # float32 near ties
+
+
+def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
+    for size in ((1, 1), (500, 20), (20, 500), (2000, 3)):
+        picture = Image.open(STREET).resize(size)
+        result = segmenter(picture)
+        assert result.class_map.shape == size[::-1]
+        assert_same_map(result.class_map, by_hand(picture))
+
+
+def test_a_thousand_sizes_compile_a_dozen_programs():
+    segmenter, compiled = Segmenter.from_pretrained("street-b0"), []
+
+    def listener(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    from segformer_jax.inference import class_map
+
+    rng = np.random.default_rng(0)
+    sizes = [(int(h), int(w)) for h, w in rng.integers(1, 4097, (1000, 2))]
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        first = segmenter(np.zeros((40, 50, 3), np.uint8))
+        assert first.class_map.shape == (40, 50)
+        logits = segmenter._each([segmenter.processor(STREET)["pixel_values"][0]])
+        logits = next(iter(logits))
+        for size in sizes:  # all widths, one strip each: strips of a picture share a program
+            next(iter(class_map.class_map_strips(logits, size, scores=False)))
+        segmenter([np.zeros((40, 50, 3), np.uint8)] * 8)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert 0 < len(compiled) <= 12
+
+
+def test_eight_devices_give_the_same_maps(segmenter, tmp_path):
+    pictures = crops(11, largest=300, seed=1)
+    expected = [result.class_map for result in segmenter(pictures)]
+    paths = []
+    for i, picture in enumerate(pictures):
+        paths.append(tmp_path / f"{i}.png")
+        picture.save(paths[-1])
+    program = (
+        "import sys, jax, numpy as np\n"
+        "from segformer_jax import Segmenter\n"
+        "assert jax.local_device_count() == 8\n"
+        "segmenter = Segmenter.from_pretrained('street-b0', batch_size=16)\n"
+        "out, *paths = sys.argv[1:]\n"
+        "maps = [r.class_map for r in segmenter(paths)]\n"
+        "assert segmenter.logits(np.zeros((3, 64, 64, 3), 'f')).shape[0] == 3\n"
+        "np.savez(out, *maps)\n"
+    )
+    out = tmp_path / "maps.npz"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    subprocess.run([sys.executable, "-c", program, out, *paths], env=environment, check=True)
+    with np.load(out) as maps:
+        for i, wanted in enumerate(expected):
+            assert np.array_equal(maps[f"arr_{i}"], wanted)
+
+
+def test_logits_are_the_models(segmenter, rng):
+    x = rng.normal(size=(3, 64, 96, 3)).astype(np.float32)
+    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+    logits = segmenter.logits(x)
+    assert logits.shape == (3, 16, 24, 11)
+    np.testing.assert_allclose(logits, model(x).logits, rtol=0, atol=2e-4)  # largest logit: 20
+
+
+def test_exif_orientation_is_honoured(segmenter, tmp_path):
+    upright = Image.open(STREET).resize((300, 200))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° clockwise to see it upright
+    path = tmp_path / "turned.png"
+    turned.save(path, exif=exif)
+    assert np.array_equal(segmenter(path).class_map, segmenter(upright).class_map)
+
+
+def test_bfloat16_agrees_with_float32_but_near_ties(segmenter):
+    halves = Segmenter.from_pretrained("street-b0", dtype=jax.numpy.bfloat16)
+    same = halves(STREET).class_map == segmenter(STREET).class_map
+    assert 0.98 < same.mean() < 1
+
+
+def test_scores_are_the_softmax_of_the_chosen_class(segmenter):
+    picture = Image.open(STREET).resize((160, 120))
+    result = segmenter(picture, scores=True)
+    x = segmenter.processor(picture)["pixel_values"]
+    logits = torch.from_numpy(np.asarray(segmenter.logits(x)).transpose(0, 3, 1, 2).copy())
+    upsampled = torch.nn.functional.interpolate(logits, size=(120, 160), mode="bilinear")
+    expected = upsampled.softmax(1).amax(1)[0].numpy()
+    np.testing.assert_allclose(result.scores, expected, rtol=0, atol=1e-5)
+    assert segmenter(picture).scores is None
+
+
+def test_one_label_is_a_threshold_at_0():
+    config = SegformerConfig(num_labels=1, id2label={0: "crack"}, depths=(1, 1, 1, 1))
+    model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(3))
+    model.eval()
+    processor = SegformerImageProcessor(size={"height": 64, "width": 64})
+    segmenter = Segmenter(model, processor)
+    picture = Image.open(STREET).resize((64, 64))
+    logits = np.asarray(segmenter.logits(processor(picture)["pixel_values"]))
+    middle = float(np.median(logits))
+    bias = model.decode_head.classifier.bias
+    bias[...] = bias[...] - middle  # half of the cells above 0
+
+    segmenter = Segmenter(model, processor)
+    result = segmenter(picture)
+    logits = torch.from_numpy(
+        np.asarray(segmenter.logits(processor(picture)["pixel_values"])).transpose(0, 3, 1, 2).copy()
+    )
+    upsampled = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")[0, 0]
+
+    assert np.array_equal(result.class_map, (upsampled > 0).numpy())
+    assert set(result.areas()) == {"background", "crack"}
+
+
+def test_more_than_256_classes_are_16_bits(tmp_path):
+    config = SegformerConfig(num_labels=300, depths=(1, 1, 1, 1))
+    model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))
+    segmenter = Segmenter(model, SegformerImageProcessor(size=64))
+    result = segmenter(STREET)
+    assert result.class_map.dtype == np.uint16
+    result.save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), result.class_map)
+
+
+def test_pictures_of_other_sizes_run_without_a_resize(segmenter):
+    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+    own = Segmenter(model, SegformerImageProcessor(do_resize=False))
+    pictures = [Image.open(STREET).resize(size) for size in ((64, 96), (128, 64), (64, 96))]
+    together = own(pictures)
+    for picture, result in zip(pictures, together, strict=True):
+        assert np.array_equal(own(picture).class_map, result.class_map)
+    with pytest.raises(ValueError, match="at least 29"):
+        own(Image.new("RGB", (64, 20)))
+
+
+def test_what_can_not_work_is_said(segmenter):
+    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+    with pytest.raises(ValueError, match="at least 29 pixels"):
+        Segmenter(model, SegformerImageProcessor(size=28))
+    with pytest.raises(ValueError, match="no 'gpu' device here"):
+        Segmenter(model, SegformerImageProcessor(), device="gpu")
+    with pytest.raises(ImageError, match="--max-pixels"):
+        Segmenter(model, SegformerImageProcessor(), max_pixels=100)(STREET)
+    with pytest.raises(ValueError, match="looks like NCHW"):
+        segmenter.logits(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_the_model_stays_as_it_is():
+    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+    before = jax.tree.map(np.asarray, nnx.state(model))
+    Segmenter(model, SegformerImageProcessor(size=64))(STREET)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, nnx.state(model)))
