@@ -108,14 +108,10 @@ def _download(repo_id: str, *, prefix: str, **options: Any) -> Path:
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What `huggingface_hub` raises: its own errors, those of its HTTP client, of names, of disks."""
-    import huggingface_hub
+    """What `huggingface_hub` raises: its errors, those of whichever HTTP client it has, of disks."""
+    from huggingface_hub import errors
 
-    try:
-        from httpx import HTTPError  # from huggingface_hub 1.0 on
-    except ImportError:
-        from requests import RequestException as HTTPError
-    return (HTTPError, huggingface_hub.errors.HFValidationError, OSError)
+    return (*errors.HfHubHTTPError.__bases__, errors.HFValidationError, OSError)
 
 
 def _unavailable(repo_id: str, error: Exception) -> str:

@@ -5,6 +5,7 @@ after another in one file before. A pickle may name any function and have it cal
 knows a handful of harmless names and refuses all others; even those are stand-ins of its own.
 """
 
+import io
 import math
 import pickle
 import zipfile
@@ -12,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -90,7 +91,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} is truncated or no file of torch.save: {error!r}") from error
 
 
-def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _read_zip(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.split("/", 1)[-1] == "data.pkl"]
@@ -99,9 +100,7 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise WeightsError("written on a big-endian machine, which is not supported")
-        with archive.open(pickles[0]) as stream:
-            content = _Unpickler(stream).load()
-        tensors = _tensors(content)
+        tensors = _tensors(_Unpickler(io.BytesIO(archive.read(pickles[0]))).load())
         storages = {
             tensor.storage.key: archive.read(f"{folder}data/{tensor.storage.key}")
             for tensor in tensors.values()
@@ -109,7 +108,7 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
 
-def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     if _Unpickler(file).load() != LEGACY_MAGIC or _Unpickler(file).load() != LEGACY_PROTOCOL:
         raise WeightsError("no file of torch.save: its first bytes are another format's")
     if not _Unpickler(file).load()["little_endian"]:
@@ -123,7 +122,7 @@ def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
 
-def _exactly(file: IO[bytes], size: int) -> bytes:
+def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise EOFError(f"{size} bytes expected, {len(data)} left")
@@ -133,7 +132,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 class _Unpickler(pickle.Unpickler):
     """Knows tensors and plain containers, and refuses everything else by its name."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: io.BufferedIOBase):
         super().__init__(file, encoding="utf-8")
         self.itemsizes: dict[str, int] = {}
 

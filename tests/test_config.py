@@ -1,0 +1,91 @@
+import copy
+import json
+import pickle
+
+import pytest
+import transformers
+
+from segformer_jax import SegformerConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(depths=(2, 2, 2)), r"depths has 3 entries, \(2, 2, 2\), for num_encoder_blocks=4"),
+        (dict(num_encoder_blocks=3), "depths has 4 entries"),
+        (dict(num_attention_heads=(1, 2, 5, 7)), "stage 3: 7 attention heads do not divide hidden"),
+        (dict(num_labels=0), "num_labels is 0; it must be a positive integer"),
+        (dict(id2label={}), "num_labels is 0"),
+        (dict(hidden_sizes=(32, 0, 160, 256)), "hidden_sizes is 0; it must be a positive integer"),
+        (dict(strides=(4, 2, 2, -2)), "strides is -2"),
+        (dict(decoder_hidden_size=2.5), "decoder_hidden_size is 2.5"),
+        (dict(mlp_ratios=(0.01, 4, 4, 4)), "stage 0: mlp_ratio 0.01 of 32 leaves no channel"),
+        (dict(depths=7), "depths is 7; it holds one number per encoder stage"),
+        (dict(hidden_act="tanh"), "hidden_act is 'tanh'; known are gelu, relu"),
+        (dict(drop_path_rate=1.0), r"drop_path_rate is 1.0; a rate lies in \[0, 1\)"),
+        (dict(problem_type="odd"), "problem_type is 'odd'"),
+        (dict(num_labels=3, id2label={0: "a"}), "num_labels is 3, but id2label names 1"),
+    ],
+)
+def test_sizes_that_make_no_network_are_explained(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SegformerConfig(**changes)
+
+
+def test_another_architecture_is_refused():
+    with pytest.raises(ValueError, match="config is of a 'vit' model; a SegFormer's says"):
+        SegformerConfig.from_dict({"model_type": "vit"})
+
+
+@pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3", "b4", "b5"])
+def test_json_goes_to_transformers_and_back(variant, tmp_path):
+    config = getattr(SegformerConfig, variant)(num_labels=19, drop_path_rate=0.2)
+    config.save_pretrained(tmp_path)
+    theirs = transformers.SegformerConfig.from_pretrained(tmp_path)
+    for name in ("depths", "hidden_sizes", "strides", "sr_ratios", "num_attention_heads"):
+        assert tuple(getattr(theirs, name)) == getattr(config, name)
+    assert theirs.num_labels == 19
+    assert theirs.drop_path_rate == 0.2
+    theirs.save_pretrained(tmp_path)
+    again = SegformerConfig.from_pretrained(tmp_path)
+    assert {k: v for k, v in again.to_dict().items() if k != "transformers_version"} == (
+        config.to_dict()
+    )
+
+
+def test_defaults_are_those_of_transformers():
+    theirs = transformers.SegformerConfig().to_dict()
+    ours = SegformerConfig().to_dict()
+    for name, value in ours.items():
+        assert json.loads(json.dumps(theirs[name])) == json.loads(json.dumps(value)), name
+
+
+def test_unknown_keys_are_kept():
+    values = {"model_type": "segformer", "downsampling_rates": [1, 4, 8, 16], "image_size": 224}
+    config = SegformerConfig.from_dict(values)
+    assert config.extra["image_size"] == 224
+    assert config.to_dict()["downsampling_rates"] == [1, 4, 8, 16]
+
+
+def test_labels_come_from_names_numbers_or_nothing():
+    assert SegformerConfig.from_dict({}).num_labels == 2
+    assert SegformerConfig.from_dict({"num_labels": 4}).id2label[3] == "LABEL_3"
+    named = SegformerConfig.from_dict({"id2label": {"1": "a", "5": "b"}, "num_labels": 150})
+    assert named.id2label == {1: "a", 5: "b"}
+    assert named.num_labels == 2
+    assert named.label2id == {"a": 1, "b": 5}
+    assert named.with_labels(num_labels=7).num_labels == 7
+
+
+def test_a_config_is_a_value():
+    config = SegformerConfig.b3(id2label={0: "a", 1: "b"})
+    assert config == copy.deepcopy(config) == pickle.loads(pickle.dumps(config))
+    assert hash(config) == hash(SegformerConfig.b3(id2label={0: "a", 1: "b"}))
+    assert hash(config) != hash(SegformerConfig.b3(id2label={0: "a", 1: "c"}))
+    with pytest.raises(TypeError, match=r"dataclasses\.replace"):
+        config.id2label[0] = "c"
+
+
+def test_strides_of_the_feature_maps_are_known():
+    assert SegformerConfig.b0().feature_strides == (4, 8, 16, 32)
+    assert SegformerConfig.b0().feature_sizes(97, 131) == ((25, 33), (13, 17), (7, 9), (4, 5))
