@@ -125,7 +125,8 @@ class SegformerConfig:
                     f"num_labels is {self.num_labels}, but id2label names {len(names)} classes: "
                     "give one of the two"
                 )
-        object.__setattr__(self, "id2label", FrozenDict({int(i): str(n) for i, n in names.items()}))
+        by_index = sorted((int(index), str(name)) for index, name in names.items())
+        object.__setattr__(self, "id2label", FrozenDict(by_index))
         object.__setattr__(self, "num_labels", len(self.id2label))
         object.__setattr__(self, "extra", FrozenDict(self.extra))
         self._check()

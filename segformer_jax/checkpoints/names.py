@@ -37,6 +37,7 @@ MODULES = (
 )
 UNUSED = "decode_head.conv_seg."  # NVlabs' files carry a classifier that nothing reads
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
+LEAVES_TO_HF = {"mean": "running_mean", "var": "running_var", "scale": "weight"}
 DENSE_CONVOLUTIONS = ("decode_head.linear_fuse.", "decode_head.classifier.")
 
 
@@ -96,8 +97,10 @@ def _is_norm(module: str) -> bool:
 
 def _leaf_to_flax(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
     module, _, leaf = name.rpartition(".")
+    if leaf in STATISTICS:
+        return f"{module}.{STATISTICS[leaf]}", tensor
     if leaf != "weight":
-        return f"{module}.{STATISTICS.get(leaf, leaf)}", tensor
+        return name, tensor
     if _is_norm(module):
         return f"{module}.scale", tensor
     if tensor.ndim == 4 and name.startswith(DENSE_CONVOLUTIONS):
@@ -110,11 +113,8 @@ def _leaf_to_hf(path: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     module, _, leaf = path.rpartition(".")
     if leaf == "num_batches_tracked":
         return path, np.asarray(value, np.int64)
-    if leaf == "scale":
-        return f"{module}.weight", value
     if leaf != "kernel":
-        back = {ours: theirs for theirs, ours in STATISTICS.items()}
-        return f"{module}.{back.get(leaf, leaf)}", value
+        return f"{module}.{LEAVES_TO_HF.get(leaf, leaf)}", value
     value = value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}[value.ndim])
     if path.startswith(DENSE_CONVOLUTIONS):
         value = value[:, :, None, None]
