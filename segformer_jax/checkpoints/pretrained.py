@@ -120,12 +120,11 @@ def flat_state(model: nnx.Module) -> Flat:
 
 
 def _fill(model: nnx.Module, values: Flat) -> None:
-    """Puts values in by path, each cast to the type of the place."""
-    state = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    """Puts values in by path, each cast (by NumPy: nothing is compiled) to the type of the place."""
     filled = []
-    for path, variable in state:
-        value = np.asarray(values[".".join(map(str, path))])
-        filled.append((path, variable.replace(jnp.array(value, variable.get_value().dtype))))
+    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        value = np.array(values[".".join(map(str, path))], variable.get_value().dtype)
+        filled.append((path, variable.replace(jax.device_put(value))))
     nnx.update(model, nnx.from_flat_state(filled))
 
 

@@ -147,7 +147,7 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float, dtype) -> Arr
         drawn = jax.vmap(_standard_normal, (None, 0, None))(key, indices, dtype)
         return stddev * drawn.reshape(-1)[:count].reshape(shape)
     drawn = np.concatenate([np.asarray(_standard_normal(key, i, dtype)) for i in indices])
-    return jnp.asarray(np.asarray(stddev, dtype) * drawn[:count].reshape(shape))
+    return jax.device_put(np.asarray(stddev, dtype) * drawn[:count].reshape(shape))
 
 
 @partial(jax.jit, static_argnums=2)

@@ -51,11 +51,13 @@ def test_every_ending_holds_what_it_says(result, tmp_path):
     for name in ("a.png", "a.overlay.png", "a.jpg", "a.npy", "a.json"):
         result.save(tmp_path / "new" / name)
     folder = tmp_path / "new"
-    mask = Image.open(folder / "a.png")
-    assert mask.mode == "P"
-    assert np.array_equal(np.asarray(mask), result.class_map)
-    assert np.array_equal(np.asarray(Image.open(folder / "a.overlay.png")), result.overlay())
-    assert Image.open(folder / "a.jpg").format == "JPEG"
+    with Image.open(folder / "a.png") as mask:
+        assert mask.mode == "P"
+        assert np.array_equal(np.asarray(mask), result.class_map)
+    with Image.open(folder / "a.overlay.png") as overlay:
+        assert np.array_equal(np.asarray(overlay), result.overlay())
+    with Image.open(folder / "a.jpg") as picture:
+        assert picture.format == "JPEG"
     assert np.array_equal(np.load(folder / "a.npy"), result.class_map)
     saved = json.loads((folder / "a.json").read_text())
     assert saved["classes"][0] == {"id": 0, "label": "sky", "share": 0.375, "pixels": 3}

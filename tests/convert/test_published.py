@@ -1,0 +1,68 @@
+"""The check against published logits, on a slice of street-b0's own from transformers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from segformer_jax.checkpoints import hub
+from segformer_jax.convert import published
+
+STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
+STREET_SHA256 = "b2977cdbd9fb3f94dadd6f76cf586d145676deb8a22b5f0f42149d21c058c09f"
+
+
+@pytest.fixture
+def own_slice(monkeypatch):
+    """What a publisher would have written down for street-b0 on the sample photo."""
+    folder = hub.resolve("street-b0")
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    processor = transformers.SegformerImageProcessorPil()
+    with torch.inference_mode():
+        inputs = processor(Image.open(STREET), return_tensors="pt")
+        logits = model.eval()(**inputs).logits[0, :3, :3, :3]
+    row = {"hub_name": "street-b0", "logits": np.round(logits.numpy(), 4).tolist()}
+    table = {
+        "image_sha256": STREET_SHA256,
+        "source": "transformers",
+        "tolerance": 1e-2,
+        "slices": {"street": row},
+    }
+    monkeypatch.setattr(published, "published_logits", lambda: table)
+    return row
+
+
+def test_equal_logits_are_found_equal(own_slice):
+    report = published.compare_with_published("street-b0", STREET)
+    assert report["equal"]
+    assert report["max_difference"] < 1e-3
+    assert report["checkpoint"] == "street"
+    again = published.compare_with_published("street-b0", STREET, checkpoint="street")
+    assert again == report
+
+
+def test_other_logits_are_found_different(own_slice):
+    own_slice["logits"][1][2][0] += 0.02
+    report = published.compare_with_published("street-b0", STREET)
+    assert not report["equal"]
+    assert report["max_difference"] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_another_picture_is_refused(own_slice, tmp_path):
+    Image.open(STREET).save(tmp_path / "other.png")
+    with pytest.raises(ValueError, match="the logits were published for"):
+        published.compare_with_published("street-b0", tmp_path / "other.png")
+
+
+def test_all_fifteen_official_checkpoints_have_their_numbers():
+    table = published.published_logits()
+    assert len(table["slices"]) == 15
+    for row in table["slices"].values():
+        assert np.shape(row["logits"]) == (3, 3, 3)
+        assert row["hub_name"].startswith("nvidia/segformer-b")
+    assert "from memory" in table["hub_names"]
