@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from segformer_jax.convert import nvlabs
 
 from segformer_jax.checkpoints import files, hub
 from segformer_jax.checkpoints.pretrained import CONFIG, PROCESSOR, load_model, save_model
-from segformer_jax.convert import nvlabs
 from segformer_jax.errors import WeightsError
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import (

@@ -89,7 +89,9 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
         if fused:
             stage, block, leaf = int(fused[1]) - 1, fused[2], fused[3]
             place = f"{prefix}encoder.block.{stage}.{block}.attention.self"
-            converted[f"{place}.key.{leaf}"], converted[f"{place}.value.{leaf}"] = np.split(value, 2)
+            converted[f"{place}.key.{leaf}"], converted[f"{place}.value.{leaf}"] = np.split(
+                value, 2
+            )
         elif new := _renamed(name, ENCODER):
             converted[prefix + new] = value
         elif new := _renamed(name, HEAD):

@@ -108,7 +108,7 @@ def _maps(hidden_states: Any) -> list[tuple[str, Any]]:
 
 
 def _exact_attention(torch: Any) -> str:
-    """transformers' eager attention rounds its softmax to float32, also in a double model."""
+    """Transformers' eager attention rounds its softmax to float32, also in a double model."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     def attend(module, query, key, value, mask, scaling=None, dropout=0.0, **_):

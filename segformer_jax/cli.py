@@ -22,7 +22,7 @@ app = tyro.extras.SubcommandApp()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command: 0 is success, 1 a comparison that failed, 2 the user's mistake, 130 Ctrl-C."""
+    """Runs a command; exits 0, 1 if a comparison failed, 2 for a user's mistake, 130 on Ctrl-C."""
     warnings.showwarning = _show_warning
     try:
         code = app.cli(

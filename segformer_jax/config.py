@@ -84,7 +84,8 @@ class SegformerConfig:
     @classmethod
     def b1(cls, **changes) -> "SegformerConfig":
         """B0 at twice the width: 13.7 M parameters, 42.2 mIoU on ADE20K (paper, table 1a)."""
-        return cls(**(dict(hidden_sizes=(64, 128, 320, 512)) | changes))
+        sizes: dict[str, Any] = dict(hidden_sizes=(64, 128, 320, 512))
+        return cls(**(sizes | changes))
 
     @classmethod
     def b2(cls, **changes) -> "SegformerConfig":
@@ -108,7 +109,9 @@ class SegformerConfig:
 
     @classmethod
     def _large(cls, depths: tuple[int, ...], changes: dict[str, Any]) -> "SegformerConfig":
-        sizes = dict(hidden_sizes=(64, 128, 320, 512), depths=depths, decoder_hidden_size=768)
+        sizes: dict[str, Any] = dict(
+            hidden_sizes=(64, 128, 320, 512), depths=depths, decoder_hidden_size=768
+        )
         return cls(**(sizes | changes))
 
     def __post_init__(self):

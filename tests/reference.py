@@ -19,7 +19,7 @@ TINY = dict(
 
 
 def _exact_attention(module, query, key, value, mask, scaling=None, dropout=0.0, **_):
-    """transformers' own attentions round the softmax to float32, or give no weights."""
+    """Transformers' own attentions round the softmax to float32, or give no weights."""
     weights = torch.softmax(query @ key.transpose(2, 3) * scaling, -1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

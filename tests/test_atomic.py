@@ -22,8 +22,13 @@ def test_a_file_appears_whole_with_usual_rights(tmp_path):
 def test_nothing_is_left_of_a_failure(tmp_path, error):
     target = tmp_path / "file.txt"
     target.write_text("before")
-    with pytest.raises(error), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def fail():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]

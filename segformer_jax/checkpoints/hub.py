@@ -108,7 +108,7 @@ def _download(repo_id: str, *, prefix: str, **options: Any) -> Path:
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What `huggingface_hub` raises: its errors, those of whichever HTTP client it has, of disks."""
+    """What `huggingface_hub` raises: its errors, its HTTP client's whichever that is, disks'."""
     from huggingface_hub import errors
 
     return (*errors.HfHubHTTPError.__bases__, errors.HFValidationError, OSError)

@@ -16,15 +16,9 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.checkpoints import files, hub, names
 from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError
-from segformer_jax.models.segformer import (
-    SegformerForImageClassification,
-    SegformerForSemanticSegmentation,
-    SegformerModel,
-)
+from segformer_jax.models.segformer import SegformerModel
 
-Model = TypeVar(
-    "Model", SegformerModel, SegformerForSemanticSegmentation, SegformerForImageClassification
-)
+Model = TypeVar("Model", bound=nnx.Module)  # one of the three
 Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -72,7 +66,7 @@ def load_model(
             another shape, all listed at once.
         ValueError: the config is not a SegFormer's, or `param_dtype` needs `jax_enable_x64`.
     """
-    if jnp.dtype(param_dtype).itemsize > 4 and not jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
         raise ValueError(
             f"param_dtype is {jnp.dtype(param_dtype).name}: first "
             'jax.config.update("jax_enable_x64", True)'
@@ -85,7 +79,8 @@ def load_model(
         config = _with(config, num_channels=num_channels)
 
     def build(key):
-        return cls(config, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(key))
+        make: Any = cls
+        return make(config, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(key))
 
     model = nnx.eval_shape(lambda: build(0))
     wanted = {name: leaf.shape for name, leaf in flat_state(model).items()}
@@ -120,7 +115,7 @@ def flat_state(model: nnx.Module) -> Flat:
 
 
 def _fill(model: nnx.Module, values: Flat) -> None:
-    """Puts values in by path, each cast (by NumPy: nothing is compiled) to the type of the place."""
+    """Puts values in by path, each cast to its place's type by NumPy, which compiles nothing."""
     filled = []
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         value = np.array(values[".".join(map(str, path))], variable.get_value().dtype)

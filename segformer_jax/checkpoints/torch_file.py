@@ -68,8 +68,8 @@ class _Tensor:
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict, in the types that the file has.
 
-    Of a training checkpoint, a dict with a `state_dict` in it, that is read and the rest (optimizer,
-    meta data) left out.
+    Of a training checkpoint, a dict with a `state_dict` in it, that is read and the rest, such as
+    the optimizer, left out.
 
     Raises:
         WeightsError: not a file of `torch.save`, truncated, of a big-endian machine; a pickle that

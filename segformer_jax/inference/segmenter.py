@@ -1,7 +1,6 @@
 """`Segmenter`: pictures in, class maps out, compiled once and fast from then on."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 

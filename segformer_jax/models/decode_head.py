@@ -8,13 +8,15 @@ never exists, and most of the arithmetic goes with it. Parameters stay the paper
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import ops
+from segformer_jax.models import forms, ops
 from segformer_jax.models.layers import BatchNorm, Linear
 
 
@@ -44,7 +46,7 @@ class SegformerDecodeHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width, stddev = config.decoder_hidden_size, config.initializer_range
-        options = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.linear_projections = nnx.List(
             StageProjection(config, stage, **options) for stage in range(config.num_encoder_blocks)
         )
@@ -94,8 +96,8 @@ class SegformerDecodeHead(nnx.Module):
         biases = jnp.stack([self._wide(p.proj.bias) for p in self.linear_projections])
         return jnp.einsum("sd,sde->e", biases, self._fuse_rows(), precision="highest")
 
-    def _wide(self, parameter: nnx.Param) -> Array:
-        return parameter[...].astype(ops.at_least_float32(self.classifier.dtype))
+    def _wide(self, parameter: Any) -> Array:
+        return parameter[...].astype(forms.at_least_float32(self.classifier.dtype))
 
 
 class FoldedDecodeHead(nnx.Module):
@@ -121,7 +123,10 @@ class FoldedDecodeHead(nnx.Module):
 def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Array:
     """The sum over stages of up(x_i K_i), at the first stage's size."""
     size = hidden_states[0].shape[1:3]
-    return sum(
-        ops.resize_bilinear(ops.linear(x, kernel, None, dtype=dtype), size)
-        for x, kernel in zip(hidden_states, kernels, strict=True)
+    return reduce(
+        jnp.add,
+        (
+            ops.resize_bilinear(ops.linear(x, kernel, None, dtype=dtype), size)
+            for x, kernel in zip(hidden_states, kernels, strict=True)
+        ),
     )

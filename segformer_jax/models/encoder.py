@@ -1,12 +1,14 @@
 """The Mix Transformer encoder (paper, section 3.1), a stage at a time. NHWC throughout."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import ops
+from segformer_jax.models import attention_ops, ops
 from segformer_jax.models.layers import Conv, DepthwiseConv, LayerNorm, Linear
 
 
@@ -59,7 +61,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         width = config.hidden_sizes[stage]
-        options = dict(
+        options: dict[str, Any] = dict(
             stddev=config.initializer_range, dtype=dtype, param_dtype=param_dtype, rngs=rngs
         )
         self.q_proj = Linear(width, width, **options)
@@ -91,12 +93,12 @@ class Attention(nnx.Module):
         dropping = self.dropout.rate > 0 and not self.dropout.deterministic
         weights = None
         if output_attentions or dropping:
-            weights = ops.attention_weights(q, k, dtype=self.dtype)
+            weights = attention_ops.attention_weights(q, k, dtype=self.dtype)
         if dropping:
             weights = self.dropout(weights, rngs=rngs)  # HF returns the dropped ones too
             y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
         else:
-            y = ops.attention(q, k, v, dtype=self.dtype)
+            y = attention_ops.attention(q, k, v, dtype=self.dtype)
         return self.o_proj(y.reshape(b, h, w, c)), weights if output_attentions else None
 
 
@@ -106,7 +108,9 @@ class MixFFN(nnx.Module):
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         width, stddev = config.hidden_sizes[stage], config.initializer_range
         hidden = int(width * config.mlp_ratios[stage])
-        options = dict(stddev=stddev, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        options: dict[str, Any] = dict(
+            stddev=stddev, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
         self.fc1 = Linear(width, hidden, **options)
         self.dwconv = PositionalConv(hidden, stddev=stddev, param_dtype=param_dtype, rngs=rngs)
         self.fc2 = Linear(hidden, width, **options)
@@ -144,7 +148,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = config.hidden_sizes[stage]
-        options = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.layernorm_before = LayerNorm(width, param_dtype=param_dtype)
         self.attention = Attention(config, stage, **options)
         self.hidden_dropout = nnx.Dropout(config.hidden_dropout_prob)
@@ -171,7 +175,7 @@ class Stage(nnx.Module):
     """One level of the hierarchy: a smaller grid, its blocks, a last norm."""
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
-        options = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         before, last = sum(config.depths[:stage]), max(sum(config.depths) - 1, 1)
         self.patch_embeddings = OverlapPatchEmbeddings(config, stage, **options)
         self.blocks = nnx.List(
@@ -195,8 +199,9 @@ class Stage(nnx.Module):
                 x, weights = nnx.remat(_apply, static_argnums=2)(block, x, output_attentions, rngs)
             else:
                 x, weights = block(x, output_attentions=output_attentions, rngs=rngs)
-            attentions.append(weights)
-        return self.layer_norm(x), tuple(attentions) if output_attentions else ()
+            if weights is not None:
+                attentions.append(weights)
+        return self.layer_norm(x), tuple(attentions)
 
 
 def _apply(block: Block, x: jax.Array, output_attentions: bool, rngs: nnx.Rngs | None):

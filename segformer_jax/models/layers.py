@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segformer_jax.models import ops
+from segformer_jax.models import forms, ops
 
 EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
 BLOCK = 1 << 16  # random numbers that are drawn at once
@@ -100,7 +100,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, param_dtype=jnp.float32):
-        wide = ops.at_least_float32(param_dtype)
+        wide = forms.at_least_float32(param_dtype)
         self.scale = nnx.Param(jnp.ones(channels, param_dtype))
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
@@ -109,7 +109,7 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        given, x = x.dtype, x.astype(ops.at_least_float32(x.dtype))
+        given, x = x.dtype, x.astype(forms.at_least_float32(x.dtype))
         running = self.use_running_average
         mean, var = (self.mean[...], self.var[...]) if running else self._update(x)
         scale, _ = self.affine(mean, var)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import ops
+from segformer_jax.models import forms, ops
 
 
 def segmentation_loss(
@@ -26,7 +26,7 @@ def segmentation_loss(
     ignore = config.semantic_loss_ignore_index
     check_labels(labels, max(config.num_labels, 2), ignore)
     labels = jnp.asarray(labels)
-    logits = logits.astype(ops.at_least_float32(logits.dtype))
+    logits = logits.astype(forms.at_least_float32(logits.dtype))
     logits = ops.resize_bilinear(logits, labels.shape[1:3])
     valid = labels != ignore
     if config.num_labels == 1:
@@ -52,7 +52,7 @@ def classification_loss(
         ValueError: a class outside 0…num_labels-1 (seen where labels are concrete); a shape that
             the problem does not have.
     """
-    logits = logits.astype(ops.at_least_float32(logits.dtype))
+    logits = logits.astype(forms.at_least_float32(logits.dtype))
     problem = config.problem_type or _problem_type(labels, config.num_labels)
     if problem == "single_label_classification":
         check_labels(labels, config.num_labels, -100)  # torch's default ignore_index
@@ -64,7 +64,7 @@ def classification_loss(
     target = jnp.asarray(labels).astype(logits.dtype)
     if target.size != logits.size:
         raise ValueError(
-            f"labels have shape {labels.shape}; {problem} takes one number per logit, {logits.shape}"
+            f"labels have shape {labels.shape}; {problem} takes one per logit, {logits.shape}"
         )
     target = target.reshape(logits.shape)
     if problem == "regression":

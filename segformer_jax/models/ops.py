@@ -3,14 +3,11 @@
 Every operation casts its matrix operands to `dtype` and gives back the type of `x`, so that
 bfloat16 on a CPU means bfloat16 products in a float32 stream, which is what CPUs are fast at.
 Each is jitted, so that layers of equal shape are traced and lowered once, and eager calls are
-fused. The form is chosen when a program is lowered, by `jax.lax.platform_dependent`; inside
-`single_form("cpu")` only the named platform's form is traced, for converters that read jaxprs.
+fused. `forms.py` chooses among the forms.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.models.forms import at_least_float32, choose, current_form
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -28,41 +26,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
 }
-SCORES_PER_CHUNK = 1 << 22  # attention scores computed at once per head on CPU: 16 MB of float32
-SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
-
-_form: ContextVar[str | None] = ContextVar("form", default=None)
-
-
-@contextlib.contextmanager
-def single_form(platform: str) -> Iterator[None]:
-    """Traces the form of one platform ("cpu", "cuda", "tpu") instead of a choice at lowering."""
-    token = _form.set(platform)
-    try:
-        yield
-    finally:
-        _form.reset(token)
-
-
-def _choose(form: str | None, cpu: Callable, default: Callable, *operands: Array) -> Array:
-    if form is None:
-        return lax.platform_dependent(*operands, cpu=cpu, default=default)
-    return (cpu if form == "cpu" else default)(*operands)
-
-
-def at_least_float32(dtype: DTypeLike) -> np.dtype:
-    """The type to reduce in: halves become float32, float64 stays."""
-    return np.promote_types(jnp.dtype(dtype), np.float32)
-
-
-def activation_dtype(dtype: DTypeLike) -> np.dtype:
-    """The type of what flows between the matmuls when these compute in `dtype`.
-
-    A CPU multiplies bfloat16 fastest into float32, and does all else faster in float32.
-    """
-    platform = _form.get() or jax.default_backend()
-    return at_least_float32(dtype) if platform == "cpu" else jnp.dtype(dtype)
-
 
 # --- dense layers
 
@@ -123,7 +86,7 @@ def conv(
     dtype: DTypeLike,
 ) -> Float[Array, "b h2 w2 o"]:
     """A strided convolution with `padding` zeros on every side, and torch's rounding down."""
-    return _conv(x, kernel, bias, stride, padding, jnp.dtype(dtype), _form.get())
+    return _conv(x, kernel, bias, stride, padding, jnp.dtype(dtype), current_form())
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
@@ -133,7 +96,7 @@ def _conv(x, kernel, bias, stride, padding, dtype, form):
         y = _conv_of_patches(x, kernel, dtype)
     else:
         fast = _cpu_conv(x.shape[-1], size, stride)
-        y = _choose(
+        y = choose(
             form,
             partial(fast, stride=stride, padding=padding, dtype=dtype),
             partial(_lax_conv, stride=stride, padding=padding, dtype=dtype),
@@ -173,7 +136,7 @@ def _cpu_conv(channels: int, size: int, stride: int) -> Callable:
 
 def _conv_of_taps(x, kernel, *, stride, padding, dtype):
     """The k·k strided views of the picture side by side, and one matmul."""
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -190,7 +153,9 @@ def _conv_of_cells(x, kernel, *, stride, padding, dtype):
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
-    after = [(side + 1) * stride - padding - old for side, old in zip((h, w), x.shape[1:3])]
+    after = [
+        (side + 1) * stride - padding - old for side, old in zip((h, w), x.shape[1:3], strict=True)
+    ]
     x = lax.pad(  # negative: rows and columns that no kernel reaches
         x,
         jnp.zeros((), x.dtype),
@@ -210,7 +175,7 @@ def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], bias: Float[Array, " c"]
 ) -> Float[Array, "b h w c"]:
     """A 3 × 3 convolution of each channel by itself, padded with one zero on every side."""
-    return _depthwise_conv(x, kernel, bias, _form.get())
+    return _depthwise_conv(x, kernel, bias, current_form())
 
 
 @partial(jax.jit, static_argnums=3)
@@ -221,13 +186,13 @@ def _depthwise_conv(x, kernel, bias, form):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _depthwise(x, kernel, form):
-    return _choose(form, _depthwise_shifts, _depthwise_lax, x, kernel)
+    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel)
 
 
 @_depthwise.defjvp
 def _depthwise_jvp(form, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_kernel = _choose(form, _depthwise_rows, _depthwise_lax, x, dkernel)
+    by_kernel = choose(form, _depthwise_rows, _depthwise_lax, x, dkernel)
     return _depthwise(x, kernel, form), _depthwise(dx, kernel, form) + by_kernel
 
 
@@ -250,11 +215,10 @@ def _depthwise_rows(x, kernel):
 
 
 def _shifted_sum(x, kernel, h, w):
-    return sum(
-        x[:, i : i + h, j : j + w] * kernel[i, j].reshape(1, 1, 1, -1)
-        for i in range(3)
-        for j in range(3)
-    )
+    taps = [(i, j) for i in range(3) for j in range(3)]
+    weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in taps)
+    shifted = (x[:, i : i + h, j : j + w] for i, j in taps)
+    return reduce(jnp.add, map(jnp.multiply, shifted, weights))
 
 
 def _depthwise_lax(x, kernel):
@@ -268,106 +232,14 @@ def _depthwise_lax(x, kernel):
     )
 
 
-# --- attention
-
-
-def attention(
-    q: Float[Array, "b n heads d"],
-    k: Float[Array, "b k heads d"],
-    v: Float[Array, "b k heads d"],
-    *,
-    dtype: DTypeLike,
-) -> Float[Array, "b n heads d"]:
-    """Softmax attention, scaled by d^-0.5; the softmax is taken in float32 or wider."""
-    return _attention(q, k, v, jnp.dtype(dtype), _form.get(), _cudnn_fits(q, dtype))
-
-
-@partial(jax.jit, static_argnums=(3, 4, 5))
-def _attention(q, k, v, dtype, form, cudnn):
-    if cudnn:
-        q, k, v = (x.astype(dtype) for x in (q, k, v))
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    by_chunks = partial(_attention_by_chunks, dtype=dtype)
-    b, n, heads, _ = q.shape
-    whole = by_chunks if b * n * heads * k.shape[1] > SCORES_AT_ONCE else _whole(dtype)
-    return _choose(form, by_chunks, whole, q, k, v)
-
-
-def _whole(dtype):
-    def attend(q, k, v):
-        weights, total = _exponentials(q, k, dtype)
-        y = jnp.einsum(
-            "bhnk,bkhd->bnhd",
-            weights.astype(dtype),
-            v.astype(dtype),
-            preferred_element_type=weights.dtype,
-        )
-        return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
-
-    return attend
-
-
-def _attention_by_chunks(q, k, v, *, dtype):
-    """One head and one run of queries after another: plain 2-D matmuls, bounded memory."""
-    b, n, heads, d = q.shape
-    size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1]))
-    chunks = -(-n // size)
-    size = -(-n // chunks)
-    q = jnp.pad(q.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, chunks * size - n), (0, 0)))
-    q = q.reshape(b * heads * chunks, 1, size, 1, d)
-    k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, 1, -1, 1, d) for x in (k, v))
-
-    def attend(chunk):
-        queries, head = chunk
-        weights, total = _exponentials(queries, k[head], dtype)
-        y = lax.dot(
-            weights[0, 0].astype(dtype),
-            v[head][0, :, 0].astype(dtype),
-            preferred_element_type=weights.dtype,
-        )
-        return (y / total[0, 0]).astype(v.dtype)
-
-    y = lax.map(attend, (q, np.arange(b * heads * chunks) // chunks))
-    return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
-
-
-def _exponentials(q, k, dtype):
-    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
-    wide = at_least_float32(q.dtype)
-    q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
-    scores = jnp.einsum(
-        "bnhd,bkhd->bhnk", q.astype(dtype), k.astype(dtype), preferred_element_type=wide
-    )
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    return weights, weights.sum(-1, keepdims=True)
-
-
-@partial(jax.jit, static_argnames="dtype")
-def attention_weights(
-    q: Float[Array, "b n heads d"], k: Float[Array, "b k heads d"], *, dtype: DTypeLike
-) -> Float[Array, "b heads n k"]:
-    """What each query takes of each key; rows sum to 1."""
-    weights, total = _exponentials(q, k, dtype)
-    return (weights / total).astype(q.dtype)
-
-
-def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
-    """Whether cuDNN's fused attention can be traced: it raises anywhere but on its own GPUs."""
-    if _form.get() is not None or jax.default_backend() != "gpu" or q.shape[-1] % 8:
-        return False
-    capability = getattr(jax.devices()[0], "compute_capability", "0")
-    halves = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-    return jnp.dtype(dtype) in halves and float(capability) >= 8 and q.shape[-1] <= 128
-
-
 # --- resizing
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
-    """torch's `interpolate(mode="bilinear", align_corners=False)`: never antialiased."""
+def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:
+    """Torch's `interpolate(mode="bilinear", align_corners=False)`: never antialiased."""
     if x.shape[1:3] == tuple(size):
         return x
-    return _resize_bilinear(x, tuple(size), _form.get())
+    return _resize_bilinear(x, tuple(size), current_form())
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -376,7 +248,7 @@ def _resize_bilinear(x, size, form):
     by_gathers, by_matmuls = (
         partial(resize, size=size) for resize in (_resize_by_gathers, _resize_by_matmuls)
     )
-    return _choose(form, by_gathers, by_matmuls, x)
+    return choose(form, by_gathers, by_matmuls, x)
 
 
 @_resize_bilinear.defjvp

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import ops
+from segformer_jax.models import forms
 from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
 from segformer_jax.models.encoder import Stage
 from segformer_jax.models.layers import Linear
@@ -129,7 +129,7 @@ class SegformerModel(_Pretrained):
                 "the model is in train mode and its config has dropout: pass "
                 "rngs=nnx.Rngs(dropout=seed), or call model.eval()"
             )
-        x = jnp.asarray(pixel_values, ops.activation_dtype(self.dtype))
+        x = jnp.asarray(pixel_values, forms.activation_dtype(self.dtype))
         maps, attentions = [], []
         for stage in self.stages:
             x, weights = stage(

@@ -238,7 +238,7 @@ def test_a_missing_counter_is_zero(folder):
 
 
 def test_float64_parameters_need_x64(folder):
-    with pytest.raises(ValueError, match='jax.config.update\\("jax_enable_x64", True\\)'):
+    with pytest.raises(ValueError, match=r'config\.update\("jax_enable_x64", True\)'):
         SegformerForSemanticSegmentation.from_pretrained(folder, param_dtype=jnp.float64)
 
 

@@ -7,10 +7,10 @@ import pytest
 import reference
 import torch
 import transformers
-
-from segformer_jax import SegformerConfig
 from segformer_jax.convert import nvlabs
 from segformer_jax.convert.checkpoint import convert_checkpoint
+
+from segformer_jax import SegformerConfig
 from segformer_jax.errors import WeightsError
 from segformer_jax.images.labels import CLASS_SETS
 
@@ -83,9 +83,11 @@ def test_an_authors_file_becomes_the_same_model_in_transformers(
     ours, theirs = again.config, hf.config
     for field in ("depths", "hidden_sizes", "sr_ratios", "patch_sizes", "strides", "mlp_ratios",
                   "num_attention_heads", "num_channels"):  # fmt: skip
-        assert list(getattr(ours, field)) == list(getattr(theirs, field)) if isinstance(
-            getattr(ours, field), list | tuple
-        ) else getattr(ours, field) == getattr(theirs, field)
+        assert (
+            list(getattr(ours, field)) == list(getattr(theirs, field))
+            if isinstance(getattr(ours, field), list | tuple)
+            else getattr(ours, field) == getattr(theirs, field)
+        )
     processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert processor["size"]["height"] == (1024 if num_labels == 19 else 512)
     assert processor["do_reduce_labels"] is (num_labels == 150)

@@ -1,9 +1,8 @@
 """The comparison with PyTorch finds equal what is equal, and a fault where there is one."""
 
-import pytest
+import segformer_jax.convert.verify as verify
 from flax import nnx
 
-import segformer_jax.convert.verify as verify
 from segformer_jax.models import ops
 
 

@@ -1,4 +1,4 @@
-"""A `Segmenter` gives what processor, model and post-processing give, on any device, in any batch."""
+"""A `Segmenter` gives what processor, model and post-processing give, anywhere, in any batch."""
 
 import os
 import subprocess
@@ -199,7 +199,9 @@ def test_one_label_is_a_threshold_at_0():
     segmenter = Segmenter(model, processor)
     result = segmenter(picture)
     logits = torch.from_numpy(
-        np.asarray(segmenter.logits(processor(picture)["pixel_values"])).transpose(0, 3, 1, 2).copy()
+        np.asarray(segmenter.logits(processor(picture)["pixel_values"]))
+        .transpose(0, 3, 1, 2)
+        .copy()
     )
     upsampled = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")[0, 0]
 

@@ -10,7 +10,6 @@ from flax import nnx
 
 import segformer_jax
 from segformer_jax.checkpoints import names
-from segformer_jax.checkpoints.pretrained import flat_state
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -71,7 +71,7 @@ def test_class_labels_of_another_shape_are_refused():
     config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3)
     model = SegformerForImageClassification(config, rngs=nnx.Rngs(0))
     model.eval()
-    with pytest.raises(ValueError, match="one number per logit"):
+    with pytest.raises(ValueError, match="takes one per logit"):
         model(np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 2), np.float32))
 
 
@@ -81,9 +81,7 @@ def test_outputs_leave_jit(model):
         state, np.zeros((1, 33, 64, 3), np.float32)
     )
     assert outputs.logits.shape == (1, 9, 16, 3)
-    assert [x.shape[1:3] for x in outputs.hidden_states] == list(
-        model.config.feature_sizes(33, 64)
-    )
+    assert [x.shape[1:3] for x in outputs.hidden_states] == list(model.config.feature_sizes(33, 64))
     assert outputs.loss is None
     assert outputs.attentions is None
 

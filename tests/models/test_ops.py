@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segformer_jax.models import ops
+from segformer_jax.models import attention_ops, forms, ops
 
 FORMS = ["cpu", "tpu"]
 ROUNDING = 1e-12  # float64
@@ -42,7 +42,7 @@ def test_conv_is_torchs(form, size, stride, padding, channels, sides):
         stride=stride,
         padding=padding,
     )
-    with ops.single_form(form):
+    with forms.single_form(form):
         ours = ops.conv(
             jnp.asarray(x),
             jnp.asarray(kernel),
@@ -57,7 +57,11 @@ def test_conv_is_torchs(form, size, stride, padding, channels, sides):
 @pytest.mark.parametrize("form", FORMS)
 def test_depthwise_conv_and_its_gradients_are_torchs(form):
     x, kernel, bias = normal(2, 9, 7, 5), normal(3, 3, 1, 5), normal(5)
-    theirs = [nchw(x), torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()), torch.from_numpy(bias)]
+    theirs = [
+        nchw(x),
+        torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()),
+        torch.from_numpy(bias),
+    ]
     theirs = [t.requires_grad_() for t in theirs]
     expected = F.conv2d(theirs[0], theirs[1], theirs[2], padding=1, groups=5)
     weights = normal(*expected.shape, seed=1)
@@ -67,15 +71,13 @@ def test_depthwise_conv_and_its_gradients_are_torchs(form):
         y = ops.depthwise_conv(x, kernel, bias)
         return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
 
-    with ops.single_form(form):
+    with forms.single_form(form):
         gradients, ours = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
             *map(jnp.asarray, (x, kernel, bias))
         )
     np.testing.assert_allclose(np.moveaxis(ours, -1, 1), expected.detach(), atol=ROUNDING)
     np.testing.assert_allclose(np.moveaxis(gradients[0], -1, 1), theirs[0].grad, atol=ROUNDING)
-    np.testing.assert_allclose(
-        gradients[1].transpose(3, 2, 0, 1), theirs[1].grad, atol=1e-11
-    )
+    np.testing.assert_allclose(gradients[1].transpose(3, 2, 0, 1), theirs[1].grad, atol=1e-11)
     np.testing.assert_allclose(gradients[2], theirs[2].grad, atol=1e-11)
 
 
@@ -92,7 +94,7 @@ def test_resize_bilinear_and_its_gradient_are_torchs(form, size):
         y = ops.resize_bilinear(x, size)
         return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
 
-    with ops.single_form(form):
+    with forms.single_form(form):
         gradient, ours = jax.grad(total, has_aux=True)(jnp.asarray(x))
     np.testing.assert_allclose(np.moveaxis(ours, -1, 1), expected.detach(), atol=ROUNDING)
     np.testing.assert_allclose(np.moveaxis(gradient, -1, 1), theirs.grad, atol=ROUNDING)
@@ -108,32 +110,34 @@ def test_resize_in_float32_takes_the_neighbours_that_torch_takes(rng):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("limit", [ops.SCORES_PER_CHUNK, 60])
+@pytest.mark.parametrize("limit", [attention_ops.SCORES_PER_CHUNK, 60])
 def test_attention_is_torchs(form, limit, monkeypatch):
-    monkeypatch.setattr(ops, "SCORES_PER_CHUNK", limit)
+    monkeypatch.setattr(attention_ops, "SCORES_PER_CHUNK", limit)
     jax.clear_caches()
     q, k, v = normal(2, 35, 3, 4), normal(2, 12, 3, 4, seed=1), normal(2, 12, 3, 4, seed=2)
     theirs = [torch.from_numpy(a.transpose(0, 2, 1, 3).copy()) for a in (q, k, v)]
     expected = F.scaled_dot_product_attention(*theirs).transpose(1, 2)
-    with ops.single_form(form):
-        ours = ops.attention(*map(jnp.asarray, (q, k, v)), dtype=jnp.float64)
+    with forms.single_form(form):
+        ours = attention_ops.attention(*map(jnp.asarray, (q, k, v)), dtype=jnp.float64)
     np.testing.assert_allclose(ours, expected, atol=ROUNDING)
 
 
 def test_attention_of_a_large_picture_is_taken_in_pieces_everywhere(monkeypatch):
-    monkeypatch.setattr(ops, "SCORES_AT_ONCE", 100)
+    monkeypatch.setattr(attention_ops, "SCORES_AT_ONCE", 100)
     jax.clear_caches()
     q, k, v = (jnp.asarray(normal(1, n, 2, 4)) for n in (35, 12, 12))
-    with ops.single_form("tpu"):
-        in_pieces = jax.make_jaxpr(lambda *a: ops.attention(*a, dtype=jnp.float64))(q, k, v)
+    with forms.single_form("tpu"):
+        in_pieces = jax.make_jaxpr(lambda *a: attention_ops.attention(*a, dtype=jnp.float64))(
+            q, k, v
+        )
     assert "scan" in str(in_pieces)
 
 
 def test_large_scores_do_not_overflow():
     q = jnp.full((1, 2, 1, 4), 1e3, jnp.float32)
     for form in FORMS:
-        with ops.single_form(form):
-            y = ops.attention(q, q, q, dtype=jnp.float32)
+        with forms.single_form(form):
+            y = attention_ops.attention(q, q, q, dtype=jnp.float32)
         np.testing.assert_allclose(y, q)
 
 
@@ -155,10 +159,10 @@ def test_depthwise_conv_can_be_differentiated_forwards_and_mapped(wrt):
 
 
 def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
-    assert ops.activation_dtype(jnp.bfloat16) == jnp.float32
-    assert ops.activation_dtype(jnp.float64) == jnp.float64
-    with ops.single_form("tpu"):
-        assert ops.activation_dtype(jnp.bfloat16) == jnp.bfloat16
+    assert forms.activation_dtype(jnp.bfloat16) == jnp.float32
+    assert forms.activation_dtype(jnp.float64) == jnp.float64
+    with forms.single_form("tpu"):
+        assert forms.activation_dtype(jnp.bfloat16) == jnp.bfloat16
     x, kernel = jnp.ones((2, 8), jnp.float32), jnp.ones((8, 3), jnp.float32)
     y = ops.linear(x * 1.001, kernel, None, dtype=jnp.bfloat16)
     assert y.dtype == jnp.float32
@@ -169,6 +173,6 @@ def test_one_form_leaves_no_choice_in_the_program():
     x = jnp.zeros((1, 8, 8, 4))
     args = (x, jnp.zeros((3, 3, 1, 4)), jnp.zeros(4))
     assert "platform_index" in str(jax.make_jaxpr(ops.depthwise_conv)(*args))
-    with ops.single_form("cpu"):
+    with forms.single_form("cpu"):
         program = str(jax.make_jaxpr(lambda *a: ops.depthwise_conv(*a))(*args))
     assert "platform_index" not in program

@@ -103,7 +103,9 @@ def test_gradient_checkpointing_changes_no_gradient_and_recomputes_every_block()
     plain, without = loss_gradients(model)
     model.gradient_checkpointing_enable()
     checkpointed, with_it = loss_gradients(model)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), plain, checkpointed)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), plain, checkpointed
+    )
 
     assert str(without).count("remat") == 0
     assert str(with_it).count("remat") >= sum(model.config.depths)

@@ -47,5 +47,8 @@ def test_a_variant_equals_transformers_in_float32(variant, tmp_path):
     graph, state = nnx.split(model)
     logits = np.asarray(jax.jit(lambda s, x: nnx.merge(graph, s)(x).logits)(state, x))
 
-    assert reference.distance(logits, expected) <= 1e-5  # rounding grows with depth: b5 has 2e-6
-    assert np.mean(logits.argmax(-1) == expected.argmax(-1)) >= 0.9999
+    distance = reference.distance(logits, expected)
+    agreement = np.mean(logits.argmax(-1) == expected.argmax(-1))
+    print(f"{variant}: {distance:.1e} relative, the same class on {100 * agreement:.3f} %")
+    assert distance <= 1e-5  # rounding, which grows with depth
+    assert agreement >= 0.9999

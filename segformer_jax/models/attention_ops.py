@@ -1,0 +1,104 @@
+"""Attention, in the form that suits the platform and the size of the picture."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax.models.forms import at_least_float32, choose, current_form
+
+SCORES_PER_CHUNK = 1 << 22  # attention scores computed at once per head on CPU: 16 MB of float32
+SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
+
+
+def attention(
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b k heads d"],
+    v: Float[Array, "b k heads d"],
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "b n heads d"]:
+    """Softmax attention, scaled by d^-0.5; the softmax is taken in float32 or wider."""
+    return _attention(q, k, v, jnp.dtype(dtype), current_form(), _cudnn_fits(q, dtype))
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _attention(q, k, v, dtype, form, cudnn):
+    if cudnn:
+        q, k, v = (x.astype(dtype) for x in (q, k, v))
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    by_chunks = partial(_attention_by_chunks, dtype=dtype)
+    b, n, heads, _ = q.shape
+    whole = by_chunks if b * n * heads * k.shape[1] > SCORES_AT_ONCE else _whole(dtype)
+    return choose(form, by_chunks, whole, q, k, v)
+
+
+def _whole(dtype):
+    def attend(q, k, v):
+        weights, total = _exponentials(q, k, dtype)
+        y = jnp.einsum(
+            "bhnk,bkhd->bnhd",
+            weights.astype(dtype),
+            v.astype(dtype),
+            preferred_element_type=weights.dtype,
+        )
+        return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
+
+    return attend
+
+
+def _attention_by_chunks(q, k, v, *, dtype):
+    """One head and one run of queries after another: plain 2-D matmuls, bounded memory."""
+    b, n, heads, d = q.shape
+    size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1]))
+    chunks = -(-n // size)
+    size = -(-n // chunks)
+    q = jnp.pad(q.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, chunks * size - n), (0, 0)))
+    q = q.reshape(b * heads * chunks, 1, size, 1, d)
+    k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, 1, -1, 1, d) for x in (k, v))
+
+    def attend(chunk):
+        queries, head = chunk
+        weights, total = _exponentials(queries, k[head], dtype)
+        y = lax.dot(
+            weights[0, 0].astype(dtype),
+            v[head][0, :, 0].astype(dtype),
+            preferred_element_type=weights.dtype,
+        )
+        return (y / total[0, 0]).astype(v.dtype)
+
+    y = lax.map(attend, (q, np.arange(b * heads * chunks) // chunks))
+    return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
+
+
+def _exponentials(q, k, dtype):
+    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
+    wide = at_least_float32(q.dtype)
+    q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
+    scores = jnp.einsum(
+        "bnhd,bkhd->bhnk", q.astype(dtype), k.astype(dtype), preferred_element_type=wide
+    )
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+    return weights, weights.sum(-1, keepdims=True)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def attention_weights(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b k heads d"], *, dtype: DTypeLike
+) -> Float[Array, "b heads n k"]:
+    """What each query takes of each key; rows sum to 1."""
+    weights, total = _exponentials(q, k, dtype)
+    return (weights / total).astype(q.dtype)
+
+
+def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
+    """Whether cuDNN's fused attention can be traced: it raises anywhere but on its own GPUs."""
+    if current_form() is not None or jax.default_backend() != "gpu" or q.shape[-1] % 8:
+        return False
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    halves = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    return jnp.dtype(dtype) in halves and float(capability) >= 8 and q.shape[-1] <= 128
