@@ -10,7 +10,11 @@ import numpy as np
 
 from segformer_jax.checkpoints.pretrained import load_config, load_model, save_model
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+from segformer_jax.models import (
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
 
 BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the largest difference ÷ the largest value
 PRECISIONS = tuple(BOUNDS)
@@ -20,13 +24,13 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
     """Compares every feature map and the logits with those of transformers' PyTorch model.
 
     Args:
-        name_or_path: a semantic-segmentation model: a weights package, folder or hub name.
+        name_or_path: any of the three models: a weights package, folder or hub name.
         image: the picture; normally distributed pixels, 512 × 512, when left out.
 
     Returns:
-        `stages`: max |Δ| by stage and precision; `argmax_agreement` by precision, as a share of the
-        logits' cells; `equal`: whether every difference is within `BOUNDS` of the largest value
-        and the argmax agrees on 99.99 %; and what was compared.
+        `stages`: max |Δ| by stage and precision. `argmax_agreement`: of the last of them by
+        precision, as a share of its cells. `equal`: whether every difference is within `BOUNDS` of
+        the largest value and the argmax agrees on 99.99 %. And what was compared.
 
     Raises:
         ImportError: torch or transformers is not installed.
@@ -34,18 +38,19 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
     """
     torch, transformers = _torch_and_transformers()
     pixel_values = _pixels(name_or_path, image)
+    kind = _model_class(name_or_path)
     stages: dict[str, dict[str, float]] = {}
     relative, agreement = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:
             with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
                 dtype = jnp.dtype(precision)
-                model = load_model(
-                    SegformerForSemanticSegmentation, name_or_path, dtype=dtype, param_dtype=dtype
-                )
+                model = load_model(kind, name_or_path, dtype=dtype, param_dtype=dtype)
                 save_model(model, folder)
                 ours = _ours(model, pixel_values.astype(precision))
-            theirs = _theirs(torch, transformers, folder, pixel_values.astype(precision))
+            theirs = _theirs(
+                torch, transformers, kind.__name__, folder, pixel_values.astype(precision)
+            )
             differences = {n: float(np.abs(ours[n] - theirs[n]).max()) for n in theirs}
             for name, difference in differences.items():
                 stages.setdefault(name, {})[precision] = difference
@@ -53,7 +58,8 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
                 difference / float(np.abs(theirs[name]).max())
                 for name, difference in differences.items()
             )
-            same = ours["logits"].argmax(-1) == theirs["logits"].argmax(-1)
+            last = list(theirs)[-1]
+            same = ours[last].argmax(-1) == theirs[last].argmax(-1)
             agreement[precision] = float(same.mean())
     return {
         "model": name_or_path,
@@ -86,25 +92,37 @@ def _pixels(name_or_path: str, image: Path | None) -> np.ndarray:
     return SegformerImageProcessor.from_pretrained(name_or_path)(image)["pixel_values"]
 
 
-def _ours(model: SegformerForSemanticSegmentation, pixel_values: np.ndarray) -> dict[str, Any]:
-    outputs = jax.jit(lambda x: model(x, output_hidden_states=True))(pixel_values)
-    maps = [*_maps(outputs.hidden_states), ("logits", outputs.logits)]
-    return {name: np.asarray(value) for name, value in maps}
+def _model_class(name_or_path: str) -> Any:
+    named = load_config(name_or_path).extra.get("architectures") or [""]
+    kinds = (SegformerForSemanticSegmentation, SegformerForImageClassification, SegformerModel)
+    return next((kind for kind in kinds if kind.__name__ == named[0]), kinds[0])
 
 
-def _theirs(torch: Any, transformers: Any, folder: str, pixel_values: np.ndarray) -> dict[str, Any]:
+def _ours(model: Any, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+    options = {} if isinstance(model, SegformerModel) else {"output_hidden_states": True}
+    outputs = jax.jit(lambda x: model(x, **options))(pixel_values)
+    return {name: np.asarray(value) for name, value in _stages(outputs)}
+
+
+def _theirs(
+    torch: Any, transformers: Any, kind: str, folder: str, pixel_values: np.ndarray
+) -> dict[str, np.ndarray]:
     dtype = getattr(torch, str(pixel_values.dtype))
-    model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder, dtype=dtype)
+    model = getattr(transformers, kind).from_pretrained(folder, dtype=dtype)
     model.set_attn_implementation(_exact_attention(torch))
     with torch.no_grad():
         pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixel_values, -1, 1)))
         outputs = model.eval()(pixels, output_hidden_states=True)
-    maps = [*_maps(outputs.hidden_states), ("logits", outputs.logits)]
-    return {n: np.moveaxis(x.numpy(), 1, -1) if x.ndim == 4 else x.numpy() for n, x in maps}
+    return {
+        name: np.moveaxis(x.numpy(), 1, -1) if x.ndim == 4 else x.numpy()
+        for name, x in _stages(outputs)
+    }
 
 
-def _maps(hidden_states: Any) -> list[tuple[str, Any]]:
-    return [(f"stage {i + 1}", x) for i, x in enumerate(hidden_states)]
+def _stages(outputs: Any) -> list[tuple[str, Any]]:
+    stages = [(f"stage {i + 1}", x) for i, x in enumerate(outputs.hidden_states)]
+    logits = getattr(outputs, "logits", None)
+    return stages if logits is None else [*stages, ("logits", logits)]
 
 
 def _exact_attention(torch: Any) -> str:

@@ -1,7 +1,6 @@
 """`SegformerImageProcessor`: pictures → the network's input, equal to transformers' on Pillow."""
 
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,13 +22,8 @@ from segformer_jax.images.read import (
     to_eight_bits,
     to_rgb,
 )
+from segformer_jax.images.sizes import is_number, size_dict, target_size
 
-SIZE_KEYS = (
-    {"height", "width"},
-    {"shortest_edge"},
-    {"shortest_edge", "longest_edge"},
-    {"max_height", "max_width"},
-)
 SWITCHES = (
     "do_resize",
     "do_rescale",
@@ -105,10 +99,10 @@ class SegformerImageProcessor:
         if self.resample not in list(Image.Resampling):
             known = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Image.Resampling)
             raise ValueError(f"resample is {self.resample!r}; Pillow's filters are {known}")
-        if not _is_number(self.rescale_factor):
+        if not is_number(self.rescale_factor):
             raise ValueError(f"rescale_factor is {self.rescale_factor!r}; it is a number")
         changes = {
-            "size": FrozenDict(_size_dict(self.size, self.default_to_square)),
+            "size": FrozenDict(size_dict(self.size, square=self.default_to_square)),
             "resample": int(self.resample),
             "image_mean": _per_channel("image_mean", self.image_mean),
             "image_std": _per_channel("image_std", self.image_std),
@@ -351,29 +345,6 @@ class SegformerImageProcessor:
 OPTIONS = tuple(f.name for f in dataclasses.fields(SegformerImageProcessor) if f.name != "extra")
 
 
-def target_size(size: Mapping[str, int], height: int, width: int) -> tuple[int, int]:
-    """The (height, width) that a picture of height × width is resized to."""
-    if "height" in size:
-        return size["height"], size["width"]
-    if "max_height" in size:
-        scale = min(size["max_height"] / height, size["max_width"] / width)
-        return _at_least_one(int(height * scale), int(width * scale))
-    short, long = min(height, width), max(height, width)
-    edge, exact = size["shortest_edge"], float(size["shortest_edge"])
-    longest = size.get("longest_edge")
-    if longest is not None and long / short * edge > longest:
-        exact = longest * float(short) / long
-        edge = round(exact)
-    if longest is not None and edge == short:
-        return height, width
-    other = int(exact * long / short)
-    return _at_least_one(*((edge, other) if height <= width else (other, edge)))
-
-
-def _at_least_one(height: int, width: int) -> tuple[int, int]:
-    return max(height, 1), max(width, 1)
-
-
 def _times(pixels: np.ndarray, factor: float) -> np.ndarray:
     return (pixels.astype(np.float64) * factor).astype(np.float32)
 
@@ -411,30 +382,11 @@ def _on_device(inputs: BatchFeature) -> BatchFeature:
     )
 
 
-def _size_dict(size: Any, square: bool) -> dict[str, int]:
-    if isinstance(size, Mapping):
-        values = {key: value for key, value in size.items() if value is not None}
-    elif isinstance(size, list | tuple) and len(size) == 2:
-        values = {"height": size[0], "width": size[1]}
-    else:
-        values = {"height": size, "width": size} if square else {"shortest_edge": size}
-    if set(values) not in SIZE_KEYS:
-        known = " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in SIZE_KEYS)
-        raise ValueError(f"size is {size!r}; its keys are {known}")
-    if not all(_is_number(side) and side >= 1 and int(side) == side for side in values.values()):
-        raise ValueError(f"size is {size!r}; sides are whole numbers of pixels, at least 1")
-    return {key: int(side) for key, side in values.items()}
-
-
 def _per_channel(name: str, value: Any) -> int | float | tuple[int | float, ...]:
-    if _is_number(value):
+    if is_number(value):
         return value
     if isinstance(value, list | tuple | np.ndarray):
         numbers = tuple(np.asarray(value).tolist())
-        if numbers and all(_is_number(number) for number in numbers):
+        if numbers and all(is_number(number) for number in numbers):
             return numbers
     raise ValueError(f"{name} is {value!r}; it is one number, or one for each channel")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,7 +1,9 @@
 """The comparison with PyTorch finds equal what is equal, and a fault where there is one."""
 
-import segformer_jax.convert.verify as verify
+import pytest
+import reference
 from flax import nnx
+from segformer_jax.convert import verify
 
 from segformer_jax.models import ops
 
@@ -12,6 +14,14 @@ def test_street_b0_is_equal_stage_by_stage():
     assert list(report["stages"]) == ["stage 1", "stage 2", "stage 3", "stage 4", "logits"]
     assert max(row["float64"] for row in report["stages"].values()) < 1e-11
     assert report["argmax_agreement"]["float64"] == 1
+
+
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_the_other_models_are_compared_as_what_they_are(kind, tmp_path):
+    reference.hf_model(kind).save_pretrained(tmp_path)
+    report = verify.compare_with_torch(str(tmp_path))
+    assert report["equal"]
+    assert ("logits" in report["stages"]) == (kind != "Model")
 
 
 def test_a_wrong_activation_is_found(monkeypatch):

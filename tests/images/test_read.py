@@ -204,7 +204,7 @@ def test_class_indices_of_palettes_and_files_are_as_stored(rng, tmp_path):
         "nowhere.png",
         7,
     ],
-    ids=str,
+    ids=["RGB", "three channels", "fractions", "NaN", "too large", "no file", "a number"],
 )
 def test_what_is_no_map_of_classes_is_refused(source):
     with pytest.raises(ImageError):
