@@ -17,6 +17,7 @@ from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.models import forms
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -51,12 +52,14 @@ class Segmenter:
         self.config, self.processor = model.config, processor
         self.batch_size, self.max_pixels = batch_size, max_pixels
         _check_size(processor, self.config)
-        self._mesh = Mesh(np.array(_devices(device)), ("batch",))
+        devices = _devices(device)
+        self._mesh = Mesh(np.array(devices), ("batch",))
         graph, state = nnx.split(model.folded())
         self._state = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
 
         def forward(state, pixel_values):
-            return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
+            with forms.single_form(devices[0].platform):
+                return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
 
         def forward_each(state, pixel_values):  # one array a picture: slices would be compiled
             return tuple(own[None] for own in forward(state, pixel_values))

@@ -1,6 +1,7 @@
 """The network, in Flax NNX: it knows its config, and nothing of files, images, meshes, jit."""
 
 from segformer_jax.models.decode_head import SegformerDecodeHead
+from segformer_jax.models.initialization import paper_init
 from segformer_jax.models.segformer import (
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
@@ -12,4 +13,5 @@ __all__ = [
     "SegformerForImageClassification",
     "SegformerForSemanticSegmentation",
     "SegformerModel",
+    "paper_init",
 ]

@@ -96,9 +96,10 @@ def attention_weights(
 
 
 def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
-    """Whether cuDNN's fused attention can be traced: it raises anywhere but on its own GPUs."""
-    if current_form() is not None or jax.default_backend() != "gpu" or q.shape[-1] % 8:
+    """Whether cuDNN's fused attention can be traced: it raises anywhere but on NVIDIA's GPUs."""
+    if current_form() not in (None, "gpu") or jax.default_backend() != "gpu":
         return False
-    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    capability = str(getattr(jax.devices()[0], "compute_capability", "0"))
+    recent = capability.replace(".", "").isdigit() and float(capability) >= 8
     halves = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-    return jnp.dtype(dtype) in halves and float(capability) >= 8 and q.shape[-1] <= 128
+    return recent and jnp.dtype(dtype) in halves and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128

@@ -21,7 +21,7 @@ _form: ContextVar[str | None] = ContextVar("form", default=None)
 
 @contextlib.contextmanager
 def single_form(platform: str) -> Iterator[None]:
-    """Traces the form of one platform ("cpu", "cuda", "tpu") instead of a choice at lowering."""
+    """Traces the form of one platform ("cpu", "gpu", "tpu") instead of a choice at lowering."""
     token = _form.set(platform)
     try:
         yield
