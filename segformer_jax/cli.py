@@ -1,6 +1,7 @@
 """The command line: one function per command, their arguments made by tyro."""
 
 import json as json_format
+import os
 import sys
 import tempfile
 import warnings
@@ -31,9 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
         )
+        sys.stdout.flush()
     except KeyboardInterrupt:
         _say("interrupted")
         code = 130
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1  # as rich does
     except (ValueError, OSError, ImportError, MemoryError) as error:
         _say(f"error: {_one_line(error)}")
         code = 2

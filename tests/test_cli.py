@@ -196,6 +196,15 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
         Image.open(file).load()
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_stops_early_meets_silence(options):
+    command = [*PROGRAM, "info", "b0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
+        shown.stdout.close()
+        assert shown.stderr.read() == b""
+    assert shown.returncode == 1
+
+
 def test_info_counts_layers_parameters_and_multiply_adds(run):
     code, printed, _ = run("info", "b0", "--size", "512", "512", "--json")
     assert code == 0

@@ -1,5 +1,6 @@
 """`from_pretrained`, `save_pretrained`, `push_to_hub`: whole models, configs and processors."""
 
+import dataclasses
 import json
 import tempfile
 import warnings
@@ -76,7 +77,7 @@ def load_model(
     if num_labels is not None or id2label is not None:
         config = config.with_labels(num_labels=num_labels, id2label=id2label)
     if num_channels is not None:
-        config = _with(config, num_channels=num_channels)
+        config = dataclasses.replace(config, num_channels=num_channels)
 
     def build(key):
         make: Any = cls
@@ -195,10 +196,6 @@ def _check(wanted: Mapping[str, tuple[int, ...]], given: Flat, new: set[str]) ->
 
 def _listed(items: list[str]) -> str:
     return ", ".join(items) if items else "none"
-
-
-def _with(config: SegformerConfig, **changes: Any) -> SegformerConfig:
-    return SegformerConfig.from_dict(config.to_dict() | changes)
 
 
 # --- saving

@@ -5,7 +5,6 @@ class at once. Sizes enter as arrays of neighbours and weights, and widths are r
 so that photos of a thousand sizes compile a few programs.
 """
 
-import itertools
 from functools import partial
 
 import jax
@@ -48,12 +47,10 @@ def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int]
 
 
 def rounded_width(width: int) -> int:
-    """The next width that is compiled for: 256, and then 2ᵏ or 3·2ᵏ."""
-    for power in itertools.count(8):
-        for rounded in (1 << power, 3 << (power - 1)):
-            if rounded >= width and rounded != 384:
-                return rounded
-    raise AssertionError("unreachable")
+    """The width that is compiled for: the next of 256, 512, 768, 1024, 1536, 2048, 3072…"""
+    whole = max(256, 1 << (width - 1).bit_length())
+    between = whole * 3 // 4
+    return between if width <= between and whole > 512 else whole
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:
