@@ -23,16 +23,14 @@ def class_map(
     """The best class of every pixel of a picture of `size`, and its probability when asked for.
 
     The logits are upsampled bilinearly as torch does, then compared. With a single label the map is
-    1 where its logit is above 0. The map is uint8, or uint16 above 256 classes.
+    1 where its logit is above 0. The map is uint8, or uint16 above 255 classes.
     """
     strips = list(class_map_strips(logits, size, scores=scores))
     classes, certainties = (
         [np.asarray(part)[:, : size[1]] for part in parts] for parts in zip(*strips, strict=True)
     )
-    height = size[0]
-    return np.concatenate(classes)[:height], np.concatenate(certainties)[
-        :height
-    ] if scores else None
+    whole = np.concatenate(classes)[: size[0]]
+    return whole, np.concatenate(certainties)[: size[0]] if scores else None
 
 
 def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool):
@@ -47,7 +45,7 @@ def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int]
 
 
 def rounded_width(width: int) -> int:
-    """The width that is compiled for: the next of 256, 512, 768, 1024, 1536, 2048, 3072…"""
+    """The width that is compiled for: the next of 256, 512, 768, 1024, 1536, 2048 and so on."""
     whole = max(256, 1 << (width - 1).bit_length())
     between = whole * 3 // 4
     return between if width <= between and whole > 512 else whole
@@ -65,7 +63,7 @@ def _strip(logits, rows, columns, scores):
     if labels == 1:
         best, top = (x[..., 0] > 0).astype(jnp.uint8), jnp.abs(x[..., 0])
         return best, jax.nn.sigmoid(top) if scores else top[:0]
-    best = jnp.argmax(x, -1).astype(jnp.uint8 if labels <= 256 else jnp.uint16)
+    best = jnp.argmax(x, -1).astype(jnp.uint8 if labels <= 255 else jnp.uint16)
     return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
 
 

@@ -21,7 +21,7 @@ class Segmentation:
     """A class for every pixel of a picture.
 
     Attributes:
-        class_map: (H, W) class indices, uint8; uint16 above 256 classes.
+        class_map: (H, W) class indices, uint8; uint16 above 255 classes.
         id2label: class names by index.
         image: the picture, upright, RGB, H × W.
         scores: (H, W) float32 in [0, 1], the probability of the chosen class, when asked for.

@@ -209,8 +209,8 @@ def test_one_label_is_a_threshold_at_0():
     assert set(result.areas()) == {"background", "crack"}
 
 
-def test_more_than_256_classes_are_16_bits(tmp_path):
-    config = SegformerConfig(num_labels=300, depths=(1, 1, 1, 1))
+def test_more_than_255_classes_are_16_bits(tmp_path):
+    config = SegformerConfig(num_labels=256, depths=(1, 1, 1, 1))
     model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))
     segmenter = Segmenter(model, SegformerImageProcessor(size=64))
     result = segmenter(STREET)
