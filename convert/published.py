@@ -22,7 +22,10 @@ def published_logits() -> dict[str, Any]:
 def compare_with_published(
     name_or_path: str, image: Path, *, checkpoint: str | None = None
 ) -> dict[str, Any]:
-    """Compares the first logits of an official checkpoint on COCO's 000000039769.jpg.
+    """Compares an official checkpoint's logits with those that other suites publish for it.
+
+    transformers publishes a corner of the logits of COCO's 000000039769.jpg for all fifteen, and
+    segmentation_models.pytorch a run of upsampled ones for one of them, on a picture of ones.
 
     Args:
         name_or_path: the hub name, or a folder with that checkpoint.
@@ -32,7 +35,8 @@ def compare_with_published(
             wrong, say the row here.
 
     Returns:
-        `equal`, `max_difference`, `tolerance`, `checkpoint`, `model`, `source`.
+        `model`, `checkpoint`, `image`; `checks`, a list of `suite`, `max_difference`, `tolerance`
+        and `source`; `equal`, whether all are within their tolerance.
 
     Raises:
         ValueError: another picture, or a checkpoint that nothing was published for.
@@ -42,20 +46,57 @@ def compare_with_published(
     if row not in published["slices"]:
         raise ValueError(f"nothing was published for {row!r}; known are {_known(published)}")
     _check_image(image, published["image_sha256"])
-    expected = np.array(published["slices"][row]["logits"])  # classes, rows, columns
     model = load_model(SegformerForSemanticSegmentation, name_or_path)
-    inputs = SegformerImageProcessor()(image)  # all were published for 512 × 512
-    logits = np.asarray(model(inputs["pixel_values"]).logits)[0, :3, :3, :3]
-    difference = float(np.abs(np.moveaxis(logits, -1, 0) - expected).max())
-    tolerance = published["slices"][row].get("tolerance", published["tolerance"])
+    checks = [_transformers(model, image, published, row)]
+    if published["smp"]["checkpoint"] == row:
+        checks.append(_smp(model, published["smp"]))
     return {
         "model": name_or_path,
         "checkpoint": row,
         "image": str(image),
+        "checks": checks,
+        "equal": all(check["max_difference"] <= check["tolerance"] for check in checks),
+    }
+
+
+def _transformers(model: Any, image: Path, published: dict[str, Any], row: str) -> dict[str, Any]:
+    own = published["slices"][row]
+    inputs = SegformerImageProcessor()(image)  # all were published for 512 × 512
+    corner = np.asarray(model(inputs["pixel_values"]).logits)[0, :3, :3, :3]
+    expected = np.moveaxis(own["logits"], 0, -1)  # published as classes, rows, columns
+    tolerance = own.get("tolerance", published["tolerance"])
+    return _check("transformers", corner, expected, tolerance, published["source"])
+
+
+def _smp(model: Any, published: dict[str, Any]) -> dict[str, Any]:
+    """Its logits are upsampled to the picture's size with the corners aligned."""
+    logits = np.asarray(model(np.ones((1, 512, 512, 3), np.float32)).logits)[0, :, :, 0]
+    row = _aligned(logits, 256, 512)
+    first = [float(_aligned(row, column, 512)) for column in range(6)]
+    return _check(
+        "segmentation_models.pytorch",
+        first,
+        published["values"],
+        published["atol"],
+        published["source"],
+    )
+
+
+def _aligned(values: np.ndarray, place: int, size: int) -> np.ndarray:
+    """Entry `place` of `size` along the first axis, interpolated as torch's align_corners=True."""
+    position = place * (len(values) - 1) / (size - 1)
+    low = int(position)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (position - low)
+
+
+def _check(suite: str, found: Any, expected: Any, tolerance: float, source: str) -> dict[str, Any]:
+    difference = float(np.abs(np.subtract(found, expected)).max())
+    return {
+        "suite": suite,
         "max_difference": difference,
         "tolerance": tolerance,
-        "equal": difference <= tolerance,
-        "source": published["slices"][row].get("source", published["source"]),
+        "source": source,
     }
 
 

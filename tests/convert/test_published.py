@@ -9,6 +9,7 @@ import transformers
 from PIL import Image
 from segformer_jax.convert import published
 
+from segformer_jax import cli
 from segformer_jax.checkpoints import hub
 
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
@@ -26,31 +27,61 @@ def own_slice(monkeypatch):
     with torch.inference_mode():
         inputs = processor(Image.open(STREET), return_tensors="pt")
         logits = model.eval()(**inputs).logits[0, :3, :3, :3]
+        ones = model(torch.ones(1, 3, 512, 512)).logits
+        upsampled = torch.nn.functional.interpolate(
+            ones, size=(512, 512), mode="bilinear", align_corners=True
+        )
     row = {"hub_name": "street-b0", "logits": np.round(logits.numpy(), 4).tolist()}
     table = {
         "image_sha256": STREET_SHA256,
         "source": "transformers",
         "tolerance": 1e-2,
         "slices": {"street": row},
+        "smp": {
+            "checkpoint": "street",
+            "values": upsampled[0, 0, 256, :6].tolist(),
+            "atol": 1e-2,
+            "source": "segmentation_models.pytorch",
+        },
     }
     monkeypatch.setattr(published, "published_logits", lambda: table)
-    return row
+    return table
 
 
 def test_equal_logits_are_found_equal(own_slice):
     report = published.compare_with_published("street-b0", STREET)
     assert report["equal"]
-    assert report["max_difference"] < 1e-3
+    assert [check["suite"] for check in report["checks"]] == [
+        "transformers",
+        "segmentation_models.pytorch",
+    ]
+    assert max(check["max_difference"] for check in report["checks"]) < 1e-3
     assert report["checkpoint"] == "street"
     again = published.compare_with_published("street-b0", STREET, checkpoint="street")
     assert again == report
 
 
 def test_other_logits_are_found_different(own_slice):
-    own_slice["logits"][1][2][0] += 0.02
+    own_slice["slices"]["street"]["logits"][1][2][0] += 0.02
     report = published.compare_with_published("street-b0", STREET)
     assert not report["equal"]
-    assert report["max_difference"] == pytest.approx(0.02, abs=1e-3)
+    assert report["checks"][0]["max_difference"] == pytest.approx(0.02, abs=1e-3)
+    own_slice["slices"]["street"]["logits"][1][2][0] -= 0.02
+    own_slice["smp"]["values"][5] += 0.02
+    assert not published.compare_with_published("street-b0", STREET)["equal"]
+
+
+def test_the_command_line_shows_every_suite(own_slice, capsys):
+    command = ["verify", "street-b0", "--published", "--image", str(STREET)]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, "--checkpoint", "street"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "equal"
+    own_slice["smp"]["values"][0] += 1
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 1
+    assert "segmentation_models.pytorch, street: max |Δ| 1.0e+00" in capsys.readouterr().out
 
 
 def test_another_picture_is_refused(own_slice, tmp_path):
