@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from tqdm import tqdm
 
 DEFAULT_MODEL = "street-b0"
 Output = Literal["overlay", "mask", "npy", "json"]
@@ -24,14 +25,15 @@ app = tyro.extras.SubcommandApp()
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; exits 0, 1 if a comparison failed, 2 for a user's mistake, 130 on Ctrl-C."""
-    warnings.showwarning = _show_warning
     try:
-        code = app.cli(
-            prog="segformer-jax",
-            description="SegFormer in JAX: cuts pictures into classes, pixel by pixel.",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app.cli(
+                prog="segformer-jax",
+                description="SegFormer in JAX: cuts pictures into classes, pixel by pixel.",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )
         sys.stdout.flush()
     except KeyboardInterrupt:
         _say("interrupted")
@@ -82,7 +84,9 @@ def segment(
         model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
     )
     results = []
-    for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)
+    quiet = len(starts) < 2 or not sys.stderr.isatty()
+    for start in tqdm(starts, unit="batch", disable=quiet):
         some = images[start : start + batch_size]
         for image, result in zip(some, segmenter(list(some)), strict=True):
             files = {kind: out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in outputs}
