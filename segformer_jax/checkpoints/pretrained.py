@@ -102,7 +102,7 @@ def load_model(
     _fill(model, values)
     if new:
         warnings.warn(
-            f"not in {name_or_path}, so newly started, to be trained: {_listed(sorted(new))}",
+            f"not taken from {name_or_path}: newly started, to be trained: {_listed(sorted(new))}",
             stacklevel=3,
         )
     model.eval()
