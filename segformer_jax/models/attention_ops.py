@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.models.forms import at_least_float32, choose, current_form
+from segformer_jax.models.rows import plain_max, plain_sum, row_max, row_sum
 
-SCORES_PER_CHUNK = 1 << 22  # attention scores computed at once per head on CPU: 16 MB of float32
+SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
 SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
 
 
@@ -31,7 +32,7 @@ def _attention(q, k, v, dtype, form, cudnn):
     if cudnn:
         q, k, v = (x.astype(dtype) for x in (q, k, v))
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    by_chunks = partial(_attention_by_chunks, dtype=dtype)
+    by_chunks = partial(_attention_by_chunks, dtype=at_least_float32(dtype))  # heads are narrow
     b, n, heads, _ = q.shape
     whole = by_chunks if b * n * heads * k.shape[1] > SCORES_AT_ONCE else _whole(dtype)
     return choose(form, by_chunks, whole, q, k, v)
@@ -63,7 +64,7 @@ def _attention_by_chunks(q, k, v, *, dtype):
 
     def attend(chunk):
         queries, head = chunk
-        weights, total = _exponentials(queries, k[head], dtype)
+        weights, total = _exponentials(queries, k[head], dtype, row_max, row_sum)
         y = lax.dot(
             weights[0, 0].astype(dtype),
             v[head][0, :, 0].astype(dtype),
@@ -75,15 +76,21 @@ def _attention_by_chunks(q, k, v, *, dtype):
     return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
 
 
-def _exponentials(q, k, dtype):
+def _exponentials(
+    q,
+    k,
+    dtype,
+    row_max=plain_max,
+    row_sum=plain_sum,
+):
     """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
     wide = at_least_float32(q.dtype)
     q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
     scores = jnp.einsum(
         "bnhd,bkhd->bhnk", q.astype(dtype), k.astype(dtype), preferred_element_type=wide
     )
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    return weights, weights.sum(-1, keepdims=True)
+    weights = jnp.exp(scores - lax.stop_gradient(row_max(scores)))
+    return weights, row_sum(weights)
 
 
 @partial(jax.jit, static_argnames="dtype")
