@@ -58,14 +58,16 @@ class Segmenter:
         platform = devices[0].platform
         self._compiler_options = compiler_options(platform, model.segformer.dtype)
         graph, state = nnx.split(model.folded())
-        self._state = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
+        leaves, structure = jax.tree.flatten(state)  # a flat list costs a call far less than a tree
+        self._leaves = jax.device_put(leaves, NamedSharding(self._mesh, PartitionSpec()))
 
-        def forward(state, pixel_values):
+        def forward(leaves, pixel_values):
+            state = jax.tree.unflatten(structure, leaves)
             with forms.single_form(platform):
                 return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
 
-        def forward_each(state, pixel_values):  # one array a picture: slices would be compiled
-            return tuple(own[None] for own in forward(state, pixel_values))
+        def forward_each(leaves, pixel_values):  # one array a picture: slices would be compiled
+            return tuple(own[None] for own in forward(leaves, pixel_values))
 
         self._forward = self._compiled(forward)
         self._forward_each = self._compiled(forward_each)
@@ -143,7 +145,7 @@ class Segmenter:
         whole = self._rounded(count) if self._mesh.size > 1 else count
         if whole != count:
             pixel_values = np.pad(pixel_values, ((0, whole - count), (0, 0), (0, 0), (0, 0)))
-        logits = self._forward(self._state, self._put(pixel_values))
+        logits = self._forward(self._leaves, self._put(pixel_values))
         return logits if whole == count else logits[:count]
 
     def _segment(self, images: Sequence[Picture], scores: bool) -> list[Segmentation]:
@@ -178,7 +180,7 @@ class Segmenter:
         check_pixel_values(inputs[0][None], self.config)
         batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
         batch[: len(inputs)] = inputs
-        parts = self._forward_each(self._state, self._put(batch))
+        parts = self._forward_each(self._leaves, self._put(batch))
         shards = [_shards_in_order(part) for part in parts]
         for index in range(len(inputs)):  # device d has the pictures d·n … d·n + n - 1
             device, place = divmod(index, len(parts))
