@@ -16,8 +16,8 @@ from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.forward import forward_pass
 from segformer_jax.inference.segmentation import Segmentation
-from segformer_jax.models import forms
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -57,9 +57,7 @@ class Segmenter:
         graph, state = nnx.split(model.folded())
         self._state = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
 
-        def forward(state, pixel_values):
-            with forms.single_form(devices[0].platform):
-                return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
+        forward = forward_pass(graph, devices[0].platform)
 
         def forward_each(state, pixel_values):  # one array a picture: slices would be compiled
             return tuple(own[None] for own in forward(state, pixel_values))

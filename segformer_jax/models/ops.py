@@ -95,14 +95,11 @@ def _conv(x, kernel, bias, stride, padding, dtype, form):
     if size == stride and not padding:
         y = _conv_of_patches(x, kernel, dtype)
     else:
-        fast = _cpu_conv(x.shape[-1], size, stride)
-        y = choose(
-            form,
-            partial(fast, stride=stride, padding=padding, dtype=dtype),
-            partial(_lax_conv, stride=stride, padding=padding, dtype=dtype),
-            x,
-            kernel,
+        by_matmul, by_conv = (
+            partial(function, stride=stride, padding=padding, dtype=dtype)
+            for function in (_matmul_conv(x.shape[-1], size, stride), _lax_conv)
         )
+        y = choose(form, by_matmul, by_conv, x, kernel, tpu=by_matmul)
     return y + along_channels(bias, y)
 
 
@@ -127,8 +124,8 @@ def _conv_of_patches(x, kernel, dtype):
     return _dot(x, kernel.reshape(k * k * c, out), dtype)
 
 
-def _cpu_conv(channels: int, size: int, stride: int) -> Callable:
-    """The fastest form on CPU: few taps as one matmul, a wide kernel over few channels folded."""
+def _matmul_conv(channels: int, size: int, stride: int) -> Callable:
+    """The fastest form on CPU and TPU: few taps as one matmul, wide over few channels folded."""
     if size <= 3:
         return _conv_of_taps
     return _conv_of_cells if size <= 2 * stride and channels < 16 else _lax_conv
@@ -186,7 +183,7 @@ def _depthwise_conv(x, kernel, bias, form):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _depthwise(x, kernel, form):
-    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel)
+    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel, tpu=_depthwise_wide_shifts)
 
 
 @_depthwise.defjvp
@@ -200,6 +197,12 @@ def _depthwise_shifts(x, kernel):
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return _shifted_sum(x, kernel, h, w)
+
+
+def _depthwise_wide_shifts(x, kernel):
+    """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
+    wide = at_least_float32(x.dtype)
+    return _depthwise_shifts(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
 
 
 def _depthwise_rows(x, kernel):
