@@ -94,6 +94,7 @@ def describe(way: str, variant: str, *, batch: int, chips: int = 1, side: int = 
 def _compile(way: str, variant: str, *, batch: int, chips: int, side: int) -> Any:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # nobody is asked for a real one
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip that two could quarrel over
     machine = topologies.get_topology_desc("v5e:2x2", platform="tpu")
     mesh = Mesh(np.array(machine.devices[:chips]), ("batch",))
     replicated, split = PartitionSpec(), PartitionSpec("batch")
@@ -180,19 +181,19 @@ def main(
         out.write_text(json.dumps(report, indent=1) + "\n")
     console = Console()
     used = ", ".join(" ".join(item) for item in versions.items())
-    console.print(_table(programs, f"TPU v5e, {side} × {side}, plain → ours; {used}"))
+    console.print(_table(programs, f"plain → ours, {side} × {side}\n{used}"))
     console.print(_moves_table([p for p in programs if p.way == "ours"]))
 
 
 def _table(programs: Sequence[Program], title: str) -> Table:
     table = Table(title=title)
-    for heading in ("", "chips", "batch", "GFLOP", "", "temporary MB", "", "Mcycles", ""):
+    for heading in ("", "chips", "batch", "GFLOP", "", "temp. MB", "", "Mcycles", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for plain, ours in zip(programs[::2], programs[1::2], strict=True):
         cells = []
         for name in ("gigaflops", "temporary_megabytes", "megacycles"):
             before, now = getattr(plain, name), getattr(ours, name)
-            cells += [f"{before:.1f} → {now:.1f}", f"{now / before:.2f}" if before else "–"]
+            cells += [f"{before:.4g} → {now:.4g}", f"{now / before:.2f}" if before else "–"]
         table.add_row(ours.variant, str(ours.chips), str(ours.batch), *cells)
     return table
 
@@ -208,8 +209,12 @@ def _moves_table(programs: Sequence[Program]) -> Table:
         rows += [(m["name"].split(".")[0], m, m["op_name"]) for m in p.largest_moves[:3]]
         for kind, total, made_of in rows:
             numbers = (f"{total['megabytes']:.0f}", f"{total['megacycles']:.2f}")
-            table.add_row(*where, kind, f"{total['count']:.0f}", *numbers, made_of[-60:])
+            table.add_row(*where, kind, f"{total['count']:.0f}", *numbers, _last_names(made_of))
     return table
+
+
+def _last_names(op_name: str) -> str:
+    return "/".join(op_name.split("/")[-2:])
 
 
 if __name__ == "__main__":
