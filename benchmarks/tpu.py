@@ -137,9 +137,15 @@ def _total(moving: Sequence[Instruction]) -> dict[str, float]:
     return dict(
         count=len(moving),
         runs=sum(i.times for i in moving),
-        megabytes=sum(i.bytes * i.times for i in moving) / 1e6,
+        megabytes=sum(map(_written, moving)) / 1e6,
         megacycles=sum(i.cycles * i.times for i in moving) / 1e6,
     )
+
+
+def _written(instruction: Instruction) -> int:
+    """Bytes over all runs; what is written into a part of a result fills it once in all."""
+    in_part = "dynamic-update-slice" in instruction.name
+    return instruction.bytes * (1 if in_part else instruction.times)
 
 
 def _summary(instruction: Instruction) -> dict[str, Any]:
