@@ -16,6 +16,7 @@ from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.compiling import compiler_options
 from segformer_jax.inference.forward import forward_pass
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
@@ -54,10 +55,12 @@ class Segmenter:
         _check_size(processor, self.config)
         devices = _devices(device)
         self._mesh = Mesh(np.array(devices), ("batch",))
+        platform = devices[0].platform
+        self._compiler_options = compiler_options(platform, model.segformer.dtype)
         graph, state = nnx.split(model.folded())
         self._state = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
 
-        forward = forward_pass(graph, devices[0].platform)
+        forward = forward_pass(graph, platform)
 
         def forward_each(state, pixel_values):  # one array a picture: slices would be compiled
             return tuple(own[None] for own in forward(state, pixel_values))
@@ -164,7 +167,8 @@ class Segmenter:
                 in_specs=(PartitionSpec(), batch),
                 out_specs=batch,
                 check_vma=False,
-            )
+            ),
+            compiler_options=self._compiler_options,
         )
 
     def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:

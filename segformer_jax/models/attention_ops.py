@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.models.forms import at_least_float32, choose, current_form
+from segformer_jax.models.rows import plain_max, plain_sum, row_max, row_sum
 
-SCORES_PER_CHUNK = 1 << 22  # attention scores computed at once per head on CPU: 16 MB of float32
+SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
 SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
 
 
@@ -31,7 +32,7 @@ def _attention(q, k, v, dtype, form, cudnn):
     if cudnn:
         q, k, v = (x.astype(dtype) for x in (q, k, v))
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    by_chunks = partial(_attention_by_chunks, dtype=dtype)
+    by_chunks = partial(_attention_by_chunks, dtype=at_least_float32(dtype))  # heads are narrow
     b, n, heads, _ = q.shape
     if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
         return by_chunks(q, k, v)
@@ -82,7 +83,7 @@ def _attention_by_chunks(q, k, v, *, dtype):
 
     def attend(chunk):
         queries, head = chunk
-        weights, total = _exponentials(queries, k[head], dtype)
+        weights, total = _exponentials(queries, k[head], dtype, row_max, row_sum)
         y = lax.dot(
             weights[0, 0].astype(dtype),
             v[head][0, :, 0].astype(dtype),
@@ -104,11 +105,11 @@ def _scores(q, k, dtype):
     )
 
 
-def _exponentials(q, k, dtype):
+def _exponentials(q, k, dtype, row_max=plain_max, row_sum=plain_sum):
     """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
     scores = _scores(q, k, dtype)
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    return weights, weights.sum(-1, keepdims=True)
+    weights = jnp.exp(scores - lax.stop_gradient(row_max(scores)))
+    return weights, row_sum(weights)
 
 
 @partial(jax.jit, static_argnames="dtype")

@@ -6,7 +6,7 @@ Each is jitted, so that layers of equal shape are traced and lowered once, and e
 fused. `forms.py` chooses among the forms.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 
 import jax
@@ -18,14 +18,17 @@ from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
 from segformer_jax.models.forms import at_least_float32, choose, current_form
+from segformer_jax.models.rows import plain_sum, row_sum
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": lambda x: x * 0.5 * (1 + lax.erf(x * 0.5**0.5)),  # as torch; jax.nn's costs two erfc
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
 }
+
+NARROW = 64  # channels: below this a CPU gains nothing by multiplying halves
 
 # --- dense layers
 
@@ -49,6 +52,8 @@ def along_channels(values: Array, x: Array) -> Array:
 
 
 def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
+    if x.dtype != dtype and min(kernel.shape) < NARROW:  # halves in a float32 stream, on CPU
+        dtype = x.dtype
     return lax.dot_general(
         x.astype(dtype),
         kernel.astype(dtype),
@@ -57,7 +62,6 @@ def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     )
 
 
-@partial(jax.jit, static_argnames="epsilon")
 def layer_norm(
     x: Float[Array, "*batch c"],
     scale: Float[Array, " c"],
@@ -66,11 +70,23 @@ def layer_norm(
     epsilon: float,
 ) -> Float[Array, "*batch c"]:
     """Normalises the last axis, in float32 or wider, with the exact two-pass variance."""
-    wide = at_least_float32(x.dtype)
-    y = x.astype(wide)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
+    return _layer_norm(x, scale, bias, epsilon, current_form())
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _layer_norm(x, scale, bias, epsilon, form):
+    y = choose(
+        form,
+        partial(_normalized, epsilon=epsilon, row_sum=row_sum),
+        partial(_normalized, epsilon=epsilon, row_sum=plain_sum),
+        x.astype(at_least_float32(x.dtype)),
+    )
     return (y * along_channels(scale, y) + along_channels(bias, y)).astype(x.dtype)
+
+
+def _normalized(x, *, epsilon, row_sum):
+    x = x - row_sum(x) / x.shape[-1]
+    return x * lax.rsqrt(row_sum(jnp.square(x)) / x.shape[-1] + epsilon)
 
 
 # --- convolutions
@@ -91,16 +107,36 @@ def conv(
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _conv(x, kernel, bias, stride, padding, dtype, form):
-    size = kernel.shape[0]
-    if size == stride and not padding:
-        y = _conv_of_patches(x, kernel, dtype)
-    else:
-        by_matmul, by_conv = (
-            partial(function, stride=stride, padding=padding, dtype=dtype)
-            for function in (_matmul_conv(x.shape[-1], size, stride), _lax_conv)
-        )
-        y = choose(form, by_matmul, by_conv, x, kernel, tpu=by_matmul)
+    y = _convolved(x, kernel, stride, padding, dtype, form)
     return y + along_channels(bias, y)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _convolved(x, kernel, stride, padding, dtype, form):
+    if kernel.shape[0] == stride and not padding:
+        return _conv_of_patches(x, kernel, dtype)
+    halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
+    on_cpu = _conv_of_taps if halves else _lax_conv  # XLA's convolution there knows float32 alone
+    on_tpu = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
+    cpu, default, tpu = (
+        partial(function, stride=stride, padding=padding, dtype=dtype)
+        for function in (on_cpu, _lax_conv, on_tpu)
+    )
+    return choose(form, cpu, default, x, kernel, tpu=tpu)
+
+
+@_convolved.defjvp
+def _convolved_jvp(stride, padding, dtype, form, primals, tangents):
+    """On CPU as matmuls: XLA's convolution is fast forwards there, and slow transposed."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    if kernel.shape[0] == stride and not padding:
+        linear = partial(_conv_of_patches, dtype=dtype)
+    else:
+        options = dict(stride=stride, padding=padding, dtype=dtype)
+        by_matmul = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
+        linear = partial(choose, form, partial(by_matmul, **options), partial(_lax_conv, **options))
+    y = _convolved(x, kernel, stride, padding, dtype, form)
+    return y, linear(dx, kernel) + linear(x, dkernel)
 
 
 def _lax_conv(x, kernel, *, stride, padding, dtype):
@@ -115,17 +151,17 @@ def _lax_conv(x, kernel, *, stride, padding, dtype):
 
 
 def _conv_of_patches(x, kernel, dtype):
-    """Kernel and stride agree: every patch is one row of a matmul; leftovers at the end drop."""
+    """Kernel and stride agree: matmuls of the patches' rows, which lie whole in memory."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
-    h, w = h // k, w // k
-    x = x[:, : h * k, : w * k].reshape(b, h, k, w, k, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, k * k * c)
-    return _dot(x, kernel.reshape(k * k * c, out), dtype)
+    h, w = h // k, w // k  # leftovers at the end drop
+    x = x[:, : h * k, : w * k].reshape(b, h, k, w, k * c)
+    kernels = kernel.reshape(k, k * c, out)
+    return reduce(jnp.add, (_dot(x[:, :, i], kernels[i], dtype) for i in range(k)))
 
 
 def _matmul_conv(channels: int, size: int, stride: int) -> Callable:
-    """The fastest form on CPU and TPU: few taps as one matmul, wide over few channels folded."""
+    """Few taps as one matmul, a wide kernel over few channels folded."""
     if size <= 3:
         return _conv_of_taps
     return _conv_of_cells if size <= 2 * stride and channels < 16 else _lax_conv
@@ -146,7 +182,7 @@ def _conv_of_taps(x, kernel, *, stride, padding, dtype):
 
 
 def _conv_of_cells(x, kernel, *, stride, padding, dtype):
-    """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, four matmuls."""
+    """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, one matmul."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
@@ -162,10 +198,8 @@ def _conv_of_cells(x, kernel, *, stride, padding, dtype):
     x = x.reshape(b, h + 1, w + 1, stride * stride * c)
     kernel = jnp.pad(kernel, ((0, 2 * stride - k), (0, 2 * stride - k), (0, 0), (0, 0)))
     kernel = kernel.reshape(2, stride, 2, stride, c, out).transpose(0, 2, 1, 3, 4, 5)
-    kernel = kernel.reshape(2, 2, stride * stride * c, out)
-    return sum(
-        _dot(x[:, i : i + h, j : j + w], kernel[i, j], dtype) for i in (0, 1) for j in (0, 1)
-    )
+    cells = [x[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
+    return _dot(jnp.concatenate(cells, -1), kernel.reshape(4 * stride * stride * c, out), dtype)
 
 
 def depthwise_conv(
@@ -263,11 +297,16 @@ def _resize_bilinear_jvp(size, form, primals, tangents):
 
 def _resize_by_gathers(x, *, size):
     for axis, new in zip((1, 2), size, strict=True):
-        low, high, weight = bilinear_neighbours(x.shape[axis], new, x.dtype)
-        weight = weight.astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-        below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
-        x = below + (above - below) * weight
+        x = lerp(x, bilinear_neighbours(x.shape[axis], new, x.dtype), axis)
     return x
+
+
+def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[Array, "b _ _ c"]:
+    """Rows or columns between those of x: `bilinear_neighbours` says which, and how far."""
+    low, high, weight = neighbours
+    weight = weight.astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
+    below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
+    return below + (above - below) * weight
 
 
 def _resize_by_matmuls(x, *, size):

@@ -12,7 +12,7 @@ from segformer_jax.config import SegformerConfig
 from segformer_jax.models import forms
 from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
 from segformer_jax.models.encoder import Stage
-from segformer_jax.models.layers import Linear
+from segformer_jax.models.layers import Conv, Linear
 from segformer_jax.models.loss import classification_loss, segmentation_loss
 from segformer_jax.models.outputs import (
     ImageClassifierOutput,
@@ -204,6 +204,9 @@ class SegformerForSemanticSegmentation(_Pretrained):
             return self
         model = nnx.clone(self)
         model.decode_head = self.decode_head.folded()
+        for _, layer in nnx.iter_modules(model):
+            if isinstance(layer, Linear | Conv):
+                layer.kernel = nnx.Param(layer.kernel[...].astype(layer.dtype))
         model.eval()
         return model
 

@@ -189,10 +189,12 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
     assert forms.activation_dtype(jnp.float64) == jnp.float64
     with forms.single_form("tpu"):
         assert forms.activation_dtype(jnp.bfloat16) == jnp.bfloat16
-    x, kernel = jnp.ones((2, 8), jnp.float32), jnp.ones((8, 3), jnp.float32)
-    y = ops.linear(x * 1.001, kernel, None, dtype=jnp.bfloat16)
+    x, wide = jnp.full((2, 64), 1.001, jnp.float32), jnp.ones((64, 64), jnp.float32)
+    y = ops.linear(x, wide, None, dtype=jnp.bfloat16)
     assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, 8.0)  # 1.001 is 1 in bfloat16
+    np.testing.assert_array_equal(y, 64.0)  # 1.001 is 1 in bfloat16
+    narrow = ops.linear(x, wide[:, :3], None, dtype=jnp.bfloat16)  # float32 is as fast there
+    np.testing.assert_allclose(narrow, 64.064, rtol=1e-6)  # float32's rounding
 
 
 def test_one_form_leaves_no_choice_in_the_program():
