@@ -17,8 +17,8 @@ from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.compiling import compiler_options
+from segformer_jax.inference.forward import forward_pass
 from segformer_jax.inference.segmentation import Segmentation
-from segformer_jax.models import forms
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -60,11 +60,10 @@ class Segmenter:
         graph, state = nnx.split(model.folded())
         leaves, structure = jax.tree.flatten(state)  # a flat list costs a call far less than a tree
         self._leaves = jax.device_put(leaves, NamedSharding(self._mesh, PartitionSpec()))
+        on_state = forward_pass(graph, platform)
 
         def forward(leaves, pixel_values):
-            state = jax.tree.unflatten(structure, leaves)
-            with forms.single_form(platform):
-                return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
+            return on_state(jax.tree.unflatten(structure, leaves), pixel_values)
 
         def forward_each(leaves, pixel_values):  # one array a picture: slices would be compiled
             return tuple(own[None] for own in forward(leaves, pixel_values))

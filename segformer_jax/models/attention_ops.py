@@ -34,8 +34,9 @@ def _attention(q, k, v, dtype, form, cudnn):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     by_chunks = partial(_attention_by_chunks, dtype=at_least_float32(dtype))  # heads are narrow
     b, n, heads, _ = q.shape
-    whole = by_chunks if b * n * heads * k.shape[1] > SCORES_AT_ONCE else _whole(dtype)
-    return choose(form, by_chunks, whole, q, k, v)
+    if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
+        return by_chunks(q, k, v)
+    return choose(form, by_chunks, _whole(dtype), q, k, v, tpu=partial(_tpu, dtype=dtype))
 
 
 def _whole(dtype):
@@ -50,6 +51,24 @@ def _whole(dtype):
         return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
 
     return attend
+
+
+def _tpu(q, k, v, *, dtype):
+    """The sum of the weights is one more channel of the values, and the maximum a step of its own.
+
+    Otherwise XLA makes one fusion of maximum, exponential and sum, in which every weight costs
+    three times as much, and the weights go through the slow memory once more.
+    """
+    scores = _scores(q, k, dtype)
+    largest = lax.optimization_barrier(lax.stop_gradient(scores.max(-1, keepdims=True)))
+    values = jnp.pad(v.astype(dtype), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+    y = jnp.einsum(
+        "bhnk,bkhd->bnhd",
+        jnp.exp(scores - largest).astype(dtype),
+        values,
+        preferred_element_type=scores.dtype,
+    )
+    return (y[..., :-1] / y[..., -1:]).astype(v.dtype)
 
 
 def _attention_by_chunks(q, k, v, *, dtype):
@@ -76,19 +95,19 @@ def _attention_by_chunks(q, k, v, *, dtype):
     return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
 
 
-def _exponentials(
-    q,
-    k,
-    dtype,
-    row_max=plain_max,
-    row_sum=plain_sum,
-):
-    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
-    wide = at_least_float32(q.dtype)
+def _scores(q, k, dtype):
     q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
-    scores = jnp.einsum(
-        "bnhd,bkhd->bhnk", q.astype(dtype), k.astype(dtype), preferred_element_type=wide
+    return jnp.einsum(
+        "bnhd,bkhd->bhnk",
+        q.astype(dtype),
+        k.astype(dtype),
+        preferred_element_type=at_least_float32(q.dtype),
     )
+
+
+def _exponentials(q, k, dtype, row_max=plain_max, row_sum=plain_sum):
+    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
+    scores = _scores(q, k, dtype)
     weights = jnp.exp(scores - lax.stop_gradient(row_max(scores)))
     return weights, row_sum(weights)
 

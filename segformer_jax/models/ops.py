@@ -115,10 +115,14 @@ def _conv(x, kernel, bias, stride, padding, dtype, form):
 def _convolved(x, kernel, stride, padding, dtype, form):
     if kernel.shape[0] == stride and not padding:
         return _conv_of_patches(x, kernel, dtype)
-    options = dict(stride=stride, padding=padding, dtype=dtype)
     halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
-    fast = _conv_of_taps if halves else _lax_conv  # XLA's convolution on CPU knows float32 alone
-    return choose(form, partial(fast, **options), partial(_lax_conv, **options), x, kernel)
+    on_cpu = _conv_of_taps if halves else _lax_conv  # XLA's convolution there knows float32 alone
+    on_tpu = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
+    cpu, default, tpu = (
+        partial(function, stride=stride, padding=padding, dtype=dtype)
+        for function in (on_cpu, _lax_conv, on_tpu)
+    )
+    return choose(form, cpu, default, x, kernel, tpu=tpu)
 
 
 @_convolved.defjvp
@@ -213,7 +217,7 @@ def _depthwise_conv(x, kernel, bias, form):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _depthwise(x, kernel, form):
-    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel)
+    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel, tpu=_depthwise_wide_shifts)
 
 
 @_depthwise.defjvp
@@ -227,6 +231,12 @@ def _depthwise_shifts(x, kernel):
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return _shifted_sum(x, kernel, h, w)
+
+
+def _depthwise_wide_shifts(x, kernel):
+    """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
+    wide = at_least_float32(x.dtype)
+    return _depthwise_shifts(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
 
 
 def _depthwise_rows(x, kernel):

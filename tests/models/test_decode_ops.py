@@ -19,9 +19,7 @@ def test_strips_are_the_whole(x64, rng, monkeypatch, values, grids):
         monkeypatch.setattr(decode_ops, "VALUES_PER_STRIP", values)
         decode_ops._decode.clear_cache()  # the number above is no argument
         with forms.single_form(form):
-            results.append(
-                decode_ops.decode(maps, kernels, bias, classifier, dtype=jnp.float64)
-            )
+            results.append(decode_ops.decode(maps, kernels, bias, classifier, dtype=jnp.float64))
     decode_ops._decode.clear_cache()
     assert results[0].shape == (2, *grids[0], 3)
     np.testing.assert_allclose(*results, rtol=0, atol=1e-12)

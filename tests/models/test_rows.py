@@ -14,5 +14,3 @@ def test_row_sum_and_max_are_numpys(x64, rng, width):
         rows.row_sum(jnp.asarray(x)), x.sum(-1, keepdims=True), rtol=0, atol=1e-11
     )
     np.testing.assert_array_equal(rows.row_max(jnp.asarray(x)), x.max(-1, keepdims=True))
-
-
