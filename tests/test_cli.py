@@ -241,6 +241,13 @@ def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):
     assert (code, "there is no model" in said) == (2, True)
 
 
+def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_path):
+    (model / "preprocessor_config.json").write_text('{"size":')
+    code, _, said = run("convert", model, tmp_path / "out")
+    assert (code, "preprocessor_config.json is not JSON" in said) == (2, True)
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_verify_shows_every_stage_and_says_equal(run):
     code, printed, _ = run("verify", "street-b0", "--image", STREET)
     assert code == 0
