@@ -270,7 +270,13 @@ def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: An
 
 
 def _read_config(path: Path) -> SegformerConfig:
-    return SegformerConfig.from_dict(_read_json(path, CONFIG))
+    values = _read_json(path, CONFIG)
+    if "model_type" not in values:
+        raise WeightsError(
+            f"the {CONFIG} of {path} has no model_type, so this may be any network; a SegFormer's "
+            "says 'segformer': add it if this is one"
+        )
+    return SegformerConfig.from_dict(values)
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

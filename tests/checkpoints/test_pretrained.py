@@ -251,6 +251,9 @@ def test_what_is_no_checkpoint_is_said(folder, tmp_path):
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ValueError, match="config is of a 'vit' model"):
         SegformerModel.from_pretrained(folder)
+    (folder / "config.json").write_text('{"depths": [2, 2, 2, 2]}')
+    with pytest.raises(WeightsError, match="has no model_type.* a SegFormer's says 'segformer'"):
+        SegformerModel.from_pretrained(folder)
 
 
 def test_a_folded_model_is_not_saved(folder, tmp_path):
