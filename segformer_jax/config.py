@@ -207,7 +207,12 @@ class SegformerConfig:
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
     ) -> "SegformerConfig":
-        """The same network with other classes; give the names, or their number alone."""
+        """The same network with other classes; give the names, or their number alone.
+
+        The names stay where the number is theirs, as in HF.
+        """
+        if id2label is None and num_labels == self.num_labels:
+            return self
         return dataclasses.replace(self, num_labels=num_labels, id2label=id2label)
 
     @classmethod

@@ -80,6 +80,7 @@ def test_labels_come_from_names_numbers_or_nothing():
     assert named.num_labels == 2
     assert named.label2id == {"a": 1, "b": 5}
     assert named.with_labels(num_labels=7).num_labels == 7
+    assert named.with_labels(num_labels=2).id2label == {1: "a", 5: "b"}
 
 
 def test_a_config_is_a_value():
