@@ -295,8 +295,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _positive(name: str, value: Any, *, integer: bool = True) -> None:
-    whole = isinstance(value, int) or not integer
-    if not _is_number(value) or not whole or not value > 0:
+    kinds = int if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
         raise ValueError(
             f"{name} is {value!r}; it must be a positive {'integer' if integer else 'number'}"
         )

@@ -252,7 +252,7 @@ def test_what_is_no_checkpoint_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match="config is of a 'vit' model"):
         SegformerModel.from_pretrained(folder)
     (folder / "config.json").write_text('{"depths": [2, 2, 2, 2]}')
-    with pytest.raises(WeightsError, match="has no model_type.* a SegFormer's says 'segformer'"):
+    with pytest.raises(WeightsError, match=r"has no model_type.* a SegFormer's says 'segformer'"):
         SegformerModel.from_pretrained(folder)
 
 
