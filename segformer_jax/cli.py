@@ -254,7 +254,8 @@ def _print_segmentation(result: dict[str, Any]) -> None:
 
 
 def _print_info(model: str, about: dict[str, Any]) -> None:
-    table = _table("part", "shape of the output", "parameters", title=model)
+    title = f"{model}: {about['architecture']}"
+    table = _table("part", "shape of the output", "parameters", title=title)
     for row in about["layers"]:
         table.add_row(row["name"], row["output"], f"{row['parameters']:,}")
     table.add_section()
@@ -267,8 +268,9 @@ def _print_info(model: str, about: dict[str, Any]) -> None:
         f"computed, {about['multiply_adds'] / 1e9:.2f} G here",
         highlight=False,
     )
-    names = ", ".join(about["labels"].values())
-    console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
+    if about["labels"]:
+        names = ", ".join(about["labels"].values())
+        console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
 
 
 def _print_comparison(report: dict[str, Any]) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from PIL import Image
 
-from segformer_jax import Segmenter, cli, process
+from segformer_jax import SegformerConfig, Segmenter, cli, process
 from segformer_jax.checkpoints import hub
+from segformer_jax.models.arithmetic import multiply_adds
 
 ROOT = Path(__file__).resolve().parents[1]
 STREET = ROOT / "examples" / "street.jpg"
@@ -217,6 +219,26 @@ def test_info_counts_layers_parameters_and_multiply_adds(run):
     assert "11 labels: sky, building, pole, road" in printed
     code, _, said = run("info", "b0", "--size", "16", "512")
     assert (code, "at least 29 pixels" in said) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_info_counts_the_other_models_as_what_they_are(kind, run, tmp_path):
+    hf = reference.hf_model(kind)
+    hf.save_pretrained(tmp_path)
+    code, printed, _ = run("info", tmp_path, "--json")
+    about = json.loads(printed)
+    assert (code, about["architecture"]) == (0, f"Segformer{kind}")
+    assert about["parameters"] == sum(p.numel() for p in hf.parameters())
+    assert sum(row["parameters"] for row in about["layers"]) == about["parameters"]
+    classifier = 24 * 7 if kind == "ForImageClassification" else 0
+    config = SegformerConfig.from_pretrained(tmp_path)
+    counted = multiply_adds(config, 512, 512, head=False) + classifier
+    assert about["multiply_adds"] == about["multiply_adds_usual"] == counted
+    assert len(about["labels"]) == (7 if classifier else 0)
+    _, printed, _ = run("info", tmp_path)
+    assert ("classifier" in printed) == ("labels" in printed) == bool(classifier)
+    assert "2 blocks, 1 head " in printed
+    assert "1 block, 2 heads" in printed
 
 
 def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):

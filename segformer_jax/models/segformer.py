@@ -265,6 +265,13 @@ class SegformerForImageClassification(_Pretrained):
         return ImageClassifierOutput(logits, loss, hidden_states, attentions)
 
 
+def model_class(config: SegformerConfig) -> type[_Pretrained]:
+    """Which of the three a config.json is of: its first `architectures`, else segmentation."""
+    named = config.extra.get("architectures") or [""]
+    others = (SegformerModel, SegformerForImageClassification)
+    return next((c for c in others if c.__name__ == named[0]), SegformerForSemanticSegmentation)
+
+
 def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Array, ...]:
     if config.reshape_last_stage:
         return maps
