@@ -10,11 +10,7 @@ import numpy as np
 
 from segformer_jax.checkpoints.pretrained import load_config, load_model, save_model
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.models import (
-    SegformerForImageClassification,
-    SegformerForSemanticSegmentation,
-    SegformerModel,
-)
+from segformer_jax.models.segformer import SegformerModel, model_class
 
 BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the largest difference ÷ the largest value
 PRECISIONS = tuple(BOUNDS)
@@ -38,7 +34,7 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
     """
     torch, transformers = _torch_and_transformers()
     pixel_values = _pixels(name_or_path, image)
-    kind = _model_class(name_or_path)
+    kind: Any = model_class(load_config(name_or_path))
     stages: dict[str, dict[str, float]] = {}
     relative, agreement = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -90,12 +86,6 @@ def _pixels(name_or_path: str, image: Path | None) -> np.ndarray:
         shape = (1, 512, 512, config.num_channels)
         return np.random.default_rng(0).normal(size=shape).astype(np.float32)
     return SegformerImageProcessor.from_pretrained(name_or_path)(image)["pixel_values"]
-
-
-def _model_class(name_or_path: str) -> Any:
-    named = load_config(name_or_path).extra.get("architectures") or [""]
-    kinds = (SegformerForSemanticSegmentation, SegformerForImageClassification, SegformerModel)
-    return next((kind for kind in kinds if kind.__name__ == named[0]), kinds[0])
 
 
 def _ours(model: Any, pixel_values: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,13 +3,14 @@
 import json as json_format
 import os
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
+
+from segformer_jax.atomic import writable_folder
 
 DEFAULT_MODEL = "street-b0"
 Output = Literal["overlay", "mask", "npy", "json"]
@@ -79,7 +80,7 @@ def segment(
     if not 0 <= alpha <= 1:
         raise ValueError(f"--alpha is {alpha}; it lies between 0 (the photo) and 1 (the colours)")
     _check_pictures(images)
-    _check_writable(out_dir)
+    writable_folder(out_dir)
     segmenter = _segmenter(
         model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
     )
@@ -140,7 +141,7 @@ def convert(
     """
     from segformer_jax.convert.checkpoint import convert_checkpoint
 
-    _check_writable(out_dir)
+    writable_folder(out_dir)
     kind = convert_checkpoint(source, out_dir)
     print(f"{source} → {out_dir}: {kind}")
     return _verify(str(out_dir), image=None, json=False) if verify else 0
@@ -234,17 +235,6 @@ def _check_pictures(images: tuple[Path, ...]) -> None:
         by_stem[image.stem] = image
 
 
-def _check_writable(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the output folder {folder} is a file")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"the output folder {folder} can't be written: {error}") from error
-
-
 # --- what is printed
 
 
@@ -264,7 +254,8 @@ def _print_segmentation(result: dict[str, Any]) -> None:
 
 
 def _print_info(model: str, about: dict[str, Any]) -> None:
-    table = _table("part", "shape of the output", "parameters", title=model)
+    title = f"{model}: {about['architecture']}"
+    table = _table("part", "shape of the output", "parameters", title=title)
     for row in about["layers"]:
         table.add_row(row["name"], row["output"], f"{row['parameters']:,}")
     table.add_section()
@@ -277,8 +268,9 @@ def _print_info(model: str, about: dict[str, Any]) -> None:
         f"computed, {about['multiply_adds'] / 1e9:.2f} G here",
         highlight=False,
     )
-    names = ", ".join(about["labels"].values())
-    console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
+    if about["labels"]:
+        names = ", ".join(about["labels"].values())
+        console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
 
 
 def _print_comparison(report: dict[str, Any]) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from PIL import Image
 
-from segformer_jax import Segmenter, cli, process
+from segformer_jax import SegformerConfig, Segmenter, cli, process
 from segformer_jax.checkpoints import hub
+from segformer_jax.models.arithmetic import multiply_adds
 
 ROOT = Path(__file__).resolve().parents[1]
 STREET = ROOT / "examples" / "street.jpg"
@@ -219,6 +221,26 @@ def test_info_counts_layers_parameters_and_multiply_adds(run):
     assert (code, "at least 29 pixels" in said) == (2, True)
 
 
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_info_counts_the_other_models_as_what_they_are(kind, run, tmp_path):
+    hf = reference.hf_model(kind)
+    hf.save_pretrained(tmp_path)
+    code, printed, _ = run("info", tmp_path, "--json")
+    about = json.loads(printed)
+    assert (code, about["architecture"]) == (0, f"Segformer{kind}")
+    assert about["parameters"] == sum(p.numel() for p in hf.parameters())
+    assert sum(row["parameters"] for row in about["layers"]) == about["parameters"]
+    classifier = 24 * 7 if kind == "ForImageClassification" else 0
+    config = SegformerConfig.from_pretrained(tmp_path)
+    counted = multiply_adds(config, 512, 512, head=False) + classifier
+    assert about["multiply_adds"] == about["multiply_adds_usual"] == counted
+    assert len(about["labels"]) == (7 if classifier else 0)
+    _, printed, _ = run("info", tmp_path)
+    assert ("classifier" in printed) == ("labels" in printed) == bool(classifier)
+    assert "2 blocks, 1 head " in printed
+    assert "1 block, 2 heads" in printed
+
+
 def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):
     code, printed, _ = run("convert", model, tmp_path / "out")
     assert code == 0
@@ -239,6 +261,13 @@ def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):
         assert one == other
     code, _, said = run("convert", tmp_path / "missing.pth", tmp_path / "other")
     assert (code, "there is no model" in said) == (2, True)
+
+
+def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_path):
+    (model / "preprocessor_config.json").write_text('{"size":')
+    code, _, said = run("convert", model, tmp_path / "out")
+    assert (code, "preprocessor_config.json is not JSON" in said) == (2, True)
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_verify_shows_every_stage_and_says_equal(run):

@@ -211,7 +211,8 @@ def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -
             False gives those of transformers 5's modules.
 
     Raises:
-        ValueError: a folded model, whose parameters are no longer HF's; a folder that is a file.
+        ValueError: a folded model, whose parameters are no longer HF's; a folder that can't be
+            written.
     """
     flat = flat_state(model)
     if any(name.startswith("decode_head.kernels.") for name in flat):
@@ -222,7 +223,7 @@ def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -
         name: np.asarray(value if name.endswith("_tracked") else value.astype(dtype))
         for name, value in flat.items()
     }
-    folder = _folder(folder)
+    folder = Path(folder)
     files.write_safetensors(
         names.to_hf(tensors, original_names=original_names), folder / "model.safetensors"
     )
@@ -248,7 +249,7 @@ def load_config(name_or_path: str | Path, **hub_options: Any) -> SegformerConfig
 
 def save_config(config: SegformerConfig, folder: str | Path) -> None:
     """Writes `folder`/config.json."""
-    _write_json(config.to_dict(), _folder(folder) / CONFIG)
+    _write_json(config.to_dict(), Path(folder) / CONFIG)
 
 
 def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[str, Any]:
@@ -258,7 +259,7 @@ def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[
 
 def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> None:
     """Writes `folder`/preprocessor_config.json."""
-    _write_json(values, _folder(folder) / PROCESSOR)
+    _write_json(values, Path(folder) / PROCESSOR)
 
 
 def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: Any) -> str:
@@ -269,7 +270,13 @@ def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: An
 
 
 def _read_config(path: Path) -> SegformerConfig:
-    return SegformerConfig.from_dict(_read_json(path, CONFIG))
+    values = _read_json(path, CONFIG)
+    if "model_type" not in values:
+        raise WeightsError(
+            f"the {CONFIG} of {path} has no model_type, so this may be any network; a SegFormer's "
+            "says 'segformer': add it if this is one"
+        )
+    return SegformerConfig.from_dict(values)
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
@@ -291,11 +298,3 @@ def _write_json(values: Mapping[str, Any], file: Path) -> None:
     with atomic_path(file) as temporary:
         text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
         Path(temporary).write_text(text + "\n", encoding="utf-8")
-
-
-def _folder(folder: str | Path) -> Path:
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder to write into")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -183,7 +183,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
             rngs: the source of dropout in train mode.
 
         Raises:
-            ValueError: as `SegformerModel`; labels outside the classes.
+            ValueError: as `SegformerModel`; labels outside the classes, or of another shape or type.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -266,6 +266,13 @@ class SegformerForImageClassification(_Pretrained):
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
         return ImageClassifierOutput(logits, loss, hidden_states, attentions)
+
+
+def model_class(config: SegformerConfig) -> type[_Pretrained]:
+    """Which of the three a config.json is of: its first `architectures`, else segmentation."""
+    named = config.extra.get("architectures") or [""]
+    others = (SegformerModel, SegformerForImageClassification)
+    return next((c for c in others if c.__name__ == named[0]), SegformerForSemanticSegmentation)
 
 
 def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Array, ...]:
