@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.models import gradients
 from segformer_jax.models.forms import at_least_float32, choose, current_form
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -48,6 +49,7 @@ def along_channels(values: Array, x: Array) -> Array:
     return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     return lax.dot_general(
         x.astype(dtype),
@@ -55,6 +57,19 @@ def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
         (((x.ndim - 1,), (0,)), ((), ())),
         preferred_element_type=x.dtype,
     )
+
+
+@_dot.defjvp
+def _dot_jvp(dtype, primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_kernel = choose(
+        current_form(),
+        partial(gradients.dot_by_kernel, dtype=dtype),
+        partial(_dot, dtype=dtype),
+        x,
+        dkernel,
+    )
+    return _dot(x, kernel, dtype), _dot(dx, kernel, dtype) + by_kernel
 
 
 @partial(jax.jit, static_argnames="epsilon")
