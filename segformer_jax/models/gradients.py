@@ -6,6 +6,7 @@ equal the plain ones of `ops.py` and are taken by its `defjvp`s on CPUs alone.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -26,3 +27,28 @@ def dot_by_kernel(
         dkernel, over = lax.optimization_barrier(dkernel.T), (((1,), (1,)), ((), ()))
     y = lax.dot_general(rows, dkernel, over, preferred_element_type=x.dtype)
     return y.reshape(*x.shape[:-1], outputs)
+
+
+def resize_by_matrices(
+    x: Float[Array, "b h w c"],
+    rows: Float[np.ndarray, "h2 h"],
+    columns: Float[np.ndarray, "w2 w"],
+) -> Float[Array, "b h2 w2 c"]:
+    """rows and columns applied to their axes; no transpose moves a large array in memory.
+
+    Each row of cells, then each picture, is a matmul of its own.
+    """
+    b, h, w, c = x.shape
+    (new_h, _), (new_w, _) = rows.shape, columns.shape
+    x = left_matmul(columns, x.reshape(b * h, w, c))
+    return left_matmul(rows, x.reshape(b, h, new_w * c)).reshape(b, new_h, new_w, c)
+
+
+def left_matmul(
+    matrix: Float[np.ndarray, "m k"], x: Float[Array, "batch k n"]
+) -> Float[Array, "batch m n"]:
+    """The matrix times each of a batch, as a batch of matmuls: one would move the batch inside."""
+    matrices = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (x.shape[0], *matrix.shape))
+    return lax.dot_general(
+        matrices, x, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
+    )

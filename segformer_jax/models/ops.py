@@ -270,7 +270,9 @@ def _resize_bilinear(x, size, form):
 def _resize_bilinear_jvp(size, form, primals, tangents):
     """The map is linear; as matmuls its transpose is two matmuls, as gathers a slow scatter."""
     (x,), (dx,) = primals, tangents
-    return _resize_bilinear(x, size, form), _resize_by_matmuls(dx, size=size)
+    by_matmuls = partial(_resize_by_matmuls, size=size)
+    by_rows = partial(_resize_row_by_row, size=size)
+    return _resize_bilinear(x, size, form), choose(form, by_rows, by_matmuls, dx)
 
 
 def _resize_by_gathers(x, *, size):
@@ -284,14 +286,19 @@ def _resize_by_gathers(x, *, size):
 
 def _resize_by_matmuls(x, *, size):
     rows, columns = (
-        _resize_matrix(old, new, x.dtype) for old, new in zip(x.shape[1:3], size, strict=True)
+        resize_matrix(old, new, x.dtype) for old, new in zip(x.shape[1:3], size, strict=True)
     )
     precision = None if x.dtype.itemsize < 4 else lax.Precision.HIGHEST
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=precision)
     return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=precision)
 
 
-def _resize_matrix(old: int, new: int, dtype) -> np.ndarray:
+def _resize_row_by_row(x, *, size):
+    matrices = (resize_matrix(a, b, x.dtype) for a, b in zip(x.shape[1:3], size, strict=True))
+    return gradients.resize_by_matrices(x, *matrices)
+
+
+def resize_matrix(old: int, new: int, dtype) -> np.ndarray:
     low, high, weight = bilinear_neighbours(old, new, dtype)
     matrix = np.zeros((new, old), weight.dtype)
     np.add.at(matrix, (np.arange(new), low), 1 - weight)
