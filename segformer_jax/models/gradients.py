@@ -5,6 +5,9 @@ equation by equation, so how the map is written decides how the gradient is comp
 equal the plain ones of `ops.py` and are taken by its `defjvp`s on CPUs alone.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -52,3 +55,40 @@ def left_matmul(
     return lax.dot_general(
         matrices, x, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
     )
+
+
+@jax.custom_jvp
+def gelu(x: Array) -> Array:
+    """x·Φ(x), exact, by erf as in torch."""
+    return x * _normal_cdf(x)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    cdf = _normal_cdf(x)
+    density = jnp.exp(x * x * np.asarray(-0.5, x.dtype)) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
+    return x * cdf, dx * (cdf + x * density)
+
+
+def _normal_cdf(x):
+    half = np.asarray(0.5, x.dtype)
+    return half + half * lax.erf(x * np.asarray(0.5**0.5, x.dtype))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def normalize(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    """x less its mean over the axes, by its standard deviation: the exact two-pass variance."""
+    y = x - x.mean(axes, keepdims=True)
+    return y * lax.rsqrt(jnp.square(y).mean(axes, keepdims=True) + epsilon)
+
+
+@normalize.defjvp
+def _normalize_jvp(axes, epsilon, primals, tangents):
+    """Of a normalised y, dy = (dx - mean(dx) - y·mean(y·dx)) / deviation, its own transpose."""
+    (x,), (dx,) = primals, tangents
+    y = x - x.mean(axes, keepdims=True)
+    scale = lax.rsqrt(jnp.square(y).mean(axes, keepdims=True) + epsilon)
+    y = y * scale
+    dx = dx * scale
+    return y, dx - dx.mean(axes, keepdims=True) - y * (y * dx).mean(axes, keepdims=True)

@@ -21,7 +21,7 @@ from segformer_jax.models import gradients
 from segformer_jax.models.forms import at_least_float32, choose, current_form
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gradients.gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
@@ -82,9 +82,7 @@ def layer_norm(
 ) -> Float[Array, "*batch c"]:
     """Normalises the last axis, in float32 or wider, with the exact two-pass variance."""
     wide = at_least_float32(x.dtype)
-    y = x.astype(wide)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
+    y = gradients.normalize(x.astype(wide), (x.ndim - 1,), epsilon)
     return (y * along_channels(scale, y) + along_channels(bias, y)).astype(x.dtype)
 
 
