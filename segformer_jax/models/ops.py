@@ -205,26 +205,15 @@ def _depthwise(x, kernel, form):
 @_depthwise.defjvp
 def _depthwise_jvp(form, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_kernel = choose(form, _depthwise_rows, _depthwise_lax, x, dkernel)
-    return _depthwise(x, kernel, form), _depthwise(dx, kernel, form) + by_kernel
+    by_x = choose(form, gradients.depthwise_by_x, _depthwise_lax, dx, kernel)
+    by_kernel = choose(form, gradients.depthwise_by_kernel, _depthwise_lax, x, dkernel)
+    return _depthwise(x, kernel, form), by_x + by_kernel
 
 
 def _depthwise_shifts(x, kernel):
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return _shifted_sum(x, kernel, h, w)
-
-
-def _depthwise_rows(x, kernel):
-    """Row by row, so that the kernel's gradient is nine running sums made in one pass over x."""
-    _, h, w, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def one_row(_, row):
-        return None, _shifted_sum(lax.dynamic_slice_in_dim(x, row, 3, 1), kernel, 1, w)[:, 0]
-
-    _, rows = lax.scan(one_row, None, np.arange(h))
-    return jnp.moveaxis(rows, 0, 1)
 
 
 def _shifted_sum(x, kernel, h, w):
