@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models import decode_ops, forms, ops
+from segformer_jax.models.dropout import Dropout
 from segformer_jax.models.layers import BatchNorm, Linear
 
 
@@ -54,7 +55,7 @@ class SegformerDecodeHead(nnx.Module):
             width * config.num_encoder_blocks, width, use_bias=False, stddev=stddev, **options
         )
         self.batch_norm = BatchNorm(width, param_dtype=param_dtype)
-        self.dropout = nnx.Dropout(config.classifier_dropout_prob)
+        self.dropout = Dropout(config.classifier_dropout_prob)
         self.classifier = Linear(width, config.num_labels, stddev=stddev, **options)
 
     def __call__(
@@ -104,7 +105,7 @@ class FoldedDecodeHead(nnx.Module):
     """A decode head ready for use: one kernel per stage, one bias, ReLU, classifier."""
 
     def __init__(
-        self, *, kernels: Sequence[Array], bias: Array, dropout: nnx.Dropout, classifier: Linear
+        self, *, kernels: Sequence[Array], bias: Array, dropout: Dropout, classifier: Linear
     ):
         self.kernels = nnx.List(nnx.Param(kernel.astype(classifier.dtype)) for kernel in kernels)
         self.bias = nnx.Param(bias)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models import attention_ops, ops
+from segformer_jax.models.dropout import Dropout
 from segformer_jax.models.layers import Conv, DepthwiseConv, LayerNorm, Linear
 
 
@@ -73,7 +74,7 @@ class Attention(nnx.Module):
             if config.sr_ratios[stage] > 1
             else None
         )
-        self.dropout = nnx.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
         self.heads = config.num_attention_heads[stage]
         self.dtype = jnp.dtype(dtype)
 
@@ -92,10 +93,10 @@ class Attention(nnx.Module):
         )
         dropping = self.dropout.rate > 0 and not self.dropout.deterministic
         weights = None
-        if output_attentions or dropping:
+        if output_attentions or dropping:  # HF returns the dropped ones too
             weights = attention_ops.attention_weights(q, k, dtype=self.dtype)
+            weights = self.dropout(weights, rngs=rngs)
         if dropping:
-            weights = self.dropout(weights, rngs=rngs)  # HF returns the dropped ones too
             y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
         else:
             y = attention_ops.attention(q, k, v, dtype=self.dtype)
@@ -114,7 +115,7 @@ class MixFFN(nnx.Module):
         self.fc1 = Linear(width, hidden, **options)
         self.dwconv = PositionalConv(hidden, stddev=stddev, param_dtype=param_dtype, rngs=rngs)
         self.fc2 = Linear(hidden, width, **options)
-        self.dropout = nnx.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.activation = config.hidden_act
 
     def __call__(
@@ -151,8 +152,8 @@ class Block(nnx.Module):
         options: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.layernorm_before = LayerNorm(width, param_dtype=param_dtype)
         self.attention = Attention(config, stage, **options)
-        self.hidden_dropout = nnx.Dropout(config.hidden_dropout_prob)
-        self.drop_path = nnx.Dropout(drop_path, broadcast_dims=(1, 2, 3))  # a whole picture or none
+        self.hidden_dropout = Dropout(config.hidden_dropout_prob)
+        self.drop_path = Dropout(drop_path, broadcast_dims=(1, 2, 3))  # a whole picture or none
         self.layernorm_after = LayerNorm(width, param_dtype=param_dtype)
         self.mlp = MixFFN(config, stage, **options)
 

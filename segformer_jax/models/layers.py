@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segformer_jax.models import forms, ops
+from segformer_jax.models import forms, gradients, ops
 
 EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
 BLOCK = 1 << 16  # random numbers that are drawn at once
@@ -110,13 +110,16 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         given, x = x.dtype, x.astype(forms.at_least_float32(x.dtype))
-        running = self.use_running_average
-        mean, var = (self.mean[...], self.var[...]) if running else self._update(x)
-        scale, _ = self.affine(mean, var)
-        y = (x - ops.along_channels(mean, x)) * ops.along_channels(scale, x)
+        if self.use_running_average:
+            mean = self.mean[...]
+            scale, _ = self.affine(mean, self.var[...])
+            y = (x - ops.along_channels(mean, x)) * ops.along_channels(scale, x)
+        else:
+            self._update(x)
+            y = gradients.normalize(x, (0, 1, 2), EPSILON) * ops.along_channels(self.scale[...], x)
         return (y + ops.along_channels(self.bias[...], y)).astype(given)
 
-    def _update(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    def _update(self, x: Float[Array, "b h w c"]) -> None:
         mean = x.mean((0, 1, 2))
         var = jnp.square(x - ops.along_channels(mean, x)).mean((0, 1, 2))
         count = x.size // x.shape[-1]
@@ -129,7 +132,6 @@ class BatchNorm(nnx.Module):
             now = jax.lax.stop_gradient(now).astype(running[...].dtype)
             running[...] = (1 - MOMENTUM) * running[...] + MOMENTUM * now
         self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
-        return mean, var
 
     def affine(
         self, mean: Float[Array, " c"], var: Float[Array, " c"]

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models import forms, ops
+from segformer_jax.models.cross_entropy import cross_entropy, resized_cross_entropy
 
 
 def segmentation_loss(
@@ -29,15 +30,13 @@ def segmentation_loss(
     check_labels(labels, max(config.num_labels, 2), ignore)
     labels = jnp.asarray(labels)
     logits = logits.astype(forms.at_least_float32(logits.dtype))
+    if config.num_labels > 1:
+        return resized_cross_entropy(logits, labels, ignore)
     logits = ops.resize_bilinear(logits, labels.shape[1:3])
     valid = labels != ignore
-    if config.num_labels == 1:
-        target = labels.astype(logits.dtype)
-        losses = _binary_cross_entropy(logits[..., 0], jnp.where(valid, target, 0))
-        return jnp.where(valid & (labels >= 0), losses, 0).mean()
-    losses = _cross_entropy(logits, jnp.where(valid, labels, 0))
-    count = jnp.maximum(valid.sum(), 1).astype(logits.dtype)
-    return jnp.where(valid, losses, 0).sum() / count
+    target = labels.astype(logits.dtype)
+    losses = _binary_cross_entropy(logits[..., 0], jnp.where(valid, target, 0))
+    return jnp.where(valid & (labels >= 0), losses, 0).mean()
 
 
 def classification_loss(
@@ -61,10 +60,7 @@ def classification_loss(
         labels = jnp.asarray(labels).reshape(-1)
         if len(labels) != len(logits):
             raise ValueError(f"there are {len(labels)} labels for {len(logits)} pictures")
-        valid = labels != -100
-        losses = _cross_entropy(logits, jnp.where(valid, labels, 0))
-        count = jnp.maximum(valid.sum(), 1).astype(logits.dtype)
-        return jnp.where(valid, losses, 0).sum() / count
+        return cross_entropy(logits, labels, -100)
     target = jnp.asarray(labels).astype(logits.dtype)
     if target.size != logits.size:
         raise ValueError(
@@ -81,11 +77,6 @@ def _problem_type(labels: Array | np.ndarray, num_labels: int) -> str:
         return "regression"
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     return "single_label_classification" if integers else "multi_label_classification"
-
-
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-    chosen = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
-    return jax.nn.logsumexp(logits, -1) - chosen
 
 
 def _binary_cross_entropy(logits: Array, target: Array) -> Array:

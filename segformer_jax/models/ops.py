@@ -17,11 +17,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.models import gradients
 from segformer_jax.models.forms import at_least_float32, choose, current_form
-from segformer_jax.models.rows import plain_sum, row_sum
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: x * 0.5 * (1 + lax.erf(x * 0.5**0.5)),  # as torch; jax.nn's costs two erfc
+    "gelu": gradients.gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
@@ -51,6 +51,7 @@ def along_channels(values: Array, x: Array) -> Array:
     return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     if x.dtype != dtype and min(kernel.shape) < NARROW:  # halves in a float32 stream, on CPU
         dtype = x.dtype
@@ -60,6 +61,19 @@ def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
         (((x.ndim - 1,), (0,)), ((), ())),
         preferred_element_type=x.dtype,
     )
+
+
+@_dot.defjvp
+def _dot_jvp(dtype, primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_kernel = choose(
+        current_form(),
+        partial(gradients.dot_by_kernel, dtype=dtype),
+        partial(_dot, dtype=dtype),
+        x,
+        dkernel,
+    )
+    return _dot(x, kernel, dtype), _dot(dx, kernel, dtype) + by_kernel
 
 
 def layer_norm(
@@ -77,16 +91,11 @@ def layer_norm(
 def _layer_norm(x, scale, bias, epsilon, form):
     y = choose(
         form,
-        partial(_normalized, epsilon=epsilon, row_sum=row_sum),
-        partial(_normalized, epsilon=epsilon, row_sum=plain_sum),
+        lambda y: gradients.normalize(y, (x.ndim - 1,), epsilon, True),
+        lambda y: gradients.normalize(y, (x.ndim - 1,), epsilon, False),
         x.astype(at_least_float32(x.dtype)),
     )
     return (y * along_channels(scale, y) + along_channels(bias, y)).astype(x.dtype)
-
-
-def _normalized(x, *, epsilon, row_sum):
-    x = x - row_sum(x) / x.shape[-1]
-    return x * lax.rsqrt(row_sum(jnp.square(x)) / x.shape[-1] + epsilon)
 
 
 # --- convolutions
@@ -223,8 +232,9 @@ def _depthwise(x, kernel, form):
 @_depthwise.defjvp
 def _depthwise_jvp(form, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_kernel = choose(form, _depthwise_rows, _depthwise_lax, x, dkernel)
-    return _depthwise(x, kernel, form), _depthwise(dx, kernel, form) + by_kernel
+    by_x = choose(form, gradients.depthwise_by_x, _depthwise_lax, dx, kernel)
+    by_kernel = choose(form, gradients.depthwise_by_kernel, _depthwise_lax, x, dkernel)
+    return _depthwise(x, kernel, form), by_x + by_kernel
 
 
 def _depthwise_shifts(x, kernel):
@@ -237,18 +247,6 @@ def _depthwise_wide_shifts(x, kernel):
     """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
     wide = at_least_float32(x.dtype)
     return _depthwise_shifts(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
-
-
-def _depthwise_rows(x, kernel):
-    """Row by row, so that the kernel's gradient is nine running sums made in one pass over x."""
-    _, h, w, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def one_row(_, row):
-        return None, _shifted_sum(lax.dynamic_slice_in_dim(x, row, 3, 1), kernel, 1, w)[:, 0]
-
-    _, rows = lax.scan(one_row, None, np.arange(h))
-    return jnp.moveaxis(rows, 0, 1)
 
 
 def _shifted_sum(x, kernel, h, w):
@@ -292,7 +290,9 @@ def _resize_bilinear(x, size, form):
 def _resize_bilinear_jvp(size, form, primals, tangents):
     """The map is linear; as matmuls its transpose is two matmuls, as gathers a slow scatter."""
     (x,), (dx,) = primals, tangents
-    return _resize_bilinear(x, size, form), _resize_by_matmuls(dx, size=size)
+    by_matmuls = partial(_resize_by_matmuls, size=size)
+    by_rows = partial(_resize_row_by_row, size=size)
+    return _resize_bilinear(x, size, form), choose(form, by_rows, by_matmuls, dx)
 
 
 def _resize_by_gathers(x, *, size):
@@ -311,14 +311,19 @@ def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[A
 
 def _resize_by_matmuls(x, *, size):
     rows, columns = (
-        _resize_matrix(old, new, x.dtype) for old, new in zip(x.shape[1:3], size, strict=True)
+        resize_matrix(old, new, x.dtype) for old, new in zip(x.shape[1:3], size, strict=True)
     )
     precision = None if x.dtype.itemsize < 4 else lax.Precision.HIGHEST
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=precision)
     return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=precision)
 
 
-def _resize_matrix(old: int, new: int, dtype) -> np.ndarray:
+def _resize_row_by_row(x, *, size):
+    matrices = (resize_matrix(a, b, x.dtype) for a, b in zip(x.shape[1:3], size, strict=True))
+    return gradients.resize_by_matrices(x, *matrices)
+
+
+def resize_matrix(old: int, new: int, dtype) -> np.ndarray:
     low, high, weight = bilinear_neighbours(old, new, dtype)
     matrix = np.zeros((new, old), weight.dtype)
     np.add.at(matrix, (np.arange(new), low), 1 - weight)
