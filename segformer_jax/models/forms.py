@@ -8,6 +8,7 @@ traced, for converters that read jaxprs.
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def choose(
     default: Callable,
     *operands: Array,
     tpu: Callable | None = None,
-) -> Array:
+) -> Any:
     """Applies the form for CPUs, that for TPUs where they have their own, or that for all else."""
     forms = {"cpu": cpu} if tpu is None else {"cpu": cpu, "tpu": tpu}
     if form is None:

@@ -70,7 +70,8 @@ def depthwise_by_kernel(
 
     @jax.checkpoint
     def one_row(x, dkernel, row):
-        around = lax.dynamic_slice(x, (row // h, row % h, 0, 0), (1, 3, w + 2, c))[0]
+        start = (row // h, row % h, np.int32(0), np.int32(0))
+        around = lax.dynamic_slice(x, start, (1, 3, w + 2, c))[0]
         return sum(around[i, j : j + w] * dkernel[i, j] for i, j in TAPS)
 
     rows = lax.map(lambda row: one_row(x, dkernel, row), np.arange(b * h, dtype=np.int32))
