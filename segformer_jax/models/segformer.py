@@ -183,7 +183,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
             rngs: the source of dropout in train mode.
 
         Raises:
-            ValueError: as `SegformerModel`; labels outside the classes, or of another shape or type.
+            ValueError: as `SegformerModel`; labels outside the classes, or of another shape.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
