@@ -288,6 +288,9 @@ def test_published_logits_need_the_right_picture_and_checkpoint(run):
     assert (code, "--published needs --image 000000039769.jpg" in said) == (2, True)
     code, _, said = run("verify", "street-b0", "--published", "--image", STREET)
     assert (code, "nothing was published for 'street-b0'" in said) == (2, True)
+    options = ("--checkpoint", "foo", "--image", STREET)
+    code, _, said = run("verify", "street-b0", "--published", *options)
+    assert (code, "the rows are segformer.b0.512x512.ade.160k, " in said) == (2, True)
     name = "nvidia/segformer-b0-finetuned-ade-512-512"
     code, _, said = run("verify", name, "--published", "--image", STREET)
     assert (code, "has SHA-256 b2977cdb" in said) == (2, True)
