@@ -79,7 +79,7 @@ def segment(
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
     if not 0 <= alpha <= 1:
         raise ValueError(f"--alpha is {alpha}; it lies between 0 (the photo) and 1 (the colours)")
-    _check_pictures(images)
+    _check_pictures(images, max_pixels)
     writable_folder(out_dir)
     segmenter = _segmenter(
         model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
@@ -95,11 +95,12 @@ def segment(
                 result.save(file, alpha=alpha)
             written = {kind: str(file) for kind, file in files.items()}
             results.append({"image": str(image)} | result.to_dict() | {"outputs": written})
+        if not json:
+            with tqdm.external_write_mode():  # the bar steps aside
+                for result in results[start:]:
+                    _print_segmentation(result)
     if json:
         _print_json({"model": model, "images": results})
-    else:
-        for result in results:
-            _print_segmentation(result)
     return 0
 
 
@@ -219,14 +220,13 @@ def _config(model: str) -> Any:
     return SegformerConfig.from_pretrained(model)
 
 
-def _check_pictures(images: tuple[Path, ...]) -> None:
-    """All that can be known before the model is loaded: nothing is written for half a list."""
+def _check_pictures(images: tuple[Path, ...], max_pixels: int) -> None:
+    """All that names and headers tell: no wrong file in the list is found when half is written."""
+    from segformer_jax.images.read import check_image
+
     by_stem: dict[str, Path] = {}
     for image in images:
-        if not image.exists():
-            raise ValueError(f"there is no file {image}")
-        if image.is_dir():
-            raise ValueError(f"{image} is a folder; give pictures")
+        check_image(image, max_pixels=max_pixels)
         if image.stem in by_stem:
             raise ValueError(
                 f"{by_stem[image.stem]} and {image} would both be written as {image.stem}.*: "

@@ -171,6 +171,32 @@ def test_bad_input_is_one_line_and_exit_code_2(case, run, model, tmp_path):
     assert not out.is_dir() or not list(out.iterdir())
 
 
+def test_a_wrong_file_anywhere_in_the_list_is_found_before_anything_is_written(run, tmp_path):
+    images = [tmp_path / f"{i}.png" for i in range(3)]
+    for image in images:
+        Image.open(STREET).resize((100, 80)).save(image)
+    options = ["--out-dir", tmp_path / "out", "--batch-size", "1"]
+    images[2].write_text("hello")
+    code, printed, said = run("segment", *images, *options)
+    assert (code, printed, "2.png is not a picture" in said) == (2, "", True)
+    assert not list(tmp_path.glob("out/*"))
+    code, printed, said = run("segment", *images[:2], STREET, *options, "--max-pixels", "8000")
+    assert (code, printed, "--max-pixels" in said) == (2, "", True)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_what_was_done_before_a_damaged_picture_is_shown(run, tmp_path):
+    small, damaged = tmp_path / "small.png", tmp_path / "damaged.jpg"
+    Image.open(STREET).resize((100, 80)).save(small)
+    damaged.write_bytes(STREET.read_bytes()[:100_000])
+    out = tmp_path / "out"
+    code, printed, said = run("segment", small, damaged, "--out-dir", out, "--batch-size", "1")
+    assert (code, "truncated" in said) == (2, True)
+    written = sorted(out.iterdir())
+    assert [file.name for file in written] == ["small.mask.png", "small.overlay.png"]
+    assert all(str(file) in printed for file in written)
+
+
 def test_the_limit_on_pixels_can_be_raised(run, tmp_path):
     code, _, _ = run("segment", STREET, "--out-dir", tmp_path, "--max-pixels", 751 * 563)
     assert code == 0
