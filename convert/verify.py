@@ -77,6 +77,7 @@ def _torch_and_transformers() -> tuple[Any, Any]:
         raise ImportError(
             f"to compare with PyTorch, pip install 'segformer-jax[convert]' ({error})"
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     return torch, transformers
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+import transformers
 from PIL import Image
 
 from segformer_jax import SegformerConfig, Segmenter, cli, process
@@ -299,8 +300,9 @@ def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_pat
 
 
 def test_verify_shows_every_stage_and_says_equal(run):
-    code, printed, _ = run("verify", "street-b0", "--image", STREET)
-    assert code == 0
+    transformers.utils.logging.enable_progress_bar()
+    code, printed, said = run("verify", "street-b0", "--image", STREET)
+    assert (code, said) == (0, "")
     assert all(f"stage {i}" in printed for i in (1, 2, 3, 4))
     assert "equal to transformers" in printed
 
