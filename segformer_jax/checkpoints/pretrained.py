@@ -101,9 +101,9 @@ def load_model(
 
     if new and not may_start:
         raise WeightsError(
-            f"{name_or_path} is not trained for this: it holds no {_listed(sorted(new))}; fine-tune "
-            f"it first ({cls.__name__}.from_pretrained starts what is missing), or name a "
-            "checkpoint of this kind"
+            f"{name_or_path} is not trained for this: it holds no {_listed(sorted(new))}; "
+            f"fine-tune it first ({cls.__name__}.from_pretrained starts what is missing), or name "
+            "a checkpoint of this kind"
         )
     started = _start(build, new, rngs or nnx.Rngs(0))
     values = {n: started[n] if n in new else given[n] for n in wanted}
