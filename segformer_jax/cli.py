@@ -1,9 +1,11 @@
 """The command line: one function per command, their arguments made by tyro."""
 
+import contextlib
 import json as json_format
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,25 +82,25 @@ def segment(
     if not 0 <= alpha <= 1:
         raise ValueError(f"--alpha is {alpha}; it lies between 0 (the photo) and 1 (the colours)")
     _check_pictures(images, max_pixels)
-    writable_folder(out_dir)
-    segmenter = _segmenter(
-        model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
-    )
     results = []
-    starts = range(0, len(images), batch_size)
-    quiet = len(starts) < 2 or not sys.stderr.isatty()
-    for start in tqdm(starts, unit="batch", disable=quiet):
-        some = images[start : start + batch_size]
-        for image, result in zip(some, segmenter(list(some)), strict=True):
-            files = {kind: out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in outputs}
-            for file in files.values():
-                result.save(file, alpha=alpha)
-            written = {kind: str(file) for kind, file in files.items()}
-            results.append({"image": str(image)} | result.to_dict() | {"outputs": written})
-        if not json:
-            with tqdm.external_write_mode():  # the bar steps aside
-                for result in results[start:]:
-                    _print_segmentation(result)
+    with _output_folder(out_dir):
+        segmenter = _segmenter(
+            model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
+        )
+        starts = range(0, len(images), batch_size)
+        quiet = len(starts) < 2 or not sys.stderr.isatty()
+        for start in tqdm(starts, unit="batch", disable=quiet):
+            some = images[start : start + batch_size]
+            for image, result in zip(some, segmenter(list(some)), strict=True):
+                files = {kind: out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in outputs}
+                for file in files.values():
+                    result.save(file, alpha=alpha)
+                written = {kind: str(file) for kind, file in files.items()}
+                results.append({"image": str(image)} | result.to_dict() | {"outputs": written})
+            if not json:
+                with tqdm.external_write_mode():  # the bar steps aside
+                    for result in results[start:]:
+                        _print_segmentation(result)
     if json:
         _print_json({"model": model, "images": results})
     return 0
@@ -142,8 +144,8 @@ def convert(
     """
     from segformer_jax.convert.checkpoint import convert_checkpoint
 
-    writable_folder(out_dir)
-    kind = convert_checkpoint(source, out_dir)
+    with _output_folder(out_dir):
+        kind = convert_checkpoint(source, out_dir)
     print(f"{source} → {out_dir}: {kind}")
     return _verify(str(out_dir), image=None, json=False) if verify else 0
 
@@ -218,6 +220,20 @@ def _config(model: str) -> Any:
     if model in ("b0", "b1", "b2", "b3", "b4", "b5"):
         return getattr(SegformerConfig, model)(num_labels=150)
     return SegformerConfig.from_pretrained(model)
+
+
+@contextlib.contextmanager
+def _output_folder(folder: Path) -> Iterator[None]:
+    """The folder, made when missing, and taken away where an error leaves a new one empty."""
+    new = not folder.exists()
+    writable_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # it holds files
+                folder.rmdir()
+        raise
 
 
 def _check_pictures(images: tuple[Path, ...], max_pixels: int) -> None:

@@ -169,7 +169,7 @@ def test_bad_input_is_one_line_and_exit_code_2(case, run, model, tmp_path):
     assert said.count("\n") == 1
     assert re.search(BAD[case], said), said
     assert not (tmp_path / "ran").exists()
-    assert not out.is_dir() or not list(out.iterdir())
+    assert not out.is_dir()
 
 
 def test_a_wrong_file_anywhere_in_the_list_is_found_before_anything_is_written(run, tmp_path):
@@ -180,10 +180,10 @@ def test_a_wrong_file_anywhere_in_the_list_is_found_before_anything_is_written(r
     images[2].write_text("hello")
     code, printed, said = run("segment", *images, *options)
     assert (code, printed, "2.png is not a picture" in said) == (2, "", True)
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()
     code, printed, said = run("segment", *images[:2], STREET, *options, "--max-pixels", "8000")
     assert (code, printed, "--max-pixels" in said) == (2, "", True)
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_was_done_before_a_damaged_picture_is_shown(run, tmp_path):
@@ -296,7 +296,14 @@ def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_pat
     (model / "preprocessor_config.json").write_text('{"size":')
     code, _, said = run("convert", model, tmp_path / "out")
     assert (code, "preprocessor_config.json is not JSON" in said) == (2, True)
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_that_was_there_before_stays(run, model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (model / "config.json").write_text("{}")
+    assert run("convert", model, tmp_path / "out")[0] == 2
+    assert (tmp_path / "out").is_dir()
 
 
 def test_verify_shows_every_stage_and_says_equal(run):
