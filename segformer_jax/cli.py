@@ -52,7 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 @app.command
 def segment(
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
+    ],
     model: str = DEFAULT_MODEL,
     out_dir: Path = Path("out"),
     outputs: tuple[Output, ...] = ("overlay", "mask"),
