@@ -38,6 +38,7 @@ def load_model(
     label2id: Mapping[str, int] | None = None,
     num_channels: int | None = None,
     ignore_mismatched_sizes: bool = False,
+    may_start: bool = True,
     rngs: nnx.Rngs | None = None,
     **hub_options: Any,
 ) -> Model:
@@ -59,12 +60,13 @@ def load_model(
         num_channels: another number of input channels: the first kernel is summed over its inputs
             for one, else repeated and scaled to keep the sum (timm's rule).
         ignore_mismatched_sizes: start every tensor anew whose shape does not fit.
+        may_start: False makes it an error where anything starts anew.
         rngs: seeds of what starts anew; `nnx.Rngs(0)` when left out.
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
     Raises:
         WeightsError: nothing by that name; a damaged file; tensors missing, unexpected or of
-            another shape, all listed at once.
+            another shape, all listed at once; nothing to take a part from, without `may_start`.
         ValueError: the config is not a SegFormer's, or `param_dtype` needs `jax_enable_x64`.
     """
     if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
@@ -97,6 +99,12 @@ def load_model(
     }
     _check({n: s for n, s in wanted.items() if n not in new}, given, new)
 
+    if new and not may_start:
+        raise WeightsError(
+            f"{name_or_path} is not trained for this: it holds no {_listed(sorted(new))}; "
+            f"fine-tune it first ({cls.__name__}.from_pretrained starts what is missing), or name "
+            "a checkpoint of this kind"
+        )
     started = _start(build, new, rngs or nnx.Rngs(0))
     values = {n: started[n] if n in new else given[n] for n in wanted}
     _fill(model, values)

@@ -93,11 +93,15 @@ class Segmenter:
             hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            WeightsError: as `load_model`.
+            WeightsError: as `load_model`; a checkpoint without a trained decode head.
         """
         processor = SegformerImageProcessor.from_pretrained(name_or_path, **hub_options)
         model = load_model(
-            SegformerForSemanticSegmentation, name_or_path, dtype=dtype, **hub_options
+            SegformerForSemanticSegmentation,
+            name_or_path,
+            dtype=dtype,
+            may_start=False,
+            **hub_options,
         )
         return cls(model, processor, device=device, batch_size=batch_size, max_pixels=max_pixels)
 

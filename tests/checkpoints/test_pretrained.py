@@ -274,6 +274,12 @@ def test_a_folder_that_takes_no_files_is_a_value_error(folder, tmp_path):
                 own.save_pretrained(bad)
 
 
+def test_an_unknown_option_is_named_and_the_known_ones_listed(folder):
+    for cls in (SegformerForSemanticSegmentation, SegformerConfig, SegformerImageProcessor):
+        with pytest.raises(TypeError, match=r"from_pretrained has no option foo;.* revision"):
+            cls.from_pretrained(folder, foo=1)
+
+
 def test_unknown_keys_of_a_config_survive(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config |= {"downsampling_rates": [1, 4, 8, 16], "torch_dtype": "float64"}

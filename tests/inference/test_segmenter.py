@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import reference
 import torch
 import transformers
 from flax import nnx
@@ -19,6 +20,7 @@ from segformer_jax import (
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
     Segmenter,
+    WeightsError,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +91,14 @@ def test_a_class_map_is_the_one_of_transformers(segmenter, shared):
         outputs, target_sizes=[picture.size[::-1]]
     )[0].numpy()
     assert np.mean(segmenter(picture).class_map == expected) >= 0.9999  # float32 near ties
+
+
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_a_checkpoint_without_a_decode_head_segments_nothing(kind, tmp_path):
+    reference.hf_model(kind).save_pretrained(tmp_path)
+    SegformerImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"holds no decode_head\..*; fine-tune it first"):
+        Segmenter.from_pretrained(tmp_path)
 
 
 def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
