@@ -8,7 +8,6 @@ never exists, and most of the arithmetic goes with it. Parameters stay the paper
 """
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
@@ -129,11 +128,8 @@ class FoldedDecodeHead(nnx.Module):
 
 def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Array:
     """The sum over stages of up(x_i K_i), at the first stage's size."""
-    size = hidden_states[0].shape[1:3]
-    return reduce(
-        jnp.add,
-        (
-            ops.resize_bilinear(ops.linear(x, kernel, None, dtype=dtype), size)
-            for x, kernel in zip(hidden_states, kernels, strict=True)
-        ),
+    first, *others = (
+        ops.linear(x, kernel, None, dtype=dtype)
+        for x, kernel in zip(hidden_states, kernels, strict=True)
     )
+    return ops.add_resized(first, others)

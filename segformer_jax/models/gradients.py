@@ -6,6 +6,7 @@ equal the plain ones of `ops.py` and are taken by its `defjvp`s on CPUs alone.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial, reduce
 
 import jax
@@ -78,19 +79,22 @@ def depthwise_by_kernel(
     return rows.reshape(b, h, w, c)
 
 
-def resize_by_matrices(
-    x: Float[Array, "b h w c"],
-    rows: Float[np.ndarray, "h2 h"],
-    columns: Float[np.ndarray, "w2 w"],
-) -> Float[Array, "b h2 w2 c"]:
-    """Rows and columns applied to their axes; no transpose moves a large array in memory.
+def sum_of_resized(
+    maps: Sequence[Float[Array, "b _ _ c"]],
+    matrices: Sequence[tuple[Float[np.ndarray, "h _"], Float[np.ndarray, "w _"]]],
+) -> Float[Array, "b h w c"]:
+    """Each map with its rows' and its columns' matrix applied, and all added up.
 
-    Each row of cells, then each picture, is a matmul of its own.
+    The columns of every row are a matmul, then the rows of all maps a single one: the sum is
+    written once, and its gradient read once. No transpose moves a large array in memory.
     """
-    b, h, w, c = x.shape
-    (new_h, _), (new_w, _) = rows.shape, columns.shape
-    x = left_matmul(columns, x.reshape(b * h, w, c))
-    return left_matmul(rows, x.reshape(b, h, new_w * c)).reshape(b, new_h, new_w, c)
+    wide = []
+    for x, (_, columns) in zip(maps, matrices, strict=True):
+        b, h, w, c = x.shape
+        wide.append(left_matmul(columns, x.reshape(b * h, w, c)).reshape(b, h, -1))
+    rows = np.concatenate([rows for rows, _ in matrices], 1)
+    y = left_matmul(rows, jnp.concatenate(wide, 1))
+    return y.reshape(*y.shape[:2], -1, maps[0].shape[-1])
 
 
 def left_matmul(

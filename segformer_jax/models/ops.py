@@ -291,8 +291,40 @@ def _resize_bilinear_jvp(size, form, primals, tangents):
     """The map is linear; as matmuls its transpose is two matmuls, as gathers a slow scatter."""
     (x,), (dx,) = primals, tangents
     by_matmuls = partial(_resize_by_matmuls, size=size)
-    by_rows = partial(_resize_row_by_row, size=size)
-    return _resize_bilinear(x, size, form), choose(form, by_rows, by_matmuls, dx)
+    on_cpu = partial(_resize_on_cpu, size=size)
+    return _resize_bilinear(x, size, form), choose(form, on_cpu, by_matmuls, dx)
+
+
+def add_resized(
+    first: Float[Array, "b h w c"], others: Sequence[Float[Array, "b _ _ c"]]
+) -> Float[Array, "b h w c"]:
+    """The first and all others at its size, added up."""
+    return _add_resized(first, tuple(others), current_form())
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _add_resized(first, others, form):
+    return _add_each_resized(first, *others)
+
+
+@_add_resized.defjvp
+def _add_resized_jvp(form, primals, tangents):
+    """In a training step all are one matmul on a CPU, and so is the way back."""
+    (x, others), (dx, dothers) = primals, tangents
+    add = partial(choose, form, _add_resized_at_once, _add_each_resized)
+    return add(x, *others), add(dx, *dothers)
+
+
+def _add_each_resized(first, *others):
+    size = first.shape[1:3]
+    return reduce(jnp.add, (first, *(resize_bilinear(x, size) for x in others)))
+
+
+def _add_resized_at_once(first, *others):
+    if not others:
+        return first
+    size = first.shape[1:3]
+    return first + gradients.sum_of_resized(others, [_resize_matrices(x, size) for x in others])
 
 
 def _resize_by_gathers(x, *, size):
@@ -318,9 +350,12 @@ def _resize_by_matmuls(x, *, size):
     return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=precision)
 
 
-def _resize_row_by_row(x, *, size):
-    matrices = (resize_matrix(a, b, x.dtype) for a, b in zip(x.shape[1:3], size, strict=True))
-    return gradients.resize_by_matrices(x, *matrices)
+def _resize_on_cpu(x, *, size):
+    return gradients.sum_of_resized([x], [_resize_matrices(x, size)])
+
+
+def _resize_matrices(x, size):
+    return tuple(resize_matrix(a, b, x.dtype) for a, b in zip(x.shape[1:3], size, strict=True))
 
 
 def resize_matrix(old: int, new: int, dtype) -> np.ndarray:
