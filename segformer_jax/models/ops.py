@@ -355,7 +355,10 @@ def _resize_on_cpu(x, *, size):
 
 
 def _resize_matrices(x, size):
-    return tuple(resize_matrix(a, b, x.dtype) for a, b in zip(x.shape[1:3], size, strict=True))
+    rows, columns = (
+        resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
+    )
+    return rows, columns
 
 
 def resize_matrix(old: int, new: int, dtype) -> np.ndarray:
