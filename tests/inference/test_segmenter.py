@@ -116,7 +116,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(duration)
 
-    from segformer_jax.inference import class_map
+    from segformer_jax.inference import class_map, class_map_cpu
 
     rng = np.random.default_rng(0)
     sizes = [(int(h), int(w)) for h, w in rng.integers(1, 4097, (1000, 2))]
@@ -128,6 +128,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
         logits = next(iter(logits))
         for size in sizes:  # all widths, one strip each: strips of a picture share a program
             next(iter(class_map.class_map_strips(logits, size, scores=False)))
+            next(iter(class_map_cpu.strips_on_cpu(logits, size)))
         segmenter([np.zeros((40, 50, 3), np.uint8)] * 8)
     finally:
         jax.monitoring.clear_event_listeners()
