@@ -9,6 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.models import gradients
 from segformer_jax.models.forms import at_least_float32, choose, current_form
 
 SCORES_PER_CHUNK = 1 << 22  # attention scores computed at once per head on CPU: 16 MB of float32
@@ -33,8 +34,20 @@ def _attention(q, k, v, dtype, form, cudnn):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     by_chunks = partial(_attention_by_chunks, dtype=dtype)
     b, n, heads, _ = q.shape
-    whole = by_chunks if b * n * heads * k.shape[1] > SCORES_AT_ONCE else _whole(dtype)
-    return choose(form, by_chunks, whole, q, k, v)
+    if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
+        return by_chunks(q, k, v)
+    return choose(form, partial(_attention_on_cpu, dtype), _whole(dtype), q, k, v)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attention_on_cpu(dtype, q, k, v):
+    return _attention_by_chunks(q, k, v, dtype=dtype)
+
+
+@_attention_on_cpu.defjvp
+def _attention_on_cpu_jvp(dtype, primals, tangents):
+    """Training keeps the weights of all queries anyway, and is faster with them in one piece."""
+    return jax.jvp(partial(gradients.attention, dtype=dtype), primals, tangents)
 
 
 def _whole(dtype):

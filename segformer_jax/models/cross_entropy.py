@@ -73,9 +73,7 @@ def _loss_and_gradient(logits, labels, *, ignore):
         slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
         return total + jnp.where(valid, losses, 0).sum(), slope
 
-    total, gradient = lax.scan(
-        add_picture, jnp.zeros((), logits.dtype), (logits, labels, valid)
-    )
+    total, gradient = lax.scan(add_picture, jnp.zeros((), logits.dtype), (logits, labels, valid))
     count = _count(valid, logits.dtype)
     return total / count, gradient / count
 

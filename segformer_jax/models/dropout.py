@@ -37,7 +37,9 @@ class Dropout(nnx.Module):
         return lax.select(kept, x / np.asarray(1 - self.rate, x.dtype), jnp.zeros_like(x))
 
 
-def keep(key: Key[Array, ""] | UInt32[Array, " _"], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def keep(
+    key: Key[Array, ""] | UInt32[Array, " _"], rate: float, shape: tuple[int, ...]
+) -> Bool[Array, "..."]:
     """False with probability `rate`, independently at each place.
 
     Every place's number is hashed with the key's bits: a counter-based generator as JAX's own, but
@@ -46,7 +48,7 @@ def keep(key: Key[Array, ""] | UInt32[Array, " _"], rate: float, shape: tuple[in
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     place = lax.iota(jnp.uint32, int(np.prod(shape)))
     bits = _mixed(_mixed(place ^ first) ^ second)
-    return (bits >= np.uint32(round(rate * 2**32))).reshape(shape)
+    return (bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1))).reshape(shape)
 
 
 def _mixed(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:

@@ -1,8 +1,9 @@
-"""Linear maps written for their transposes: what a training step on a CPU runs backwards.
+"""How a training step differentiates: derivatives written for their transposes.
 
 An operation's derivative is a linear map, and its gradient that map's transpose. JAX transposes
-equation by equation, so how the map is written decides how the gradient is computed. The maps here
-equal the plain ones of `ops.py` and are taken by its `defjvp`s on CPUs alone.
+equation by equation, so how the map is written decides how the gradient is computed, and forward
+differentiation works as ever. The maps here equal the plain ones of `ops.py`, whose `defjvp`s take
+them on CPUs alone; GELU and the norms are the same everywhere.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,15 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.models.forms import at_least_float32
+
 TAPS = [(i, j) for i in range(3) for j in range(3)]
 
 
 def dot_by_kernel(
     x: Float[Array, "*batch i"], dkernel: Float[Array, "i o"], dtype: DTypeLike
 ) -> Float[Array, "*batch o"]:
-    """x @ dkernel; the transpose is one 2-D matmul xᵀ·dy that reorders its narrower operand.
+    """Gives x·dkernel; transposed, one 2-D matmul xᵀ·dy that reorders its narrower operand.
 
     Both operands lie with the summed rows outside, so one must be turned around in memory. XLA
     turns the left one, and computes what was fused into it once more, in that slow order.
@@ -102,6 +105,23 @@ def left_matmul(
     )
 
 
+def attention(
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b k heads d"],
+    v: Float[Array, "b k heads d"],
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "b n heads d"]:
+    """Softmax attention as two matmuls per head and picture, batched; the weights are kept."""
+    b, _, heads, d = q.shape
+    wide = at_least_float32(q.dtype)
+    q = q * np.asarray(d**-0.5, q.dtype)
+    q, k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d).astype(dtype) for x in (q, k, v))
+    weights = jax.nn.softmax(jnp.einsum("gnd,gkd->gnk", q, k, preferred_element_type=wide))
+    y = jnp.einsum("gnk,gkd->gnd", weights.astype(dtype), v, preferred_element_type=wide)
+    return y.reshape(b, heads, -1, d).transpose(0, 2, 1, 3)
+
+
 @jax.custom_jvp
 def gelu(x: Array) -> Array:
     """x·Φ(x), exact, by erf as in torch."""
@@ -123,7 +143,7 @@ def _normal_cdf(x):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def normalize(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
-    """x less its mean over the axes, by its standard deviation: the exact two-pass variance."""
+    """Takes off the mean over the axes and divides by the deviation, of exact two-pass variance."""
     y = x - x.mean(axes, keepdims=True)
     return y * lax.rsqrt(jnp.square(y).mean(axes, keepdims=True) + epsilon)
 
