@@ -1,5 +1,6 @@
-"""What one library offers to be measured: the same weights and pixels in, logits out."""
+"""What a library offers to be measured, and which libraries there are."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Forward:
-    """A compiled or ready forward pass, in three parts of which only `run` is timed.
+    """A forward pass in three parts, of which only `run` is timed.
 
     A peer's module in `benchmarks.peers` has a function
-    `forward(folder, *, height, width, dtype) -> Forward`: folder holds a checkpoint in transformers'
-    layout, dtype is "float32" or "bfloat16". It imports its library inside, so that naming a peer
-    costs nothing where it isn't installed.
+    `forward(folder, *, height, width, dtype) -> Forward`: folder holds a checkpoint of
+    transformers, dtype is "float32" or "bfloat16". It imports its library inside, so that naming a
+    peer costs nothing where it isn't installed.
 
     Attributes:
         prepare: normalised pixels (b, height, width, 3) float32 → what the library wants.
@@ -26,3 +27,38 @@ class Forward:
     prepare: Callable[[np.ndarray], Any]
     run: Callable[[Any], Any]
     logits: Callable[[Any], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A library in one of its ways to run.
+
+    Attributes:
+        module: in `benchmarks.peers`.
+        dtype: what it is asked to compute in.
+        tolerance: how far its logits may be from ours, ‖Δ‖ / ‖ours‖.
+    """
+
+    module: str
+    dtype: str = "float32"
+    tolerance: float = 1e-5
+
+    def load(self, task: str) -> Callable[..., Forward]:
+        """Its function for a task, "forward" or "end_to_end"."""
+        return getattr(importlib.import_module(f"benchmarks.peers.{self.module}"), task)
+
+
+BFLOAT16 = 3e-2  # what rounding to 8 bits leaves, after some dozen layers
+TANH_GELU = 1e-2  # KerasHub's activation is another one: see there
+
+CONTENDERS = {
+    "ours": Contender("ours"),
+    "ours, bfloat16": Contender("ours", "bfloat16", BFLOAT16),
+    "transformers": Contender("torch_eager"),
+    "transformers, torch.compile": Contender("torch_compile"),
+    "ONNX Runtime": Contender("onnx_runtime"),
+    "OpenVINO": Contender("openvino_cpu"),
+    "OpenVINO, bfloat16": Contender("openvino_cpu", "bfloat16", BFLOAT16),
+    "KerasHub": Contender("keras_hub", tolerance=TANH_GELU),
+    "ZeroModels": Contender("zeromodels"),
+}

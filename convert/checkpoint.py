@@ -43,8 +43,9 @@ def convert_checkpoint(source: str | Path, out_dir: str | Path) -> str:
     tensors = files.read_weights(path)
     if not nvlabs.is_nvlabs(tensors):
         folder = path if path.is_dir() else path.parent
+        processor = _processor(folder)  # before anything is written
         kind = _convert(path, tensors, out_dir)
-        _processor(folder).save_pretrained(out_dir)
+        processor.save_pretrained(out_dir)
         return f"{kind}, from Hugging Face's layout"
     converted, config = nvlabs.nvlabs_to_hf(tensors)
     variant = config.pop("variant")

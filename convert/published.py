@@ -44,7 +44,8 @@ def compare_with_published(
     published = published_logits()
     row = checkpoint or _row(published, name_or_path)
     if row not in published["slices"]:
-        raise ValueError(f"nothing was published for {row!r}; known are {_known(published)}")
+        rows = ", ".join(published["slices"])
+        raise ValueError(f"nothing was published for {row!r}; the rows are {rows}")
     _check_image(image, published["image_sha256"])
     model = load_model(SegformerForSemanticSegmentation, name_or_path)
     checks = [_transformers(model, image, published, row)]
@@ -104,13 +105,10 @@ def _row(published: dict[str, Any], name: str) -> str:
     for row, slices in published["slices"].items():
         if slices["hub_name"] == name:
             return row
+    known = ", ".join(slices["hub_name"] for slices in published["slices"].values())
     raise ValueError(
-        f"nothing was published for {name!r}; known (hub names from memory) are {_known(published)}"
+        f"nothing was published for {name!r}; known (hub names from memory) are {known}"
     )
-
-
-def _known(published: dict[str, Any]) -> str:
-    return ", ".join(slices["hub_name"] for slices in published["slices"].values())
 
 
 def _check_image(image: Path, expected: str) -> None:

@@ -8,13 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segformer_jax.checkpoints import hub
 from segformer_jax.checkpoints.pretrained import load_config, load_model, save_model
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.models import (
-    SegformerForImageClassification,
-    SegformerForSemanticSegmentation,
-    SegformerModel,
-)
+from segformer_jax.models.segformer import SegformerModel, model_class
 
 BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the largest difference ÷ the largest value
 PRECISIONS = tuple(BOUNDS)
@@ -22,6 +19,9 @@ PRECISIONS = tuple(BOUNDS)
 
 def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[str, Any]:
     """Compares every feature map and the logits with those of transformers' PyTorch model.
+
+    Of a folder or a hub repository transformers reads the files itself; a single file, which may
+    have any name, reaches it as we save it.
 
     Args:
         name_or_path: any of the three models: a weights package, folder or hub name.
@@ -38,19 +38,21 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
     """
     torch, transformers = _torch_and_transformers()
     pixel_values = _pixels(name_or_path, image)
-    kind = _model_class(name_or_path)
+    kind: Any = model_class(load_config(name_or_path))
+    source = hub.resolve(name_or_path)
     stages: dict[str, dict[str, float]] = {}
     relative, agreement = {}, {}
     with tempfile.TemporaryDirectory() as folder:
+        readable = source if source.is_dir() else Path(folder)
         for precision in PRECISIONS:
+            x = pixel_values.astype(precision)
             with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
                 dtype = jnp.dtype(precision)
                 model = load_model(kind, name_or_path, dtype=dtype, param_dtype=dtype)
-                save_model(model, folder)
-                ours = _ours(model, pixel_values.astype(precision))
-            theirs = _theirs(
-                torch, transformers, kind.__name__, folder, pixel_values.astype(precision)
-            )
+                if readable != source:
+                    save_model(model, readable)
+                ours = _ours(model, x)
+            theirs = _theirs(torch, transformers, kind.__name__, readable, x)
             differences = {n: float(np.abs(ours[n] - theirs[n]).max()) for n in theirs}
             for name, difference in differences.items():
                 stages.setdefault(name, {})[precision] = difference
@@ -81,6 +83,7 @@ def _torch_and_transformers() -> tuple[Any, Any]:
         raise ImportError(
             f"to compare with PyTorch, pip install 'segformer-jax[convert]' ({error})"
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     return torch, transformers
 
 
@@ -92,12 +95,6 @@ def _pixels(name_or_path: str, image: Path | None) -> np.ndarray:
     return SegformerImageProcessor.from_pretrained(name_or_path)(image)["pixel_values"]
 
 
-def _model_class(name_or_path: str) -> Any:
-    named = load_config(name_or_path).extra.get("architectures") or [""]
-    kinds = (SegformerForSemanticSegmentation, SegformerForImageClassification, SegformerModel)
-    return next((kind for kind in kinds if kind.__name__ == named[0]), kinds[0])
-
-
 def _ours(model: Any, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
     options = {} if isinstance(model, SegformerModel) else {"output_hidden_states": True}
     outputs = jax.jit(lambda x: model(x, **options))(pixel_values)
@@ -105,7 +102,7 @@ def _ours(model: Any, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _theirs(
-    torch: Any, transformers: Any, kind: str, folder: str, pixel_values: np.ndarray
+    torch: Any, transformers: Any, kind: str, folder: Path, pixel_values: np.ndarray
 ) -> dict[str, np.ndarray]:
     dtype = getattr(torch, str(pixel_values.dtype))
     model = getattr(transformers, kind).from_pretrained(folder, dtype=dtype)

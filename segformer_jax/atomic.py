@@ -13,10 +13,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file to be, replaced if it exists; its folder is made when missing.
+
+    Raises:
+        ValueError: as `writable_folder`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    folder = writable_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -26,6 +29,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """The folder, made when missing.
+
+    Raises:
+        ValueError: it is a file, or it can't be made or written into.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError as error:
+        raise ValueError(f"the output folder {folder} is a file; give a folder") from error
+    except OSError as error:
+        raise ValueError(f"the output folder {folder} can't be written: {error}") from error
+    return folder
 
 
 def _umask() -> int:

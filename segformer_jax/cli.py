@@ -1,15 +1,18 @@
 """The command line: one function per command, their arguments made by tyro."""
 
+import contextlib
 import json as json_format
 import os
 import sys
-import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
+
+from segformer_jax.atomic import writable_folder
 
 DEFAULT_MODEL = "street-b0"
 Output = Literal["overlay", "mask", "npy", "json"]
@@ -49,7 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 @app.command
 def segment(
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
+    ],
     model: str = DEFAULT_MODEL,
     out_dir: Path = Path("out"),
     outputs: tuple[Output, ...] = ("overlay", "mask"),
@@ -78,27 +85,28 @@ def segment(
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
     if not 0 <= alpha <= 1:
         raise ValueError(f"--alpha is {alpha}; it lies between 0 (the photo) and 1 (the colours)")
-    _check_pictures(images)
-    _check_writable(out_dir)
-    segmenter = _segmenter(
-        model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
-    )
+    _check_pictures(images, max_pixels)
     results = []
-    starts = range(0, len(images), batch_size)
-    quiet = len(starts) < 2 or not sys.stderr.isatty()
-    for start in tqdm(starts, unit="batch", disable=quiet):
-        some = images[start : start + batch_size]
-        for image, result in zip(some, segmenter(list(some)), strict=True):
-            files = {kind: out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in outputs}
-            for file in files.values():
-                result.save(file, alpha=alpha)
-            written = {kind: str(file) for kind, file in files.items()}
-            results.append({"image": str(image)} | result.to_dict() | {"outputs": written})
+    with _output_folder(out_dir):
+        segmenter = _segmenter(
+            model, device=device, dtype=dtype, batch_size=batch_size, max_pixels=max_pixels
+        )
+        starts = range(0, len(images), batch_size)
+        quiet = len(starts) < 2 or not sys.stderr.isatty()
+        for start in tqdm(starts, unit="batch", disable=quiet):
+            some = images[start : start + batch_size]
+            for image, result in zip(some, segmenter(list(some)), strict=True):
+                files = {kind: out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in outputs}
+                for file in files.values():
+                    result.save(file, alpha=alpha)
+                written = {kind: str(file) for kind, file in files.items()}
+                results.append({"image": str(image)} | result.to_dict() | {"outputs": written})
+            if not json:
+                with tqdm.external_write_mode():  # the bar steps aside
+                    for result in results[start:]:
+                        _print_segmentation(result)
     if json:
         _print_json({"model": model, "images": results})
-    else:
-        for result in results:
-            _print_segmentation(result)
     return 0
 
 
@@ -140,8 +148,8 @@ def convert(
     """
     from segformer_jax.convert.checkpoint import convert_checkpoint
 
-    _check_writable(out_dir)
-    kind = convert_checkpoint(source, out_dir)
+    with _output_folder(out_dir):
+        kind = convert_checkpoint(source, out_dir)
     print(f"{source} → {out_dir}: {kind}")
     return _verify(str(out_dir), image=None, json=False) if verify else 0
 
@@ -218,31 +226,33 @@ def _config(model: str) -> Any:
     return SegformerConfig.from_pretrained(model)
 
 
-def _check_pictures(images: tuple[Path, ...]) -> None:
-    """All that can be known before the model is loaded: nothing is written for half a list."""
+@contextlib.contextmanager
+def _output_folder(folder: Path) -> Iterator[None]:
+    """The folder, made when missing, and taken away where an error leaves a new one empty."""
+    new = not folder.exists()
+    writable_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # it holds files
+                folder.rmdir()
+        raise
+
+
+def _check_pictures(images: tuple[Path, ...], max_pixels: int) -> None:
+    """All that names and headers tell: no wrong file in the list is found when half is written."""
+    from segformer_jax.images.read import check_image
+
     by_stem: dict[str, Path] = {}
     for image in images:
-        if not image.exists():
-            raise ValueError(f"there is no file {image}")
-        if image.is_dir():
-            raise ValueError(f"{image} is a folder; give pictures")
+        check_image(image, max_pixels=max_pixels)
         if image.stem in by_stem:
             raise ValueError(
                 f"{by_stem[image.stem]} and {image} would both be written as {image.stem}.*: "
                 "segment them into two folders (--out-dir)"
             )
         by_stem[image.stem] = image
-
-
-def _check_writable(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the output folder {folder} is a file")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"the output folder {folder} can't be written: {error}") from error
 
 
 # --- what is printed
@@ -264,7 +274,8 @@ def _print_segmentation(result: dict[str, Any]) -> None:
 
 
 def _print_info(model: str, about: dict[str, Any]) -> None:
-    table = _table("part", "shape of the output", "parameters", title=model)
+    title = f"{model}: {about['architecture']}"
+    table = _table("part", "shape of the output", "parameters", title=title)
     for row in about["layers"]:
         table.add_row(row["name"], row["output"], f"{row['parameters']:,}")
     table.add_section()
@@ -277,8 +288,9 @@ def _print_info(model: str, about: dict[str, Any]) -> None:
         f"computed, {about['multiply_adds'] / 1e9:.2f} G here",
         highlight=False,
     )
-    names = ", ".join(about["labels"].values())
-    console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
+    if about["labels"]:
+        names = ", ".join(about["labels"].values())
+        console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
 
 
 def _print_comparison(report: dict[str, Any]) -> None:

@@ -120,16 +120,15 @@ class SegformerConfig:
         if self.id2label is None:
             count = 2 if self.num_labels is None else self.num_labels
             _positive("num_labels", count)
-            names: Mapping[Any, str] = {i: f"LABEL_{i}" for i in range(count)}
+            names = {i: f"LABEL_{i}" for i in range(count)}
         else:
-            names = self.id2label
+            names = _names(self.id2label)
             if self.num_labels not in (None, len(names)):
                 raise ValueError(
                     f"num_labels is {self.num_labels}, but id2label names {len(names)} classes: "
                     "give one of the two"
                 )
-        by_index = sorted((int(index), str(name)) for index, name in names.items())
-        object.__setattr__(self, "id2label", FrozenDict(by_index))
+        object.__setattr__(self, "id2label", FrozenDict(sorted(names.items())))
         object.__setattr__(self, "num_labels", len(self.id2label))
         object.__setattr__(self, "extra", FrozenDict(self.extra))
         self._check()
@@ -160,10 +159,13 @@ class SegformerConfig:
             if int(width * ratio) < 1:
                 raise ValueError(f"stage {stage}: mlp_ratio {ratio} of {width} leaves no channel")
         for name in RATES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a rate lies in [0, 1)")
-        if not self.initializer_range >= 0:
-            raise ValueError(f"initializer_range is {self.initializer_range}; it is at least 0")
+            rate = getattr(self, name)
+            if not _is_number(rate) or not 0 <= rate < 1:
+                raise ValueError(f"{name} is {rate!r}; a rate is a number in [0, 1)")
+        if not _is_number(self.initializer_range) or not self.initializer_range >= 0:
+            raise ValueError(
+                f"initializer_range is {self.initializer_range!r}; it is a number of at least 0"
+            )
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(
                 f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}"
@@ -205,7 +207,12 @@ class SegformerConfig:
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
     ) -> "SegformerConfig":
-        """The same network with other classes; give the names, or their number alone."""
+        """The same network with other classes; give the names, or their number alone.
+
+        The names stay where the number is theirs, as in HF.
+        """
+        if id2label is None and num_labels == self.num_labels:
+            return self
         return dataclasses.replace(self, num_labels=num_labels, id2label=id2label)
 
     @classmethod
@@ -272,6 +279,19 @@ RATES = (
     "drop_path_rate",
 )
 OPTIONAL = ("problem_type", "output_hidden_states", "output_attentions")
+
+
+def _names(id2label: Any) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"id2label is {id2label!r}; it names every class by its index, as {{0: 'road'}}"
+        ) from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _positive(name: str, value: Any, *, integer: bool = True) -> None:

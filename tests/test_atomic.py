@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from segformer_jax.atomic import atomic_path
+from segformer_jax.atomic import atomic_path, writable_folder
 
 
 def test_a_file_appears_whole_with_usual_rights(tmp_path):
@@ -32,3 +32,19 @@ def test_nothing_is_left_of_a_failure(tmp_path, error):
         fail()
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_takes_no_files_is_a_value_error(tmp_path):
+    (tmp_path / "file").touch()
+    for folder, reason in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "sub", "can't be written: .*Not a directory"),
+        ("/proc/x", "can't be written: .*No such file"),
+    ):
+        with pytest.raises(ValueError, match=f"the output folder {folder} {reason}"):
+            writable_folder(folder)
+        with (
+            pytest.raises(ValueError, match=f"the output folder {folder} {reason}"),
+            atomic_path(f"{folder}/x.png"),
+        ):
+            pass

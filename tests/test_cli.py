@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
+import transformers
 from PIL import Image
 
-from segformer_jax import Segmenter, cli, process
+from segformer_jax import SegformerConfig, Segmenter, cli, process
 from segformer_jax.checkpoints import hub
+from segformer_jax.models.arithmetic import multiply_adds
 
 ROOT = Path(__file__).resolve().parents[1]
 STREET = ROOT / "examples" / "street.jpg"
@@ -166,7 +169,33 @@ def test_bad_input_is_one_line_and_exit_code_2(case, run, model, tmp_path):
     assert said.count("\n") == 1
     assert re.search(BAD[case], said), said
     assert not (tmp_path / "ran").exists()
-    assert not out.is_dir() or not list(out.iterdir())
+    assert not out.is_dir()
+
+
+def test_a_wrong_file_anywhere_in_the_list_is_found_before_anything_is_written(run, tmp_path):
+    images = [tmp_path / f"{i}.png" for i in range(3)]
+    for image in images:
+        Image.open(STREET).resize((100, 80)).save(image)
+    options = ["--out-dir", tmp_path / "out", "--batch-size", "1"]
+    images[2].write_text("hello")
+    code, printed, said = run("segment", *images, *options)
+    assert (code, printed, "2.png is not a picture" in said) == (2, "", True)
+    assert not (tmp_path / "out").exists()
+    code, printed, said = run("segment", *images[:2], STREET, *options, "--max-pixels", "8000")
+    assert (code, printed, "--max-pixels" in said) == (2, "", True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_done_before_a_damaged_picture_is_shown(run, tmp_path):
+    small, damaged = tmp_path / "small.png", tmp_path / "damaged.jpg"
+    Image.open(STREET).resize((100, 80)).save(small)
+    damaged.write_bytes(STREET.read_bytes()[:100_000])
+    out = tmp_path / "out"
+    code, printed, said = run("segment", small, damaged, "--out-dir", out, "--batch-size", "1")
+    assert (code, "truncated" in said) == (2, True)
+    written = sorted(out.iterdir())
+    assert [file.name for file in written] == ["small.mask.png", "small.overlay.png"]
+    assert all(str(file) in printed for file in written)
 
 
 def test_the_limit_on_pixels_can_be_raised(run, tmp_path):
@@ -180,7 +209,9 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
         images.append(str(tmp_path / f"{i}.jpg"))
         shutil.copy(STREET, images[-1])
     out = tmp_path / "out"
-    command = [*PROGRAM, "segment", *images, "--out-dir", str(out), "--batch-size", "1"]
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = [*PROGRAM[:2], heeding + PROGRAM[2]]  # also where the tests run in the background
+    command = [*program, "segment", *images, "--out-dir", str(out), "--batch-size", "1"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     limit = time.monotonic() + 120
     while time.monotonic() < limit and not (out.is_dir() and any(out.glob("*.overlay.png"))):
@@ -219,6 +250,26 @@ def test_info_counts_layers_parameters_and_multiply_adds(run):
     assert (code, "at least 29 pixels" in said) == (2, True)
 
 
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_info_counts_the_other_models_as_what_they_are(kind, run, tmp_path):
+    hf = reference.hf_model(kind)
+    hf.save_pretrained(tmp_path)
+    code, printed, _ = run("info", tmp_path, "--json")
+    about = json.loads(printed)
+    assert (code, about["architecture"]) == (0, f"Segformer{kind}")
+    assert about["parameters"] == sum(p.numel() for p in hf.parameters())
+    assert sum(row["parameters"] for row in about["layers"]) == about["parameters"]
+    classifier = 24 * 7 if kind == "ForImageClassification" else 0
+    config = SegformerConfig.from_pretrained(tmp_path)
+    counted = multiply_adds(config, 512, 512, head=False) + classifier
+    assert about["multiply_adds"] == about["multiply_adds_usual"] == counted
+    assert len(about["labels"]) == (7 if classifier else 0)
+    _, printed, _ = run("info", tmp_path)
+    assert ("classifier" in printed) == ("labels" in printed) == bool(classifier)
+    assert "2 blocks, 1 head " in printed
+    assert "1 block, 2 heads" in printed
+
+
 def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):
     code, printed, _ = run("convert", model, tmp_path / "out")
     assert code == 0
@@ -241,9 +292,24 @@ def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):
     assert (code, "there is no model" in said) == (2, True)
 
 
+def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_path):
+    (model / "preprocessor_config.json").write_text('{"size":')
+    code, _, said = run("convert", model, tmp_path / "out")
+    assert (code, "preprocessor_config.json is not JSON" in said) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_that_was_there_before_stays(run, model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (model / "config.json").write_text("{}")
+    assert run("convert", model, tmp_path / "out")[0] == 2
+    assert (tmp_path / "out").is_dir()
+
+
 def test_verify_shows_every_stage_and_says_equal(run):
-    code, printed, _ = run("verify", "street-b0", "--image", STREET)
-    assert code == 0
+    transformers.utils.logging.enable_progress_bar()
+    code, printed, said = run("verify", "street-b0", "--image", STREET)
+    assert (code, said) == (0, "")
     assert all(f"stage {i}" in printed for i in (1, 2, 3, 4))
     assert "equal to transformers" in printed
 
@@ -259,6 +325,9 @@ def test_published_logits_need_the_right_picture_and_checkpoint(run):
     assert (code, "--published needs --image 000000039769.jpg" in said) == (2, True)
     code, _, said = run("verify", "street-b0", "--published", "--image", STREET)
     assert (code, "nothing was published for 'street-b0'" in said) == (2, True)
+    options = ("--checkpoint", "foo", "--image", STREET)
+    code, _, said = run("verify", "street-b0", "--published", *options)
+    assert (code, "the rows are segformer.b0.512x512.ade.160k, " in said) == (2, True)
     name = "nvidia/segformer-b0-finetuned-ade-512-512"
     code, _, said = run("verify", name, "--published", "--image", STREET)
     assert (code, "has SHA-256 b2977cdb" in said) == (2, True)
@@ -271,3 +340,4 @@ def test_help_names_every_command(run):
     code, printed, _ = run("segment", "--help")
     assert code == 0
     assert "--max-pixels" in printed
+    assert "the pictures. (at least one)" in printed

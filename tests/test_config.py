@@ -22,7 +22,12 @@ from segformer_jax import SegformerConfig
         (dict(mlp_ratios=(0.01, 4, 4, 4)), "stage 0: mlp_ratio 0.01 of 32 leaves no channel"),
         (dict(depths=7), "depths is 7; it holds one number per encoder stage"),
         (dict(hidden_act="tanh"), "hidden_act is 'tanh'; known are gelu, relu"),
-        (dict(drop_path_rate=1.0), r"drop_path_rate is 1.0; a rate lies in \[0, 1\)"),
+        (dict(drop_path_rate=1.0), r"drop_path_rate is 1.0; a rate is a number in \[0, 1\)"),
+        (dict(drop_path_rate=None), "drop_path_rate is None; a rate is a number"),
+        (dict(drop_path_rate="0.1"), "drop_path_rate is '0.1'; a rate is a number"),
+        (dict(initializer_range=None), "initializer_range is None; it is a number of at least 0"),
+        (dict(id2label=["a", "b"]), r"id2label is \['a', 'b'\]; it names every class by its index"),
+        (dict(id2label={"x": "y"}), "id2label is {'x': 'y'}; it names every class by its index"),
         (dict(problem_type="odd"), "problem_type is 'odd'"),
         (dict(num_labels=3, id2label={0: "a"}), "num_labels is 3, but id2label names 1"),
     ],
@@ -75,6 +80,7 @@ def test_labels_come_from_names_numbers_or_nothing():
     assert named.num_labels == 2
     assert named.label2id == {"a": 1, "b": 5}
     assert named.with_labels(num_labels=7).num_labels == 7
+    assert named.with_labels(num_labels=2).id2label == {1: "a", 5: "b"}
 
 
 def test_a_config_is_a_value():

@@ -20,6 +20,7 @@ def resolve(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     subfolder: str = "",
+    **unknown: Any,
 ) -> Path:
     """The folder (or file) that a name stands for.
 
@@ -33,10 +34,17 @@ def resolve(
         cache_dir: where the hub's files are kept.
         local_files_only: take what is in that cache and do not ask the hub.
         subfolder: where in the folder or repository the checkpoint lies.
+        unknown: what `from_pretrained` was given beyond this and its own options: an error.
 
     Raises:
+        TypeError: an unknown option.
         WeightsError: nothing goes by that name, or the hub can't be reached; what to do is said.
     """
+    if unknown:
+        raise TypeError(
+            f"from_pretrained has no option {', '.join(unknown)}; beside its own, which its "
+            "docstring lists, it has revision, token, cache_dir, local_files_only, subfolder"
+        )
     name = str(name_or_path)
     package = _weights_packages().get(name)
     if package is not None:

@@ -38,6 +38,7 @@ def load_model(
     label2id: Mapping[str, int] | None = None,
     num_channels: int | None = None,
     ignore_mismatched_sizes: bool = False,
+    may_start: bool = True,
     rngs: nnx.Rngs | None = None,
     **hub_options: Any,
 ) -> Model:
@@ -59,12 +60,13 @@ def load_model(
         num_channels: another number of input channels: the first kernel is summed over its inputs
             for one, else repeated and scaled to keep the sum (timm's rule).
         ignore_mismatched_sizes: start every tensor anew whose shape does not fit.
+        may_start: False makes it an error where anything starts anew.
         rngs: seeds of what starts anew; `nnx.Rngs(0)` when left out.
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
     Raises:
         WeightsError: nothing by that name; a damaged file; tensors missing, unexpected or of
-            another shape, all listed at once.
+            another shape, all listed at once; nothing to take a part from, without `may_start`.
         ValueError: the config is not a SegFormer's, or `param_dtype` needs `jax_enable_x64`.
     """
     if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
@@ -97,6 +99,12 @@ def load_model(
     }
     _check({n: s for n, s in wanted.items() if n not in new}, given, new)
 
+    if new and not may_start:
+        raise WeightsError(
+            f"{name_or_path} is not trained for this: it holds no {_listed(sorted(new))}; "
+            f"fine-tune it first ({cls.__name__}.from_pretrained starts what is missing), or name "
+            "a checkpoint of this kind"
+        )
     started = _start(build, new, rngs or nnx.Rngs(0))
     values = {n: started[n] if n in new else given[n] for n in wanted}
     _fill(model, values)
@@ -211,7 +219,8 @@ def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -
             False gives those of transformers 5's modules.
 
     Raises:
-        ValueError: a folded model, whose parameters are no longer HF's; a folder that is a file.
+        ValueError: a folded model, whose parameters are no longer HF's; a folder that can't be
+            written.
     """
     flat = flat_state(model)
     if any(name.startswith("decode_head.kernels.") for name in flat):
@@ -222,7 +231,7 @@ def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -
         name: np.asarray(value if name.endswith("_tracked") else value.astype(dtype))
         for name, value in flat.items()
     }
-    folder = _folder(folder)
+    folder = Path(folder)
     files.write_safetensors(
         names.to_hf(tensors, original_names=original_names), folder / "model.safetensors"
     )
@@ -248,7 +257,7 @@ def load_config(name_or_path: str | Path, **hub_options: Any) -> SegformerConfig
 
 def save_config(config: SegformerConfig, folder: str | Path) -> None:
     """Writes `folder`/config.json."""
-    _write_json(config.to_dict(), _folder(folder) / CONFIG)
+    _write_json(config.to_dict(), Path(folder) / CONFIG)
 
 
 def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[str, Any]:
@@ -258,7 +267,7 @@ def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[
 
 def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> None:
     """Writes `folder`/preprocessor_config.json."""
-    _write_json(values, _folder(folder) / PROCESSOR)
+    _write_json(values, Path(folder) / PROCESSOR)
 
 
 def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: Any) -> str:
@@ -269,7 +278,13 @@ def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: An
 
 
 def _read_config(path: Path) -> SegformerConfig:
-    return SegformerConfig.from_dict(_read_json(path, CONFIG))
+    values = _read_json(path, CONFIG)
+    if "model_type" not in values:
+        raise WeightsError(
+            f"the {CONFIG} of {path} has no model_type, so this may be any network; a SegFormer's "
+            "says 'segformer': add it if this is one"
+        )
+    return SegformerConfig.from_dict(values)
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
@@ -291,11 +306,3 @@ def _write_json(values: Mapping[str, Any], file: Path) -> None:
     with atomic_path(file) as temporary:
         text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
         Path(temporary).write_text(text + "\n", encoding="utf-8")
-
-
-def _folder(folder: str | Path) -> Path:
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder to write into")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

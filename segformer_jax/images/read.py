@@ -55,6 +55,23 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
     Raises:
         ImageError: as `read_image`.
     """
+    with _opened(path, max_pixels) as image:
+        return _upright(image)
+
+
+def check_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Looks at a picture's header alone.
+
+    Raises:
+        ImageError: as `read_image`, but for damage further on.
+    """
+    with _opened(path, max_pixels):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, max_pixels: int) -> Generator[Image.Image]:
+    """The picture in a file, not yet decoded."""
     name = os.fspath(path)
     if os.path.isdir(name):
         raise ImageError(f"{name} is a folder; give a picture")
@@ -67,7 +84,7 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
     with file, _decoding(name):
         image = _identify(file, name)
         _check_size(image.size, name, max_pixels)
-        return _upright(image)
+        yield image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

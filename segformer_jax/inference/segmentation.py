@@ -89,7 +89,7 @@ class Segmentation:
         palette, `.npy` the class map, `.json` the areas.
 
         Raises:
-            ValueError: another ending.
+            ValueError: another ending, or a folder that can't be written.
         """
         path = Path(path)
         name = path.name.lower()

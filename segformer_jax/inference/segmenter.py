@@ -16,8 +16,9 @@ from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.compiling import compiler_options
+from segformer_jax.inference.forward import forward_pass
 from segformer_jax.inference.segmentation import Segmentation
-from segformer_jax.models import forms
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -54,15 +55,18 @@ class Segmenter:
         _check_size(processor, self.config)
         devices = _devices(device)
         self._mesh = Mesh(np.array(devices), ("batch",))
+        platform = devices[0].platform
+        self._compiler_options = compiler_options(platform, model.segformer.dtype)
         graph, state = nnx.split(model.folded())
-        self._state = jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
+        leaves, structure = jax.tree.flatten(state)  # a flat list costs a call far less than a tree
+        self._leaves = jax.device_put(leaves, NamedSharding(self._mesh, PartitionSpec()))
+        on_state = forward_pass(graph, platform)
 
-        def forward(state, pixel_values):
-            with forms.single_form(devices[0].platform):
-                return nnx.merge(graph, state)(pixel_values).logits.astype(jnp.float32)
+        def forward(leaves, pixel_values):
+            return on_state(jax.tree.unflatten(structure, leaves), pixel_values)
 
-        def forward_each(state, pixel_values):  # one array a picture: slices would be compiled
-            return tuple(own[None] for own in forward(state, pixel_values))
+        def forward_each(leaves, pixel_values):  # one array a picture: slices would be compiled
+            return tuple(own[None] for own in forward(leaves, pixel_values))
 
         self._forward = self._compiled(forward)
         self._forward_each = self._compiled(forward_each)
@@ -89,11 +93,15 @@ class Segmenter:
             hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            WeightsError: as `load_model`.
+            WeightsError: as `load_model`; a checkpoint without a trained decode head.
         """
         processor = SegformerImageProcessor.from_pretrained(name_or_path, **hub_options)
         model = load_model(
-            SegformerForSemanticSegmentation, name_or_path, dtype=dtype, **hub_options
+            SegformerForSemanticSegmentation,
+            name_or_path,
+            dtype=dtype,
+            may_start=False,
+            **hub_options,
         )
         return cls(model, processor, device=device, batch_size=batch_size, max_pixels=max_pixels)
 
@@ -140,7 +148,7 @@ class Segmenter:
         whole = self._rounded(count) if self._mesh.size > 1 else count
         if whole != count:
             pixel_values = np.pad(pixel_values, ((0, whole - count), (0, 0), (0, 0), (0, 0)))
-        logits = self._forward(self._state, self._put(pixel_values))
+        logits = self._forward(self._leaves, self._put(pixel_values))
         return logits if whole == count else logits[:count]
 
     def _segment(self, images: Sequence[Picture], scores: bool) -> list[Segmentation]:
@@ -166,7 +174,8 @@ class Segmenter:
                 in_specs=(PartitionSpec(), batch),
                 out_specs=batch,
                 check_vma=False,
-            )
+            ),
+            compiler_options=self._compiler_options,
         )
 
     def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
@@ -174,7 +183,7 @@ class Segmenter:
         check_pixel_values(inputs[0][None], self.config)
         batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
         batch[: len(inputs)] = inputs
-        parts = self._forward_each(self._state, self._put(batch))
+        parts = self._forward_each(self._leaves, self._put(batch))
         shards = [_shards_in_order(part) for part in parts]
         for index in range(len(inputs)):  # device d has the pictures d·n … d·n + n - 1
             device, place = divmod(index, len(parts))

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float
 
 from segformer_jax.models import gradients
 from segformer_jax.models.forms import at_least_float32, choose, current_form
+from segformer_jax.models.rows import plain_max, plain_sum, row_max, row_sum
 
-SCORES_PER_CHUNK = 1 << 22  # attention scores computed at once per head on CPU: 16 MB of float32
+SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
 SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
 
 
@@ -32,11 +33,12 @@ def _attention(q, k, v, dtype, form, cudnn):
     if cudnn:
         q, k, v = (x.astype(dtype) for x in (q, k, v))
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    by_chunks = partial(_attention_by_chunks, dtype=dtype)
+    by_chunks = partial(_attention_by_chunks, dtype=at_least_float32(dtype))  # heads are narrow
     b, n, heads, _ = q.shape
     if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
         return by_chunks(q, k, v)
-    return choose(form, partial(_attention_on_cpu, dtype), _whole(dtype), q, k, v)
+    on_cpu, on_tpu = partial(_attention_on_cpu, dtype), partial(_tpu, dtype=dtype)
+    return choose(form, on_cpu, _whole(dtype), q, k, v, tpu=on_tpu)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -64,6 +66,24 @@ def _whole(dtype):
     return attend
 
 
+def _tpu(q, k, v, *, dtype):
+    """The sum of the weights is one more channel of the values, and the maximum a step of its own.
+
+    Otherwise XLA makes one fusion of maximum, exponential and sum, in which every weight costs
+    three times as much, and the weights go through the slow memory once more.
+    """
+    scores = _scores(q, k, dtype)
+    largest = lax.optimization_barrier(lax.stop_gradient(scores.max(-1, keepdims=True)))
+    values = jnp.pad(v.astype(dtype), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+    y = jnp.einsum(
+        "bhnk,bkhd->bnhd",
+        jnp.exp(scores - largest).astype(dtype),
+        values,
+        preferred_element_type=scores.dtype,
+    )
+    return (y[..., :-1] / y[..., -1:]).astype(v.dtype)
+
+
 def _attention_by_chunks(q, k, v, *, dtype):
     """One head and one run of queries after another: plain 2-D matmuls, bounded memory."""
     b, n, heads, d = q.shape
@@ -76,7 +96,7 @@ def _attention_by_chunks(q, k, v, *, dtype):
 
     def attend(chunk):
         queries, head = chunk
-        weights, total = _exponentials(queries, k[head], dtype)
+        weights, total = _exponentials(queries, k[head], dtype, row_max, row_sum)
         y = lax.dot(
             weights[0, 0].astype(dtype),
             v[head][0, :, 0].astype(dtype),
@@ -88,15 +108,21 @@ def _attention_by_chunks(q, k, v, *, dtype):
     return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
 
 
-def _exponentials(q, k, dtype):
-    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
-    wide = at_least_float32(q.dtype)
+def _scores(q, k, dtype):
     q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
-    scores = jnp.einsum(
-        "bnhd,bkhd->bhnk", q.astype(dtype), k.astype(dtype), preferred_element_type=wide
+    return jnp.einsum(
+        "bnhd,bkhd->bhnk",
+        q.astype(dtype),
+        k.astype(dtype),
+        preferred_element_type=at_least_float32(q.dtype),
     )
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    return weights, weights.sum(-1, keepdims=True)
+
+
+def _exponentials(q, k, dtype, row_max=plain_max, row_sum=plain_sum):
+    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
+    scores = _scores(q, k, dtype)
+    weights = jnp.exp(scores - lax.stop_gradient(row_max(scores)))
+    return weights, row_sum(weights)
 
 
 @partial(jax.jit, static_argnames="dtype")

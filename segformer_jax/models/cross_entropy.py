@@ -63,13 +63,14 @@ def _loss_and_gradient(logits, labels, *, ignore):
         logits, labels, valid = picture
         planes = jnp.matmul(logits.transpose(2, 0, 1), columns.T, precision="highest")
         planes = gradients.left_matmul(rows, planes)
-        largest = planes.max(0)
+        largest = planes.max(0, keepdims=True)
         exponentials = jnp.exp(planes - largest)
-        total_exponential = exponentials.sum(0)
-        true = labels == np.arange(classes, dtype=labels.dtype)[:, None, None]
-        losses = jnp.log(total_exponential) + largest - jnp.where(true, planes, 0).sum(0)
+        total_exponential = exponentials.sum(0, keepdims=True)
+        true = labels[None] == np.arange(classes, dtype=labels.dtype)[:, None, None]
+        losses = jnp.log(total_exponential) + largest
+        losses = losses[0] - jnp.where(true, planes, 0).sum(0)
         slope = exponentials / total_exponential - true.astype(planes.dtype)
-        slope = gradients.left_matmul(rows.T, jnp.where(valid, slope, 0))
+        slope = gradients.left_matmul(rows.T, jnp.where(valid[None], slope, 0))
         slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
         return total + jnp.where(valid, losses, 0).sum(), slope
 

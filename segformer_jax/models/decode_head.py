@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import forms, ops
+from segformer_jax.models import decode_ops, forms, ops
 from segformer_jax.models.dropout import Dropout
 from segformer_jax.models.layers import BatchNorm, Linear
 
@@ -106,7 +106,7 @@ class FoldedDecodeHead(nnx.Module):
     def __init__(
         self, *, kernels: Sequence[Array], bias: Array, dropout: Dropout, classifier: Linear
     ):
-        self.kernels = nnx.List(nnx.Param(kernel) for kernel in kernels)
+        self.kernels = nnx.List(nnx.Param(kernel.astype(classifier.dtype)) for kernel in kernels)
         self.bias = nnx.Param(bias)
         self.dropout = dropout
         self.classifier = classifier
@@ -114,8 +114,14 @@ class FoldedDecodeHead(nnx.Module):
     def __call__(
         self, hidden_states: Sequence[Float[Array, "b _ _ _"]], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w labels"]:
-        kernels = [kernel[...] for kernel in self.kernels]
-        x = _fuse(hidden_states, kernels, self.classifier.dtype)
+        kernels, dtype = [kernel[...] for kernel in self.kernels], self.classifier.dtype
+        if self.dropout.deterministic or not self.dropout.rate:
+            assert self.classifier.bias is not None
+            classifier = self.classifier.kernel[...], self.classifier.bias[...]
+            return decode_ops.decode(
+                hidden_states, kernels, self.bias[...], classifier, dtype=dtype
+            )
+        x = _fuse(hidden_states, kernels, dtype)
         x = self.dropout(nnx.relu(x + ops.along_channels(self.bias[...], x)), rngs=rngs)
         return self.classifier(x)
 

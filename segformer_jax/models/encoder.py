@@ -93,10 +93,10 @@ class Attention(nnx.Module):
         )
         dropping = self.dropout.rate > 0 and not self.dropout.deterministic
         weights = None
-        if output_attentions or dropping:
+        if output_attentions or dropping:  # HF returns the dropped ones too
             weights = attention_ops.attention_weights(q, k, dtype=self.dtype)
+            weights = self.dropout(weights, rngs=rngs)
         if dropping:
-            weights = self.dropout(weights, rngs=rngs)  # HF returns the dropped ones too
             y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
         else:
             y = attention_ops.attention(q, k, v, dtype=self.dtype)

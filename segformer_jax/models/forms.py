@@ -8,6 +8,7 @@ traced, for converters that read jaxprs.
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,18 @@ def current_form() -> str | None:
     return _form.get()
 
 
-def choose(form: str | None, cpu: Callable, default: Callable, *operands: Array) -> Array:
-    """Applies the form for CPUs, or that for all else."""
+def choose(
+    form: str | None,
+    cpu: Callable,
+    default: Callable,
+    *operands: Array,
+    tpu: Callable | None = None,
+) -> Any:
+    """Applies the form for CPUs, that for TPUs where they have their own, or that for all else."""
+    forms = {"cpu": cpu} if tpu is None else {"cpu": cpu, "tpu": tpu}
     if form is None:
-        return lax.platform_dependent(*operands, cpu=cpu, default=default)
-    return (cpu if form == "cpu" else default)(*operands)
+        return lax.platform_dependent(*operands, default=default, **forms)
+    return forms.get(form, default)(*operands)
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:

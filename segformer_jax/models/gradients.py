@@ -6,8 +6,9 @@ differentiation works as ever. The maps here equal the plain ones of `ops.py`, w
 them on CPUs alone; GELU and the norms are the same everywhere.
 """
 
+import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.models.forms import at_least_float32
+from segformer_jax.models.rows import row_sum
 
 TAPS = [(i, j) for i in range(3) for j in range(3)]
 
@@ -24,7 +26,7 @@ TAPS = [(i, j) for i in range(3) for j in range(3)]
 def dot_by_kernel(
     x: Float[Array, "*batch i"], dkernel: Float[Array, "i o"], dtype: DTypeLike
 ) -> Float[Array, "*batch o"]:
-    """Gives x·dkernel; transposed, one 2-D matmul xᵀ·dy that reorders its narrower operand.
+    """X @ dkernel; the transpose is one 2-D matmul xᵀ·dy that reorders its narrower operand.
 
     Both operands lie with the summed rows outside, so one must be turned around in memory. XLA
     turns the left one, and computes what was fused into it once more, in that slow order.
@@ -47,7 +49,7 @@ def depthwise_by_x(
     """
     _, h, w, _ = dx.shape
     zero = jnp.zeros((), dx.dtype)
-    canvas = sum(
+    products = (
         lax.pad(
             dx * kernel[i, j].reshape(1, 1, 1, -1),
             zero,
@@ -55,6 +57,7 @@ def depthwise_by_x(
         )
         for i, j in TAPS
     )
+    canvas = reduce(jnp.add, products)
     return canvas[:, 1 : h + 1, 1 : w + 1]
 
 
@@ -70,7 +73,8 @@ def depthwise_by_kernel(
 
     @jax.checkpoint
     def one_row(x, dkernel, row):
-        around = lax.dynamic_slice(x, (row // h, row % h, 0, 0), (1, 3, w + 2, c))[0]
+        start = (row // h, row % h, np.int32(0), np.int32(0))
+        around = lax.dynamic_slice(x, start, (1, 3, w + 2, c))[0]
         return sum(around[i, j : j + w] * dkernel[i, j] for i, j in TAPS)
 
     rows = lax.map(lambda row: one_row(x, dkernel, row), np.arange(b * h, dtype=np.int32))
@@ -114,12 +118,12 @@ def attention(
 ) -> Float[Array, "b n heads d"]:
     """Softmax attention as two matmuls per head and picture, batched; the weights are kept."""
     b, _, heads, d = q.shape
-    wide = at_least_float32(q.dtype)
+    given, wide = v.dtype, at_least_float32(q.dtype)
     q = q * np.asarray(d**-0.5, q.dtype)
     q, k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d).astype(dtype) for x in (q, k, v))
     weights = jax.nn.softmax(jnp.einsum("gnd,gkd->gnk", q, k, preferred_element_type=wide))
     y = jnp.einsum("gnk,gkd->gnd", weights.astype(dtype), v, preferred_element_type=wide)
-    return y.reshape(b, heads, -1, d).transpose(0, 2, 1, 3)
+    return y.reshape(b, heads, -1, d).transpose(0, 2, 1, 3).astype(given)
 
 
 @jax.custom_jvp
@@ -141,19 +145,28 @@ def _normal_cdf(x):
     return half + half * lax.erf(x * np.asarray(0.5**0.5, x.dtype))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def normalize(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
-    """Takes off the mean over the axes and divides by the deviation, of exact two-pass variance."""
-    y = x - x.mean(axes, keepdims=True)
-    return y * lax.rsqrt(jnp.square(y).mean(axes, keepdims=True) + epsilon)
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def normalize(x: Array, axes: tuple[int, ...], epsilon: float, by_slices: bool = False) -> Array:
+    """X less its mean over the axes, by its standard deviation: the exact two-pass variance.
+
+    `by_slices` sums the last axis in the way that is fast on a CPU.
+    """
+    y, scale = _centred_and_scale(x, axes, epsilon, by_slices)
+    return y * scale
 
 
 @normalize.defjvp
-def _normalize_jvp(axes, epsilon, primals, tangents):
+def _normalize_jvp(axes, epsilon, by_slices, primals, tangents):
     """Of a normalised y, dy = (dx - mean(dx) - y·mean(y·dx)) / deviation, its own transpose."""
     (x,), (dx,) = primals, tangents
-    y = x - x.mean(axes, keepdims=True)
-    scale = lax.rsqrt(jnp.square(y).mean(axes, keepdims=True) + epsilon)
+    y, scale = _centred_and_scale(x, axes, epsilon, by_slices)
     y = y * scale
     dx = dx * scale
     return y, dx - dx.mean(axes, keepdims=True) - y * (y * dx).mean(axes, keepdims=True)
+
+
+def _centred_and_scale(x, axes, epsilon, by_slices):
+    total = row_sum if by_slices else partial(jnp.sum, axis=axes, keepdims=True)
+    count = np.asarray(math.prod(x.shape[axis] for axis in axes), x.dtype)
+    y = x - total(x) / count
+    return y, lax.rsqrt(total(jnp.square(y)) / count + epsilon)

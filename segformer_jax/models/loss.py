@@ -22,8 +22,10 @@ def segmentation_loss(
     and 1, ignored pixels counting as 0 in a mean over **all** pixels, as in HF.
 
     Raises:
-        ValueError: a label outside the classes; seen where labels are concrete, not under a trace.
+        ValueError: labels of another type or shape; a label outside the classes, seen where labels
+            are concrete, not under a trace.
     """
+    check_label_map(labels, len(logits))
     ignore = config.semantic_loss_ignore_index
     check_labels(labels, max(config.num_labels, 2), ignore)
     labels = jnp.asarray(labels)
@@ -56,6 +58,8 @@ def classification_loss(
     if problem == "single_label_classification":
         check_labels(labels, config.num_labels, -100)  # torch's default ignore_index
         labels = jnp.asarray(labels).reshape(-1)
+        if len(labels) != len(logits):
+            raise ValueError(f"there are {len(labels)} labels for {len(logits)} pictures")
         return cross_entropy(logits, labels, -100)
     target = jnp.asarray(labels).astype(logits.dtype)
     if target.size != logits.size:
@@ -77,6 +81,17 @@ def _problem_type(labels: Array | np.ndarray, num_labels: int) -> str:
 
 def _binary_cross_entropy(logits: Array, target: Array) -> Array:
     return jax.nn.softplus(logits) - logits * target
+
+
+def check_label_map(labels: Array | np.ndarray, batch: int) -> None:
+    """Raises unless labels are integers, (b, H, W) for a batch of b pictures."""
+    shape, kind = np.shape(labels), jnp.result_type(labels)
+    if not jnp.issubdtype(kind, jnp.integer):
+        raise ValueError(f"labels are {kind}; they are class indices, integers")
+    if len(shape) != 3 or shape[0] != batch or 0 in shape:
+        raise ValueError(
+            f"labels have shape {shape}; a batch of {batch} takes ({batch}, height, width)"
+        )
 
 
 def check_labels(labels: Array | np.ndarray, num_labels: int, ignore_index: int) -> None:

@@ -28,6 +28,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
 }
 
+NARROW = 64  # channels: below this a CPU gains nothing by multiplying halves
+
 # --- dense layers
 
 
@@ -51,6 +53,8 @@ def along_channels(values: Array, x: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
+    if x.dtype != dtype and min(kernel.shape) < NARROW:  # halves in a float32 stream, on CPU
+        dtype = x.dtype
     return lax.dot_general(
         x.astype(dtype),
         kernel.astype(dtype),
@@ -72,7 +76,6 @@ def _dot_jvp(dtype, primals, tangents):
     return _dot(x, kernel, dtype), _dot(dx, kernel, dtype) + by_kernel
 
 
-@partial(jax.jit, static_argnames="epsilon")
 def layer_norm(
     x: Float[Array, "*batch c"],
     scale: Float[Array, " c"],
@@ -81,8 +84,17 @@ def layer_norm(
     epsilon: float,
 ) -> Float[Array, "*batch c"]:
     """Normalises the last axis, in float32 or wider, with the exact two-pass variance."""
-    wide = at_least_float32(x.dtype)
-    y = gradients.normalize(x.astype(wide), (x.ndim - 1,), epsilon)
+    return _layer_norm(x, scale, bias, epsilon, current_form())
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _layer_norm(x, scale, bias, epsilon, form):
+    y = choose(
+        form,
+        lambda y: gradients.normalize(y, (x.ndim - 1,), epsilon, True),
+        lambda y: gradients.normalize(y, (x.ndim - 1,), epsilon, False),
+        x.astype(at_least_float32(x.dtype)),
+    )
     return (y * along_channels(scale, y) + along_channels(bias, y)).astype(x.dtype)
 
 
@@ -104,19 +116,36 @@ def conv(
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _conv(x, kernel, bias, stride, padding, dtype, form):
-    size = kernel.shape[0]
-    if size == stride and not padding:
-        y = _conv_of_patches(x, kernel, dtype)
-    else:
-        fast = _cpu_conv(x.shape[-1], size, stride)
-        y = choose(
-            form,
-            partial(fast, stride=stride, padding=padding, dtype=dtype),
-            partial(_lax_conv, stride=stride, padding=padding, dtype=dtype),
-            x,
-            kernel,
-        )
+    y = _convolved(x, kernel, stride, padding, dtype, form)
     return y + along_channels(bias, y)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _convolved(x, kernel, stride, padding, dtype, form):
+    if kernel.shape[0] == stride and not padding:
+        return _conv_of_patches(x, kernel, dtype)
+    halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
+    on_cpu = _conv_of_taps if halves else _lax_conv  # XLA's convolution there knows float32 alone
+    on_tpu = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
+    cpu, default, tpu = (
+        partial(function, stride=stride, padding=padding, dtype=dtype)
+        for function in (on_cpu, _lax_conv, on_tpu)
+    )
+    return choose(form, cpu, default, x, kernel, tpu=tpu)
+
+
+@_convolved.defjvp
+def _convolved_jvp(stride, padding, dtype, form, primals, tangents):
+    """On CPU as matmuls: XLA's convolution is fast forwards there, and slow transposed."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    if kernel.shape[0] == stride and not padding:
+        linear = partial(_conv_of_patches, dtype=dtype)
+    else:
+        options = dict(stride=stride, padding=padding, dtype=dtype)
+        by_matmul = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
+        linear = partial(choose, form, partial(by_matmul, **options), partial(_lax_conv, **options))
+    y = _convolved(x, kernel, stride, padding, dtype, form)
+    return y, linear(dx, kernel) + linear(x, dkernel)
 
 
 def _lax_conv(x, kernel, *, stride, padding, dtype):
@@ -131,17 +160,17 @@ def _lax_conv(x, kernel, *, stride, padding, dtype):
 
 
 def _conv_of_patches(x, kernel, dtype):
-    """Kernel and stride agree: every patch is one row of a matmul; leftovers at the end drop."""
+    """Kernel and stride agree: matmuls of the patches' rows, which lie whole in memory."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
-    h, w = h // k, w // k
-    x = x[:, : h * k, : w * k].reshape(b, h, k, w, k, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, k * k * c)
-    return _dot(x, kernel.reshape(k * k * c, out), dtype)
+    h, w = h // k, w // k  # leftovers at the end drop
+    x = x[:, : h * k, : w * k].reshape(b, h, k, w, k * c)
+    kernels = kernel.reshape(k, k * c, out)
+    return reduce(jnp.add, (_dot(x[:, :, i], kernels[i], dtype) for i in range(k)))
 
 
-def _cpu_conv(channels: int, size: int, stride: int) -> Callable:
-    """The fastest form on CPU: few taps as one matmul, a wide kernel over few channels folded."""
+def _matmul_conv(channels: int, size: int, stride: int) -> Callable:
+    """Few taps as one matmul, a wide kernel over few channels folded."""
     if size <= 3:
         return _conv_of_taps
     return _conv_of_cells if size <= 2 * stride and channels < 16 else _lax_conv
@@ -162,7 +191,7 @@ def _conv_of_taps(x, kernel, *, stride, padding, dtype):
 
 
 def _conv_of_cells(x, kernel, *, stride, padding, dtype):
-    """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, four matmuls."""
+    """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, one matmul."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
@@ -178,10 +207,8 @@ def _conv_of_cells(x, kernel, *, stride, padding, dtype):
     x = x.reshape(b, h + 1, w + 1, stride * stride * c)
     kernel = jnp.pad(kernel, ((0, 2 * stride - k), (0, 2 * stride - k), (0, 0), (0, 0)))
     kernel = kernel.reshape(2, stride, 2, stride, c, out).transpose(0, 2, 1, 3, 4, 5)
-    kernel = kernel.reshape(2, 2, stride * stride * c, out)
-    return sum(
-        _dot(x[:, i : i + h, j : j + w], kernel[i, j], dtype) for i in (0, 1) for j in (0, 1)
-    )
+    cells = [x[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
+    return _dot(jnp.concatenate(cells, -1), kernel.reshape(4 * stride * stride * c, out), dtype)
 
 
 def depthwise_conv(
@@ -199,7 +226,7 @@ def _depthwise_conv(x, kernel, bias, form):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _depthwise(x, kernel, form):
-    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel)
+    return choose(form, _depthwise_shifts, _depthwise_lax, x, kernel, tpu=_depthwise_wide_shifts)
 
 
 @_depthwise.defjvp
@@ -214,6 +241,12 @@ def _depthwise_shifts(x, kernel):
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return _shifted_sum(x, kernel, h, w)
+
+
+def _depthwise_wide_shifts(x, kernel):
+    """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
+    wide = at_least_float32(x.dtype)
+    return _depthwise_shifts(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
 
 
 def _shifted_sum(x, kernel, h, w):
@@ -296,11 +329,16 @@ def _add_resized_at_once(first, *others):
 
 def _resize_by_gathers(x, *, size):
     for axis, new in zip((1, 2), size, strict=True):
-        low, high, weight = bilinear_neighbours(x.shape[axis], new, x.dtype)
-        weight = weight.astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-        below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
-        x = below + (above - below) * weight
+        x = lerp(x, bilinear_neighbours(x.shape[axis], new, x.dtype), axis)
     return x
+
+
+def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[Array, "b _ _ c"]:
+    """Rows or columns between those of x: `bilinear_neighbours` says which, and how far."""
+    low, high, weight = neighbours
+    weight = weight.astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
+    below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
+    return below + (above - below) * weight
 
 
 def _resize_by_matmuls(x, *, size):
@@ -317,7 +355,10 @@ def _resize_on_cpu(x, *, size):
 
 
 def _resize_matrices(x, size):
-    return tuple(resize_matrix(a, b, x.dtype) for a, b in zip(x.shape[1:3], size, strict=True))
+    rows, columns = (
+        resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
+    )
+    return rows, columns
 
 
 def resize_matrix(old: int, new: int, dtype) -> np.ndarray:

@@ -12,7 +12,7 @@ from segformer_jax.config import SegformerConfig
 from segformer_jax.models import forms
 from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
 from segformer_jax.models.encoder import Stage
-from segformer_jax.models.layers import Linear
+from segformer_jax.models.layers import Conv, Linear
 from segformer_jax.models.loss import classification_loss, segmentation_loss
 from segformer_jax.models.outputs import (
     ImageClassifierOutput,
@@ -183,7 +183,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
             rngs: the source of dropout in train mode.
 
         Raises:
-            ValueError: as `SegformerModel`; labels outside the classes.
+            ValueError: as `SegformerModel`; labels outside the classes, of another shape or type.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -204,6 +204,9 @@ class SegformerForSemanticSegmentation(_Pretrained):
             return self
         model = nnx.clone(self)
         model.decode_head = self.decode_head.folded()
+        for _, layer in nnx.iter_modules(model):
+            if isinstance(layer, Linear | Conv):
+                layer.kernel = nnx.Param(layer.kernel[...].astype(layer.dtype))
         model.eval()
         return model
 
@@ -263,6 +266,13 @@ class SegformerForImageClassification(_Pretrained):
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
         return ImageClassifierOutput(logits, loss, hidden_states, attentions)
+
+
+def model_class(config: SegformerConfig) -> type[_Pretrained]:
+    """Which of the three a config.json is of: its first `architectures`, else segmentation."""
+    named = config.extra.get("architectures") or [""]
+    others = (SegformerModel, SegformerForImageClassification)
+    return next((c for c in others if c.__name__ == named[0]), SegformerForSemanticSegmentation)
 
 
 def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Array, ...]:

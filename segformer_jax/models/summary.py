@@ -7,47 +7,64 @@ from flax import nnx
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models.arithmetic import multiply_adds
-from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+from segformer_jax.models.segformer import (
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+    model_class,
+)
 
 
 def summarize(config: SegformerConfig, height: int, width: int) -> dict[str, Any]:
-    """Layers, parameters, multiply-adds and labels of the segmentation model.
+    """Layers, parameters, multiply-adds and labels of the model that the config is of.
 
     Returns:
-        `layers` (name, output shape, parameters), `parameters`, `size`, `multiply_adds_usual` (as
-        the paper writes the decoder), `multiply_adds` (as it is computed here), `labels`.
+        `architecture`, `layers` (name, output shape, parameters), `parameters`, `size`,
+        `multiply_adds_usual` (as the paper writes the decoder), `multiply_adds` (as it is computed
+        here), `labels` (none of the encoder alone).
 
     Raises:
         ValueError: a side under `config.minimum_size`.
     """
-    arithmetic = {
-        "multiply_adds_usual": multiply_adds(config, height, width, folded=False),
-        "multiply_adds": multiply_adds(config, height, width),
-    }
-    model = nnx.eval_shape(lambda: SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0)))
+    cls: Any = model_class(config)
+    decoded = cls is SegformerForSemanticSegmentation
+    usual, ours = (
+        multiply_adds(config, height, width, folded=f, head=decoded) for f in (False, True)
+    )
+    model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+    encoder, sizes = getattr(model, "segformer", model), config.feature_sizes(height, width)
     layers = []
-    for i, (stage, (h, w)) in enumerate(
-        zip(model.segformer.stages, config.feature_sizes(height, width), strict=True)
-    ):
+    for i, (stage, (h, w)) in enumerate(zip(encoder.stages, sizes, strict=True)):
         channels, depth = config.hidden_sizes[i], config.depths[i]
+        heads = config.num_attention_heads[i]
         output = f"{h} × {w} × {channels}"
         embeddings, norm = _count(stage.patch_embeddings), _count(stage.layer_norm)
         name = f"stage {i + 1}"
         layers.append({"name": f"{name}: embeddings", "output": output, "parameters": embeddings})
-        blocks = f"{name}: {depth} blocks, {config.num_attention_heads[i]} heads"
+        blocks = f"{name}: {_plural(depth, 'block')}, {_plural(heads, 'head')}"
         parameters = _count(stage.blocks) + norm
         layers.append({"name": blocks, "output": output, "parameters": parameters})
-    h, w = config.feature_sizes(height, width)[0]
-    output = f"{h} × {w} × {config.num_labels}"
-    parameters = _count(model.decode_head)
-    layers.append({"name": "decode head", "output": output, "parameters": parameters})
+    if decoded:
+        h, w = sizes[0]
+        output, parameters = f"{h} × {w} × {config.num_labels}", _count(model.decode_head)
+        layers.append({"name": "decode head", "output": output, "parameters": parameters})
+    elif cls is SegformerForImageClassification:
+        output, parameters = str(config.num_labels), _count(model.classifier)
+        layers.append({"name": "classifier", "output": output, "parameters": parameters})
+        usual, ours = (n + config.hidden_sizes[-1] * config.num_labels for n in (usual, ours))
     return {
+        "architecture": cls.__name__,
         "layers": layers,
         "parameters": _count(model),
         "size": [height, width],
-        **arithmetic,
-        "labels": dict(config.id2label),
+        "multiply_adds_usual": usual,
+        "multiply_adds": ours,
+        "labels": {} if cls is SegformerModel else dict(config.id2label),
     }
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _count(module: nnx.Module) -> int:

@@ -251,6 +251,9 @@ def test_what_is_no_checkpoint_is_said(folder, tmp_path):
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ValueError, match="config is of a 'vit' model"):
         SegformerModel.from_pretrained(folder)
+    (folder / "config.json").write_text('{"depths": [2, 2, 2, 2]}')
+    with pytest.raises(WeightsError, match=r"has no model_type.* a SegFormer's says 'segformer'"):
+        SegformerModel.from_pretrained(folder)
 
 
 def test_a_folded_model_is_not_saved(folder, tmp_path):
@@ -258,9 +261,23 @@ def test_a_folded_model_is_not_saved(folder, tmp_path):
     with pytest.raises(ValueError, match="a folded model can't be saved"):
         model.folded().save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_takes_no_files_is_a_value_error(folder, tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; give a folder"):
-        model.save_pretrained(tmp_path / "file")
+    for own in (model, model.config, SegformerImageProcessor()):
+        with pytest.raises(ValueError, match="is a file; give a folder"):
+            own.save_pretrained(tmp_path / "file")
+        for bad in (tmp_path / "file" / "sub", "/proc/x"):
+            with pytest.raises(ValueError, match=f"the output folder {bad} can't be written"):
+                own.save_pretrained(bad)
+
+
+def test_an_unknown_option_is_named_and_the_known_ones_listed(folder):
+    for cls in (SegformerForSemanticSegmentation, SegformerConfig, SegformerImageProcessor):
+        with pytest.raises(TypeError, match=r"from_pretrained has no option foo;.* revision"):
+            cls.from_pretrained(folder, foo=1)
 
 
 def test_unknown_keys_of_a_config_survive(folder, tmp_path):

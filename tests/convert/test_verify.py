@@ -2,9 +2,11 @@
 
 import pytest
 import reference
+import torch
 from flax import nnx
 from segformer_jax.convert import verify
 
+from segformer_jax.checkpoints import files
 from segformer_jax.models import ops
 
 
@@ -22,6 +24,25 @@ def test_the_other_models_are_compared_as_what_they_are(kind, tmp_path):
     report = verify.compare_with_torch(str(tmp_path))
     assert report["equal"]
     assert ("logits" in report["stages"]) == (kind != "Model")
+
+
+def test_weights_that_we_misread_are_found(monkeypatch, tmp_path):
+    hf = reference.hf_model("Model")
+    hf.save_pretrained(tmp_path)
+    torch.save(hf.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    assert verify.compare_with_torch(str(tmp_path))["equal"]
+    read = files.read_weights
+    monkeypatch.setattr(
+        files, "read_weights", lambda path: {n: 1.001 * t for n, t in read(path).items()}
+    )
+    assert not verify.compare_with_torch(str(tmp_path))["equal"]
+
+
+def test_a_single_file_is_compared_too(tmp_path):
+    reference.hf_model("Model").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "mine.safetensors")
+    assert verify.compare_with_torch(str(tmp_path / "mine.safetensors"))["equal"]
 
 
 def test_a_wrong_activation_is_found(monkeypatch):

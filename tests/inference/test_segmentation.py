@@ -72,6 +72,13 @@ def test_an_unknown_ending_leaves_nothing_behind(result, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_takes_no_files_is_a_value_error(result, tmp_path):
+    (tmp_path / "file.jpg").touch()
+    for folder in (tmp_path / "file.jpg", "/proc/x/x"):
+        with pytest.raises(ValueError, match=f"the output folder {folder} "):
+            result.save(f"{folder}/x.png")
+
+
 def test_a_label_without_a_name_has_its_number():
     result = Segmentation(np.full((2, 2), 9, np.uint8), NAMES, Image.new("RGB", (2, 2)))
     assert result.areas() == {"LABEL_9": 1.0}

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import reference
 import torch
 import transformers
 from flax import nnx
@@ -19,6 +20,7 @@ from segformer_jax import (
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
     Segmenter,
+    WeightsError,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +93,14 @@ def test_a_class_map_is_the_one_of_transformers(segmenter, shared):
     assert np.mean(segmenter(picture).class_map == expected) >= 0.9999  # float32 near ties
 
 
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_a_checkpoint_without_a_decode_head_segments_nothing(kind, tmp_path):
+    reference.hf_model(kind).save_pretrained(tmp_path)
+    SegformerImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"holds no decode_head\..*; fine-tune it first"):
+        Segmenter.from_pretrained(tmp_path)
+
+
 def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
     for size in ((1, 1), (500, 20), (20, 500), (2000, 3)):
         picture = Image.open(STREET).resize(size)
@@ -106,7 +116,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(duration)
 
-    from segformer_jax.inference import class_map
+    from segformer_jax.inference import class_map, class_map_cpu
 
     rng = np.random.default_rng(0)
     sizes = [(int(h), int(w)) for h, w in rng.integers(1, 4097, (1000, 2))]
@@ -118,6 +128,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
         logits = next(iter(logits))
         for size in sizes:  # all widths, one strip each: strips of a picture share a program
             next(iter(class_map.class_map_strips(logits, size, scores=False)))
+            next(iter(class_map_cpu.strips_on_cpu(logits, size)))
         segmenter([np.zeros((40, 50, 3), np.uint8)] * 8)
     finally:
         jax.monitoring.clear_event_listeners()

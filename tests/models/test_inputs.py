@@ -1,6 +1,7 @@
 """What a model says to input that it can't take."""
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -51,6 +52,22 @@ def test_labels_outside_the_classes_are_named(model):
         model(np.zeros((1, 64, 64, 3), np.float32), labels)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((1, 64, 64), int), r"\(1, 64, 64\); a batch of 2 takes \(2, height, width\)"),
+        (np.zeros((64, 64), int), r"\(64, 64\); a batch of 2 takes"),
+        (np.zeros((2, 64, 64, 1), int), r"\(2, 64, 64, 1\); a batch of 2 takes"),
+        (np.zeros((2, 0, 64), int), r"\(2, 0, 64\); a batch of 2 takes"),
+        (np.zeros((2, 64, 64)), "labels are float.*; they are class indices, integers"),
+    ],
+)
+def test_labels_of_another_shape_or_type_are_explained(model, labels, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(ValueError, match=message):
+        model(np.zeros((2, 64, 64, 3), np.float32), labels)
+
+
 def test_labels_under_a_trace_are_not_looked_at(model):
     graph, state = nnx.split(model)
 
@@ -67,12 +84,15 @@ def test_a_picture_without_a_valid_pixel_has_loss_0(model):
     assert float(model(np.zeros((1, 64, 64, 3), np.float32), labels).loss) == 0
 
 
-def test_class_labels_of_another_shape_are_refused():
+def test_class_labels_of_another_shape_are_refused(monkeypatch):
     config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3)
     model = SegformerForImageClassification(config, rngs=nnx.Rngs(0))
     model.eval()
     with pytest.raises(ValueError, match="takes one per logit"):
         model(np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 2), np.float32))
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(ValueError, match="there are 1 labels for 2 pictures"):
+        model(np.zeros((2, 64, 64, 3), np.float32), np.zeros(1, np.int32))
 
 
 def test_outputs_leave_jit(model):

@@ -122,6 +122,23 @@ def test_attention_is_torchs(form, limit, monkeypatch):
     np.testing.assert_allclose(ours, expected, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_attention_are_torchs(form):
+    q, k, v = normal(2, 35, 3, 4), normal(2, 12, 3, 4, seed=1), normal(2, 12, 3, 4, seed=2)
+    weights = normal(*q.shape, seed=3)
+    theirs = [torch.from_numpy(a.transpose(0, 2, 1, 3).copy()).requires_grad_() for a in (q, k, v)]
+    y = F.scaled_dot_product_attention(*theirs).transpose(1, 2)
+    (y * torch.from_numpy(weights)).sum().backward()
+
+    def total(q, k, v):
+        return jnp.sum(attention_ops.attention(q, k, v, dtype=jnp.float64) * weights)
+
+    with forms.single_form(form):
+        ours = jax.grad(total, argnums=(0, 1, 2))(*map(jnp.asarray, (q, k, v)))
+    for gradient, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(gradient.transpose(0, 2, 1, 3), expected.grad, atol=ROUNDING)
+
+
 def test_attention_of_a_large_picture_is_taken_in_pieces_everywhere(monkeypatch):
     monkeypatch.setattr(attention_ops, "SCORES_AT_ONCE", 100)
     jax.clear_caches()
@@ -139,6 +156,15 @@ def test_large_scores_do_not_overflow():
         with forms.single_form(form):
             y = attention_ops.attention(q, q, q, dtype=jnp.float32)
         np.testing.assert_allclose(y, q)
+
+
+def test_halves_on_a_tpu_are_summed_in_float32():
+    """4 + 8 · 2⁻⁷ is a bfloat16, but 4 + 2⁻⁷ rounds to 4."""
+    x, kernel = jnp.ones((1, 3, 3, 4), jnp.bfloat16), jnp.full((3, 3, 1, 4), 2**-7)
+    with forms.single_form("tpu"):
+        y = ops.depthwise_conv(x, kernel.at[0, 0].set(4), jnp.zeros(4))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y[0, 1, 1], jnp.asarray(4.0625, jnp.bfloat16))
 
 
 @pytest.mark.parametrize("wrt", ["x", "kernel"])
@@ -265,10 +291,12 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
     assert forms.activation_dtype(jnp.float64) == jnp.float64
     with forms.single_form("tpu"):
         assert forms.activation_dtype(jnp.bfloat16) == jnp.bfloat16
-    x, kernel = jnp.ones((2, 8), jnp.float32), jnp.ones((8, 3), jnp.float32)
-    y = ops.linear(x * 1.001, kernel, None, dtype=jnp.bfloat16)
+    x, wide = jnp.full((2, 64), 1.001, jnp.float32), jnp.ones((64, 64), jnp.float32)
+    y = ops.linear(x, wide, None, dtype=jnp.bfloat16)
     assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, 8.0)  # 1.001 is 1 in bfloat16
+    np.testing.assert_array_equal(y, 64.0)  # 1.001 is 1 in bfloat16
+    narrow = ops.linear(x, wide[:, :3], None, dtype=jnp.bfloat16)  # float32 is as fast there
+    np.testing.assert_allclose(narrow, 64.064, rtol=1e-6)  # float32's rounding
 
 
 def test_one_form_leaves_no_choice_in_the_program():

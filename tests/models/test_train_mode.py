@@ -107,10 +107,10 @@ def test_gradient_checkpointing_changes_no_gradient_and_recomputes_every_block()
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), plain, checkpointed
     )
 
-    assert str(without).count("remat") == 0
-    assert str(with_it).count("remat") >= sum(model.config.depths)
+    fewest = str(without).count("remat")  # operations may have their own
+    assert str(with_it).count("remat") >= fewest + sum(model.config.depths)
     model.gradient_checkpointing_disable()
-    assert str(loss_gradients(model)[1]).count("remat") == 0
+    assert str(loss_gradients(model)[1]).count("remat") == fewest
 
 
 def test_gradient_checkpointing_gives_attentions_too():

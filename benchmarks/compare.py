@@ -1,0 +1,102 @@
+"""`python -m benchmarks.compare`: this library and its peers, interleaved in one run."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks import class_map, forward, machine, report, startup, train_step
+from benchmarks.contender import CONTENDERS
+
+Work = Literal["forward", "growth", "end-to-end", "class-map", "train-step", "startup", "overhead"]
+WORKS: tuple[Work, ...] = (
+    "forward", "end-to-end", "class-map", "train-step", "startup", "overhead"
+)  # fmt: skip
+ALL = tuple(CONTENDERS)
+
+
+def compare(
+    works: tuple[Work, ...] = WORKS,
+    variants: tuple[str, ...] = ("b0", "b2"),
+    batches: tuple[int, ...] = (1,),
+    sides: tuple[int, ...] = (512,),
+    contenders: tuple[str, ...] = ALL,
+    rounds: int = 15,
+    out: Path = Path("out/benchmarks"),
+) -> None:
+    """Measures, prints tables, and writes results.json and forward.svg.
+
+    Args:
+        works: what to measure; `growth` runs b0 over the sides and fits how time grows.
+        variants: sizes of the network for `forward`, `startup` and `overhead`.
+        batches: pictures at once for `forward`.
+        sides: of the square input, in pixels.
+        contenders: whom to measure; ours is always among them.
+        rounds: turns of each contender.
+        out: folder of the results.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger().setLevel(logging.ERROR)
+    names = ["ours", *(name for name in contenders if name != "ours")]
+    about = machine.describe()
+    about["peak_gmacs"] = peaks = {kind: machine.peak(kind) for kind in ("float32", "bfloat16")}
+    result: dict[str, Any] = {"machine": about}
+    failures: list[str] = []
+
+    def keep(work: str, rows: list[dict[str, Any]]) -> None:
+        result.setdefault(work, []).extend(rows)
+        report.print_rows(rows, work)
+        report.write_json(out / "results.json", result | {"not_run": failures})
+
+    for work in works:
+        if work == "forward":
+            for variant in variants:
+                for batch in batches:
+                    for side in sides:
+                        rows, failed = forward.measure_forward(
+                            variant,
+                            batch=batch,
+                            side=side,
+                            contenders=names,
+                            rounds=rounds,
+                            peaks=peaks,
+                        )
+                        failures += failed
+                        keep(work, rows)
+            report.plot(out / "forward.svg", result[work], about)
+        elif work == "growth":
+            keep(work, _growth(sides, names, rounds, peaks, failures))
+        elif work == "end-to-end":
+            pair = [name for name in names if name in ("ours", "transformers")]
+            rows, failed = forward.measure_end_to_end(rounds=rounds, contenders=pair)
+            failures += failed
+            keep(work, rows)
+        elif work == "class-map":
+            keep(work, class_map.measure(rounds))
+        elif work == "train-step":
+            keep(work, train_step.measure(rounds))
+        elif work == "startup":
+            keep(work, [startup.measure_startup(variant) for variant in variants])
+        else:
+            keep(work, [startup.measure_overhead(variant) for variant in variants])
+    for failure in failures:
+        print("not run:", failure)
+
+
+def _growth(sides, names, rounds, peaks, failures) -> list[dict[str, Any]]:
+    rows = []
+    for side in sides:
+        more, failed = forward.measure_forward(
+            "b0", batch=1, side=side, contenders=names, rounds=rounds, peaks=peaks
+        )
+        rows += more
+        failures += failed
+    for row in rows:
+        row["growth"] = forward.growth(rows, row["contender"])
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(compare)

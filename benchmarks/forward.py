@@ -1,0 +1,103 @@
+"""The forward pass of every contender, and the way from a decoded photo to its class map."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.checkpoints import make_checkpoint, make_pixels
+from benchmarks.contender import CONTENDERS
+from benchmarks.race import Entry, Lane, race
+from segformer_jax import SegformerConfig
+from segformer_jax.models.arithmetic import multiply_adds
+
+Row = dict[str, Any]
+PHOTO = Path(__file__).parents[1] / "examples" / "street.jpg"
+
+
+def measure_forward(
+    variant: str,
+    *,
+    batch: int,
+    side: int,
+    contenders: list[str],
+    rounds: int,
+    peaks: dict[str, float],
+) -> tuple[list[Row], list[str]]:
+    """Logits of random pixels, 150 classes: ours first, then the others, all agreeing.
+
+    Returns:
+        A row per contender (`ratio` is ours ÷ theirs, in the same type where ours ran in it), and
+        what could not be run.
+
+    Raises:
+        AssertionError: logits further from ours than the contender's tolerance.
+    """
+    folder = make_checkpoint(variant)
+    pixels = make_pixels(batch, side, side)
+    entries = [Entry(name, folder, pixels, side, side) for name in contenders]
+    lanes, failures = race(entries, rounds=rounds)
+    check_agreement(lanes)
+    config = getattr(SegformerConfig, variant)(num_labels=150)
+    work = f"{variant}, {batch} × {side}×{side}"
+    count = batch * multiply_adds(config, side, side) / 1e9
+    rows = _rows(work, lanes)
+    for row in rows:
+        rate = peaks.get(CONTENDERS[row["contender"]].dtype)
+        if rate:  # of the folded arithmetic: what others compute beyond it does not count
+            row["share"] = count / (row["ms"] / 1e3) / rate
+        row["ms_per_megapixel"] = row["ms"] / (batch * side * side / 1e6)
+    return rows, failures
+
+
+def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row], list[str]]:
+    """A decoded photo, 1280×960, through b0 to the class of every pixel of it."""
+    photo = np.asarray(Image.open(PHOTO).convert("RGB").resize((1280, 960)))
+    folder = make_checkpoint("b0")
+    entries = [Entry(name, folder, photo, 960, 1280, "end_to_end") for name in contenders]
+    lanes, failures = race(entries, rounds=rounds)
+    for lane in lanes[1:]:
+        same = float((lane.output == lanes[0].output).mean())
+        assert same > 0.9999, f"{lane.contender} has the same class on {same:.4%} of the photo"
+    return _rows("b0, photo 1280×960 → class map", lanes), failures
+
+
+def check_agreement(lanes: list[Lane]) -> None:
+    """All logits are ours, to the tolerance of each contender."""
+    reference = lanes[0].output
+    for lane in lanes[1:]:
+        distance = np.linalg.norm(lane.output - reference) / np.linalg.norm(reference)
+        tolerance = CONTENDERS[lane.contender].tolerance
+        assert distance <= tolerance, f"{lane.contender} is {distance:.1e} from ours"
+
+
+def growth(rows: list[Row], contender: str) -> float:
+    """The power of the number of pixels that a contender's time grows with, fitted."""
+    own = [row for row in rows if row["contender"] == contender]
+    pixels = [math.log(row["ms"] / row["ms_per_megapixel"]) for row in own]
+    return float(np.polyfit(pixels, [math.log(row["ms"]) for row in own], 1)[0])
+
+
+def _rows(work: str, lanes: list[Lane]) -> list[Row]:
+    ours = {CONTENDERS[lane.contender].dtype: lane for lane in reversed(lanes) if _is_ours(lane)}
+    return [
+        {
+            "work": work,
+            "contender": lane.contender,
+            "ms": lane.median,
+            "low": lane.low,
+            "high": lane.high,
+            "ratio": ours[CONTENDERS[lane.contender].dtype].median / lane.median,
+            "peak_mb": lane.peak,
+            "added_mb": lane.added,
+            "memory_ratio": ours[CONTENDERS[lane.contender].dtype].peak / lane.peak,
+            "first_ms": lane.first,
+        }
+        for lane in lanes
+    ]
+
+
+def _is_ours(lane: Lane) -> bool:
+    return CONTENDERS[lane.contender].module == "ours"

@@ -1,0 +1,58 @@
+"""transformers on PyTorch, as it comes: eager, with its default (sdpa) attention."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contender import Forward
+
+
+def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
+    """`SegformerForSemanticSegmentation` under `torch.inference_mode`, NCHW."""
+    return of_model(load(folder, dtype))
+
+
+def end_to_end(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
+    """Processor (the PIL one), model, `post_process_semantic_segmentation`."""
+    import torch
+    import transformers
+
+    model = load(folder, dtype)
+    processor = transformers.SegformerImageProcessorPil.from_pretrained(folder)
+
+    def run(photo: np.ndarray) -> Any:
+        with torch.inference_mode():
+            inputs = processor(images=photo, return_tensors="pt").to(model.dtype)
+            outputs = model(**inputs)
+            size = photo.shape[:2]
+            return processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
+
+    return Forward(prepare=lambda photo: photo, run=run, logits=lambda y: y.numpy())
+
+
+def load(folder: Path, dtype: str) -> Any:
+    """The model in eval mode, on as many threads as there are cores."""
+    import torch
+    import transformers
+
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(
+        folder, dtype=getattr(torch, dtype)
+    )
+    return model.eval()
+
+
+def of_model(model: Any) -> Forward:
+    """The forward pass of a model of transformers, compiled or not."""
+    import torch
+
+    dtype = next(model.parameters()).dtype
+
+    def prepare(pixels: np.ndarray) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(dtype)
+
+    def run(pixels: Any) -> Any:
+        with torch.inference_mode():
+            return model(pixel_values=pixels).logits
+
+    return Forward(prepare, run, lambda y: y.float().permute(0, 2, 3, 1).numpy())

@@ -1,0 +1,86 @@
+"""What the first call costs, what a second process is spared, and what any call costs at least."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoints import make_checkpoint, make_pixels
+
+CALLS = 200
+
+
+def measure_startup(variant: str) -> dict[str, Any]:
+    """Seconds to compile the 512×512 forward pass, in a first process and in a second."""
+    folder = make_checkpoint(variant)
+    with tempfile.TemporaryDirectory() as cache:
+        first, second = (_first_call(folder, cache) for _ in range(2))
+    return {
+        "work": f"{variant}, first call at 512×512",
+        "first_process_s": first["seconds"],
+        "second_process_s": second["seconds"],
+        "compiled_first": first["compiled"],
+        "compiled_second": second["compiled"],
+    }
+
+
+def measure_overhead(variant: str) -> dict[str, Any]:
+    """Milliseconds until a call of `Segmenter.logits` returns to Python, the network running on."""
+    import numpy as np
+
+    from segformer_jax import Segmenter
+
+    segmenter = Segmenter.from_pretrained(make_checkpoint(variant))
+    pixels = np.asarray(make_pixels(1, 32, 32))
+    segmenter.logits(pixels).block_until_ready()
+    returned, done = [], []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        logits = segmenter.logits(pixels)
+        returned.append(1e3 * (time.perf_counter() - start))
+        logits.block_until_ready()
+        done.append(1e3 * (time.perf_counter() - start))
+    return {
+        "work": f"{variant}, one call at 32×32",
+        "call_ms": statistics.median(returned),
+        "result_ms": statistics.median(done),
+    }
+
+
+def _first_call(folder: Path, cache: str) -> dict[str, Any]:
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+    command = [sys.executable, "-m", "benchmarks.startup", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _report_first_call(folder: str) -> None:
+    """The child: compiles (or finds compiled) and runs the forward pass once."""
+    import jax
+
+    from segformer_jax import Segmenter
+    from segformer_jax.process import keep_compiled_programs
+
+    compiled = 0
+
+    def count(event: str, **_) -> None:
+        nonlocal compiled
+        compiled += event == "/jax/compilation_cache/cache_misses"
+
+    jax.monitoring.register_event_listener(count)
+    keep_compiled_programs()
+    segmenter = Segmenter.from_pretrained(folder)
+    pixels = make_pixels(1, 512, 512)
+    before, start = compiled, time.perf_counter()
+    segmenter.logits(pixels).block_until_ready()
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "compiled": compiled - before}))
+
+
+if __name__ == "__main__":
+    _report_first_call(sys.argv[1])

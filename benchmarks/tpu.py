@@ -1,0 +1,227 @@
+"""What XLA makes of the forward pass for a TPU v5e, compiled without one: ours and the plain way.
+
+    python -m benchmarks.tpu --variants b0 b2 --batches 8 --out tpu.json
+
+needs `pip install "segformer-jax[tpu]"`, whose libtpu compiles ahead of time for a described
+machine. Nothing is run: flops and cycles are the compiler's estimates, no measurement. bfloat16,
+150 classes; over four chips the batch is split, and the figures are one chip's.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.hlo import Instruction, instructions
+from benchmarks.plain import plain_logits
+from segformer_jax.config import SegformerConfig
+from segformer_jax.inference.forward import forward_pass
+from segformer_jax.models import forms
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+
+MOVES = ("transpose", "pad", "copy")  # by opcode, or by what XLA calls a fusion that does only this
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the compiler says of one program on one chip.
+
+    Attributes:
+        way: "ours" or "plain".
+        variant: "b0" … "b5".
+        batch: pictures, over all chips.
+        chips: 1, or 4 with the batch split.
+        gigaflops: of one chip's share of the batch.
+        temporary_megabytes: memory beside arguments and result, in units of 10⁶ bytes.
+        megacycles: the sum of the estimates of all instructions, each as often as it runs.
+        moves: by kind, how many transposes, pads and copies there are, how often they run and
+            what they write.
+        largest_moves: the costliest of them, and what they were made of.
+    """
+
+    way: str
+    variant: str
+    batch: int
+    chips: int
+    gigaflops: float
+    temporary_megabytes: float
+    megacycles: float
+    moves: dict[str, dict[str, float]]
+    largest_moves: list[dict[str, Any]]
+
+
+def describe(way: str, variant: str, *, batch: int, chips: int = 1, side: int = 512) -> Program:
+    """Compiles one forward pass for `chips` of a 2 × 2 v5e, and reads what the compiler says.
+
+    Raises:
+        RuntimeError: libtpu isn't installed.
+        ValueError: the chips do not divide the batch.
+    """
+    if batch % chips:
+        raise ValueError(f"a batch of {batch} cannot be split over {chips} chips")
+    compiled = _compile(way, variant, batch=batch, chips=chips, side=side)
+    found = instructions(compiled.as_text())
+    # XLA counts the body of a loop once; the only loop goes over pieces of the batch, and all but
+    # the conversion of the input lies in it
+    rounds = max(i.times for i in found if i.cycles)
+    moving = sorted(filter(_kind_of_move, found), key=lambda i: -i.cycles * i.times)
+    return Program(
+        way=way,
+        variant=variant,
+        batch=batch,
+        chips=chips,
+        gigaflops=compiled.cost_analysis()["flops"] * rounds / 1e9,
+        temporary_megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        megacycles=sum(i.cycles * i.times for i in found) / 1e6,
+        moves={kind: _total([i for i in moving if _kind_of_move(i) == kind]) for kind in MOVES},
+        largest_moves=[_summary(i) for i in moving[:8]],
+    )
+
+
+def _compile(way: str, variant: str, *, batch: int, chips: int, side: int) -> Any:
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # nobody is asked for a real one
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip that two could quarrel over
+    machine = topologies.get_topology_desc("v5e:2x2", platform="tpu")
+    mesh = Mesh(np.array(machine.devices[:chips]), ("batch",))
+    replicated, split = PartitionSpec(), PartitionSpec("batch")
+    forward, state = _forward(way, getattr(SegformerConfig, variant)(num_labels=150))
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, replicated)),
+        state,
+    )
+    pixels = jax.ShapeDtypeStruct(
+        (batch, side, side, 3), jnp.float32, sharding=NamedSharding(mesh, split)
+    )
+    sharded = jax.shard_map(
+        forward, mesh=mesh, in_specs=(replicated, split), out_specs=split, check_vma=False
+    )
+    return jax.jit(sharded).lower(state, pixels).compile()
+
+
+def _forward(way: str, config: SegformerConfig) -> tuple[Callable, Any]:
+    """A forward pass as `Segmenter` compiles it, or plain; and the shapes of its state."""
+
+    def model():
+        with forms.single_form("tpu"):
+            model = SegformerForSemanticSegmentation(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+            model.eval()
+            return model.folded() if way == "ours" else model
+
+    graph, state = nnx.split(nnx.eval_shape(model))
+    if way == "ours":
+        return forward_pass(graph, "tpu"), state
+    return lambda state, x: plain_logits(nnx.merge(graph, state), x).astype(jnp.float32), state
+
+
+def _kind_of_move(instruction: Instruction) -> str | None:
+    if instruction.fused or not instruction.cycles:
+        return None
+    return next((kind for kind in MOVES if instruction.name.startswith(kind)), None)
+
+
+def _total(moving: Sequence[Instruction]) -> dict[str, float]:
+    return dict(
+        count=len(moving),
+        runs=sum(i.times for i in moving),
+        megabytes=sum(map(_written, moving)) / 1e6,
+        megacycles=sum(i.cycles * i.times for i in moving) / 1e6,
+    )
+
+
+def _written(instruction: Instruction) -> int:
+    """Bytes over all runs; what is written into a part of a result fills it once in all."""
+    in_part = "dynamic-update-slice" in instruction.name
+    return instruction.bytes * (1 if in_part else instruction.times)
+
+
+def _summary(instruction: Instruction) -> dict[str, Any]:
+    return dict(
+        name=instruction.name,
+        op_name=instruction.op_name,
+        shape=instruction.shape,
+        **_total([instruction]),
+    )
+
+
+def main(
+    *,
+    variants: tuple[str, ...] = ("b0", "b2", "b5"),
+    batches: tuple[int, ...] = (1, 8, 32),
+    chips: tuple[int, ...] = (1, 4),
+    side: int = 512,
+    out: Path | None = None,
+) -> None:
+    """Compiles, prints the table, and writes it.
+
+    Args:
+        variants: which networks.
+        batches: pictures; those that the chips do not divide are left out.
+        chips: 1 and 4 of a 2 × 2 mesh.
+        side: of the pictures, in pixels.
+        out: a JSON file to write.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    programs = []
+    for variant in variants:
+        for count in chips:
+            for batch in (b for b in batches if b % count == 0):
+                for way in ("plain", "ours"):
+                    programs.append(describe(way, variant, batch=batch, chips=count, side=side))
+    versions = {name: version(name) for name in ("segformer-jax", "jax", "libtpu")}
+    if out is not None:
+        report = dict(versions=versions, side=side, programs=[asdict(p) for p in programs])
+        out.write_text(json.dumps(report, indent=1) + "\n")
+    console = Console()
+    used = ", ".join(" ".join(item) for item in versions.items())
+    console.print(_table(programs, f"plain → ours, {side} × {side}\n{used}"))
+    console.print(_moves_table([p for p in programs if p.way == "ours"]))
+
+
+def _table(programs: Sequence[Program], title: str) -> Table:
+    table = Table(title=title)
+    for heading in ("", "chips", "batch", "GFLOP", "", "temp. MB", "", "Mcycles", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for plain, ours in zip(programs[::2], programs[1::2], strict=True):
+        cells = []
+        for name in ("gigaflops", "temporary_megabytes", "megacycles"):
+            before, now = getattr(plain, name), getattr(ours, name)
+            cells += [f"{before:.4g} → {now:.4g}", f"{now / before:.2f}" if before else "–"]
+        table.add_row(ours.variant, str(ours.chips), str(ours.batch), *cells)
+    return table
+
+
+def _moves_table(programs: Sequence[Program]) -> Table:
+    table = Table(title="ours: transposes, pads and copies that are left, and the costliest")
+    for heading in ("", "chips", "batch", "kind", "count", "MB", "Mcycles"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("made of")
+    for p in programs:
+        where = (p.variant, str(p.chips), str(p.batch))
+        rows = [(kind, total, "") for kind, total in p.moves.items()]
+        rows += [(m["name"].split(".")[0], m, m["op_name"]) for m in p.largest_moves[:3]]
+        for kind, total, made_of in rows:
+            numbers = (f"{total['megabytes']:.0f}", f"{total['megacycles']:.2f}")
+            table.add_row(*where, kind, f"{total['count']:.0f}", *numbers, _last_names(made_of))
+    return table
+
+
+def _last_names(op_name: str) -> str:
+    return "/".join(op_name.split("/")[-2:])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
