@@ -9,6 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.models import gradients
 from segformer_jax.models.forms import at_least_float32, choose, current_form
 from segformer_jax.models.rows import plain_max, plain_sum, row_max, row_sum
 
@@ -36,7 +37,19 @@ def _attention(q, k, v, dtype, form, cudnn):
     b, n, heads, _ = q.shape
     if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
         return by_chunks(q, k, v)
-    return choose(form, by_chunks, _whole(dtype), q, k, v, tpu=partial(_tpu, dtype=dtype))
+    on_cpu, on_tpu = partial(_attention_on_cpu, dtype), partial(_tpu, dtype=dtype)
+    return choose(form, on_cpu, _whole(dtype), q, k, v, tpu=on_tpu)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attention_on_cpu(dtype, q, k, v):
+    return _attention_by_chunks(q, k, v, dtype=dtype)
+
+
+@_attention_on_cpu.defjvp
+def _attention_on_cpu_jvp(dtype, primals, tangents):
+    """Training keeps the weights of all queries anyway, and is faster with them in one piece."""
+    return jax.jvp(partial(gradients.attention, dtype=dtype), primals, tangents)
 
 
 def _whole(dtype):

@@ -48,7 +48,7 @@ def keep(
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     place = lax.iota(jnp.uint32, int(np.prod(shape)))
     bits = _mixed(_mixed(place ^ first) ^ second)
-    return (bits >= np.uint32(round(rate * 2**32))).reshape(shape)
+    return (bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1))).reshape(shape)
 
 
 def _mixed(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:

@@ -1,8 +1,9 @@
-"""Linear maps written for their transposes: what a training step on a CPU runs backwards.
+"""How a training step differentiates: derivatives written for their transposes.
 
 An operation's derivative is a linear map, and its gradient that map's transpose. JAX transposes
-equation by equation, so how the map is written decides how the gradient is computed. The maps here
-equal the plain ones of `ops.py` and are taken by its `defjvp`s on CPUs alone.
+equation by equation, so how the map is written decides how the gradient is computed, and forward
+differentiation works as ever. The maps here equal the plain ones of `ops.py`, whose `defjvp`s take
+them on CPUs alone; GELU and the norms are the same everywhere.
 """
 
 import math
@@ -16,6 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.models.forms import at_least_float32
 from segformer_jax.models.rows import row_sum
 
 TAPS = [(i, j) for i in range(3) for j in range(3)]
@@ -105,6 +107,23 @@ def left_matmul(
     return lax.dot_general(
         matrices, x, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
     )
+
+
+def attention(
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b k heads d"],
+    v: Float[Array, "b k heads d"],
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "b n heads d"]:
+    """Softmax attention as two matmuls per head and picture, batched; the weights are kept."""
+    b, _, heads, d = q.shape
+    given, wide = v.dtype, at_least_float32(q.dtype)
+    q = q * np.asarray(d**-0.5, q.dtype)
+    q, k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d).astype(dtype) for x in (q, k, v))
+    weights = jax.nn.softmax(jnp.einsum("gnd,gkd->gnk", q, k, preferred_element_type=wide))
+    y = jnp.einsum("gnk,gkd->gnd", weights.astype(dtype), v, preferred_element_type=wide)
+    return y.reshape(b, heads, -1, d).transpose(0, 2, 1, 3).astype(given)
 
 
 @jax.custom_jvp

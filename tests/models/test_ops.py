@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segformer_jax.models import attention_ops, forms, ops
+from segformer_jax.models import attention_ops, cross_entropy, forms, gradients, ops
 
 FORMS = ["cpu", "tpu"]
 ROUNDING = 1e-12  # float64
@@ -182,6 +182,108 @@ def test_depthwise_conv_can_be_differentiated_forwards_and_mapped(wrt):
     )
     stacked = jnp.stack([point, direction])
     np.testing.assert_allclose(jax.vmap(function)(stacked)[1], function(direction), atol=ROUNDING)
+
+
+def assert_equal_derivatives(function, plain, *arguments):
+    """Values, both directions of differentiation, and both of these mapped over a batch."""
+    directions = tuple(jnp.asarray(normal(*a.shape, seed=9)) for a in arguments)
+    y, given = jax.jit(lambda *a: jax.jvp(function, a, directions))(*arguments)
+    expected_y, expected = jax.jvp(plain, arguments, directions)
+    np.testing.assert_allclose(y, expected_y, atol=1e-11)
+    np.testing.assert_allclose(given, expected, atol=1e-11)
+    cotangent = jnp.asarray(normal(*np.shape(y), seed=11))
+
+    def gradients_of(f, *a):
+        return jax.vjp(jax.checkpoint(f), *a)[1](cotangent)
+
+    wanted = gradients_of(plain, *arguments)
+    for own, other in zip(gradients_of(function, *arguments), wanted, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-11)
+    stacked = [jnp.stack([d, a]) for a, d in zip(arguments, directions, strict=True)]
+    mapped = jax.jit(jax.vmap(lambda *a: gradients_of(function, *a)))(*stacked)
+    for own, other in zip(mapped, wanted, strict=True):
+        np.testing.assert_allclose(own[1], other, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("outputs", [3, 9])
+def test_derivatives_of_a_linear_layer_are_the_plain_ones(form, outputs):
+    arguments = [jnp.asarray(normal(*s)) for s in [(2, 4, 3, 5), (5, outputs), (outputs,)]]
+    with forms.single_form(form):
+        assert_equal_derivatives(
+            lambda x, kernel, bias: ops.linear(x, kernel, bias, dtype=jnp.float64),
+            lambda x, kernel, bias: jnp.matmul(x, kernel) + bias.reshape(1, 1, 1, -1),
+            *arguments,
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_derivatives_of_depthwise_conv_are_the_plain_ones(form):
+    arguments = [jnp.asarray(normal(*s)) for s in [(2, 6, 5, 4), (3, 3, 1, 4), (4,)]]
+    with forms.single_form(form):
+        assert_equal_derivatives(
+            ops.depthwise_conv,
+            lambda x, kernel, bias: ops._depthwise_lax(x, kernel) + bias.reshape(1, 1, 1, -1),
+            *arguments,
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("sides", [[], [(3, 4)], [(8, 6), (4, 3), (2, 9)]])
+def test_derivatives_of_a_sum_of_resized_maps_are_the_plain_ones(form, sides):
+    arguments = [
+        jnp.asarray(normal(2, *side, 3, seed=i)) for i, side in enumerate([(8, 6), *sides])
+    ]
+    with forms.single_form(form):
+        assert_equal_derivatives(
+            lambda first, *others: ops.add_resized(first, others),
+            lambda *maps: sum(ops._resize_by_matmuls(x, size=(8, 6)) for x in maps),
+            *arguments,
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_derivatives_of_attention_are_the_plain_ones(form):
+    def plain(q, k, v):
+        scores = jnp.einsum("bnhd,bkhd->bhnk", q, k) * 4**-0.5
+        weights = jnp.exp(scores) / jnp.exp(scores).sum(-1, keepdims=True)
+        return jnp.einsum("bhnk,bkhd->bnhd", weights, v)
+
+    arguments = [jnp.asarray(normal(2, n, 3, 4, seed=i)) for i, n in enumerate((35, 12, 12))]
+    with forms.single_form(form):
+        assert_equal_derivatives(
+            lambda q, k, v: attention_ops.attention(q, k, v, dtype=jnp.float64), plain, *arguments
+        )
+
+
+def test_derivatives_of_gelu_and_the_norms_are_the_plain_ones():
+    def normalized(x):
+        y = x - x.mean((0, 2), keepdims=True)
+        return y / jnp.sqrt(jnp.square(y).mean((0, 2), keepdims=True) + 0.1)
+
+    x = jnp.asarray(normal(3, 5, 4) * 3)
+    assert_equal_derivatives(ops.ACTIVATIONS["gelu"], lambda x: x * jax.scipy.stats.norm.cdf(x), x)
+    assert_equal_derivatives(lambda x: gradients.normalize(x, (0, 2), 0.1), normalized, x)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(8, 6), (31, 24), (5, 9)])
+def test_derivatives_of_the_loss_are_the_plain_ones(form, size, rng):
+    labels = rng.integers(0, 5, (2, *size))
+    labels[0, :2] = 255
+
+    def plain(logits):
+        large = ops._resize_by_matmuls(logits, size=size)
+        chances = jax.nn.log_softmax(large, -1)
+        losses = -jnp.where(labels[..., None] == np.arange(5), chances, 0.0).sum(-1)
+        return losses.sum() / (labels != 255).sum()
+
+    with forms.single_form(form):
+        assert_equal_derivatives(
+            lambda logits: cross_entropy.resized_cross_entropy(logits, jnp.asarray(labels), 255),
+            plain,
+            jnp.asarray(normal(2, 8, 6, 5)),
+        )
 
 
 def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
