@@ -146,13 +146,17 @@ def test_segmentation_equals_transformers(name, size, train, tmp_path, rng):
     assert counted == (18 if train else 17)
 
 
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("name", ["standard", "two stages", "five channels"])
-def test_classification_equals_transformers(name, train, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "size", "train"),
+    [("standard", size, False) for size in SIZES]
+    + [(name, (65, 71), False) for name in list(CONFIGS)[1:]]
+    + [(name, (97, 64), True) for name in ("standard", "two stages", "five channels")],
+)
+def test_classification_equals_transformers(name, size, train, tmp_path):
     hf = reference.hf_model("ForImageClassification", **settings(name)).double().train(train)
     model = ours_of(hf, tmp_path)
     model.train() if train else model.eval()
-    x = reference.pixels(97, 64, channels=hf.config.num_channels)
+    x = reference.pixels(*size, channels=hf.config.num_channels)
     labels = np.array([5, 2])
 
     expected = hf(
