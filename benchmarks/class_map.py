@@ -36,7 +36,8 @@ def widened(logits: np.ndarray, labels: int) -> np.ndarray:
     """More classes: channel k from the last on is channel k modulo their number, less 3."""
     own = logits.shape[-1]
     k = np.arange(labels)
-    return logits[..., k % own] - np.where(k < own, 0, 3).astype(np.float32)
+    wide = logits[..., k % own] - np.where(k < own, 0, 3).astype(np.float32)
+    return np.ascontiguousarray(wide)  # NumPy's has classes first: a slow layout to give torch
 
 
 def upsampled(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -67,6 +68,7 @@ def compared(logits: np.ndarray, size: tuple[int, int], rounds: int) -> dict[str
     """
     x = jnp.asarray(logits)
     channels_last = torch.from_numpy(logits).permute(0, 3, 1, 2)
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
     contiguous = channels_last.contiguous()
     assert_equal_but_near_ties(class_map(x, size)[0], upsampled(contiguous, size))
     runs = {
