@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 
 from segformer_jax.bilinear import bilinear_neighbours
-from segformer_jax.inference.class_map_cpu import class_map_on_cpu
+from segformer_jax.inference.class_map_cpu import class_map_on_cpu, index_type, padded
 
 ROWS = 128
 
@@ -42,9 +42,9 @@ def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int]
     height, width = size
     _, h, w, _ = logits.shape
     rows = bilinear_neighbours(h, height)
-    columns = [_padded(a, rounded_width(width)) for a in bilinear_neighbours(w, width)]
+    columns = [padded(a, rounded_width(width)) for a in bilinear_neighbours(w, width)]
     for start in range(0, height, ROWS):
-        strip = [_padded(a[start : start + ROWS], ROWS) for a in rows]
+        strip = [padded(a[start : start + ROWS], ROWS) for a in rows]
         yield _strip(logits, strip, columns, scores)
 
 
@@ -59,10 +59,6 @@ def _on_cpu(logits: Array) -> bool:
     return all(device.platform == "cpu" for device in logits.devices())
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(values, (0, length - len(values)), mode="edge")
-
-
 @partial(jax.jit, static_argnums=3)
 def _strip(logits, rows, columns, scores):
     x = _lerp(logits[0].astype(jnp.float32), rows, 0)
@@ -71,7 +67,7 @@ def _strip(logits, rows, columns, scores):
     if labels == 1:
         best, top = (x[..., 0] > 0).astype(jnp.uint8), jnp.abs(x[..., 0])
         return best, jax.nn.sigmoid(top) if scores else top[:0]
-    best = jnp.argmax(x, -1).astype(jnp.uint8 if labels <= 255 else jnp.uint16)
+    best = jnp.argmax(x, -1).astype(index_type(labels))
     return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
 
 

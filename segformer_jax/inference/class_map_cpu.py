@@ -56,11 +56,11 @@ def strips_on_cpu(
     few = tuple(number for number in FEW if 2 * number < labels)
     grid = _grid(logits)
     live = np.asarray(_live(grid)) if few else np.ones((h, labels), bool)
-    classes = np.argsort(~live, axis=1, kind="stable").astype(_index_type(labels))
+    classes = np.argsort(~live, axis=1, kind="stable").astype(index_type(labels))
     choice = np.searchsorted(few, live.sum(1)).astype(np.int32)
     rows = bilinear_neighbours(h, height)
     for start in range(0, height, ROWS):
-        low, high, weight = (_padded(a[start : start + ROWS], ROWS) for a in rows)
+        low, high, weight = (padded(a[start : start + ROWS], ROWS) for a in rows)
         yield [
             _strip(
                 grid,
@@ -99,11 +99,13 @@ def _lanes(w: int) -> int:
     return -(-(w + 1) // VECTOR) * VECTOR
 
 
-def _index_type(labels: int) -> type[np.unsignedinteger]:
+def index_type(labels: int) -> type[np.unsignedinteger]:
+    """What a class map of so many classes is kept in; 255 is left to ignored pixels."""
     return np.uint8 if labels <= 255 else np.uint16
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def padded(values: np.ndarray, length: int) -> np.ndarray:
+    """One value a row or column, the last repeated up to a length that is compiled for."""
     return np.pad(values, (0, length - len(values)), mode="edge")
 
 

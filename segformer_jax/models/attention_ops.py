@@ -33,40 +33,38 @@ def _attention(q, k, v, dtype, form, cudnn):
     if cudnn:
         q, k, v = (x.astype(dtype) for x in (q, k, v))
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    by_chunks = partial(_attention_by_chunks, dtype=at_least_float32(dtype))  # heads are narrow
+    on_cpu = at_least_float32(dtype)  # heads are too narrow to gain by halves there
     b, n, heads, _ = q.shape
     if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
-        return by_chunks(q, k, v)
-    on_cpu, on_tpu = partial(_attention_on_cpu, dtype), partial(_tpu, dtype=dtype)
-    return choose(form, on_cpu, _whole(dtype), q, k, v, tpu=on_tpu)
+        cpu, default = (partial(_by_chunks, dtype=kind) for kind in (on_cpu, dtype))
+        return choose(form, cpu, default, q, k, v)
+    cpu, default, tpu = partial(_on_cpu, on_cpu), partial(_whole, dtype), partial(_on_tpu, dtype)
+    return choose(form, cpu, default, q, k, v, tpu=tpu)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _attention_on_cpu(dtype, q, k, v):
-    return _attention_by_chunks(q, k, v, dtype=dtype)
+def _on_cpu(dtype, q, k, v):
+    return _by_chunks(q, k, v, dtype=dtype)
 
 
-@_attention_on_cpu.defjvp
-def _attention_on_cpu_jvp(dtype, primals, tangents):
+@_on_cpu.defjvp
+def _on_cpu_jvp(dtype, primals, tangents):
     """Training keeps the weights of all queries anyway, and is faster with them in one piece."""
     return jax.jvp(partial(gradients.attention, dtype=dtype), primals, tangents)
 
 
-def _whole(dtype):
-    def attend(q, k, v):
-        weights, total = _exponentials(q, k, dtype)
-        y = jnp.einsum(
-            "bhnk,bkhd->bnhd",
-            weights.astype(dtype),
-            v.astype(dtype),
-            preferred_element_type=weights.dtype,
-        )
-        return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
-
-    return attend
+def _whole(dtype, q, k, v):
+    weights, total = _exponentials(q, k, dtype)
+    y = jnp.einsum(
+        "bhnk,bkhd->bnhd",
+        weights.astype(dtype),
+        v.astype(dtype),
+        preferred_element_type=weights.dtype,
+    )
+    return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
 
 
-def _tpu(q, k, v, *, dtype):
+def _on_tpu(dtype, q, k, v):
     """The sum of the weights is one more channel of the values, and the maximum a step of its own.
 
     Otherwise XLA makes one fusion of maximum, exponential and sum, in which every weight costs
@@ -84,7 +82,7 @@ def _tpu(q, k, v, *, dtype):
     return (y[..., :-1] / y[..., -1:]).astype(v.dtype)
 
 
-def _attention_by_chunks(q, k, v, *, dtype):
+def _by_chunks(q, k, v, *, dtype):
     """One head and one run of queries after another: plain 2-D matmuls, bounded memory."""
     b, n, heads, d = q.shape
     size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1]))

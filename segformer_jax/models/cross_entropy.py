@@ -52,11 +52,8 @@ def _plain(logits, labels, *, ignore):
 
 def _loss_and_gradient(logits, labels, *, ignore):
     """One picture at a time, a plane per class: long rows to compute on, that stay in the cache."""
-    h, w, classes = logits.shape[1:]
-    height, width = labels.shape[1:]
-    rows, columns = (
-        ops.resize_matrix(old, new, logits.dtype) for old, new in ((h, height), (w, width))
-    )
+    classes = logits.shape[-1]
+    rows, columns = ops.resize_matrices(logits, labels.shape[1:3])
     valid = labels != ignore
 
     def add_picture(total, picture):

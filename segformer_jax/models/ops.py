@@ -33,7 +33,6 @@ NARROW = 64  # channels: below this a CPU gains nothing by multiplying halves
 # --- dense layers
 
 
-@partial(jax.jit, static_argnames="dtype")
 def linear(
     x: Float[Array, "*batch i"],
     kernel: Float[Array, "i o"],
@@ -42,7 +41,12 @@ def linear(
     dtype: DTypeLike,
 ) -> Float[Array, "*batch o"]:
     """The affine map of the last axis."""
-    y = _dot(x, kernel, dtype)
+    return _linear(x, kernel, bias, jnp.dtype(dtype), current_form())
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _linear(x, kernel, bias, dtype, form):  # the form is what the derivative is chosen by
+    y = _dot(x, kernel, dtype, form)
     return y if bias is None else y + along_channels(bias, x)
 
 
@@ -51,8 +55,8 @@ def along_channels(values: Array, x: Array) -> Array:
     return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _dot(x: Array, kernel: Array, dtype: DTypeLike, form: str | None) -> Array:
     if x.dtype != dtype and min(kernel.shape) < NARROW:  # halves in a float32 stream, on CPU
         dtype = x.dtype
     return lax.dot_general(
@@ -64,16 +68,11 @@ def _dot(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
 
 
 @_dot.defjvp
-def _dot_jvp(dtype, primals, tangents):
+def _dot_jvp(dtype, form, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_kernel = choose(
-        current_form(),
-        partial(gradients.dot_by_kernel, dtype=dtype),
-        partial(_dot, dtype=dtype),
-        x,
-        dkernel,
-    )
-    return _dot(x, kernel, dtype), _dot(dx, kernel, dtype) + by_kernel
+    on_cpu = partial(gradients.dot_by_kernel, dtype=dtype)
+    by_kernel = choose(form, on_cpu, lambda *o: _dot(*o, dtype, form), x, dkernel)
+    return _dot(x, kernel, dtype, form), _dot(dx, kernel, dtype, form) + by_kernel
 
 
 def layer_norm(
@@ -123,12 +122,12 @@ def _conv(x, kernel, bias, stride, padding, dtype, form):
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _convolved(x, kernel, stride, padding, dtype, form):
     if kernel.shape[0] == stride and not padding:
-        return _conv_of_patches(x, kernel, dtype)
+        return _conv_of_patches(x, kernel, dtype, form)
     halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
     on_cpu = _conv_of_taps if halves else _lax_conv  # XLA's convolution there knows float32 alone
     on_tpu = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
     cpu, default, tpu = (
-        partial(function, stride=stride, padding=padding, dtype=dtype)
+        partial(function, stride=stride, padding=padding, dtype=dtype, form=form)
         for function in (on_cpu, _lax_conv, on_tpu)
     )
     return choose(form, cpu, default, x, kernel, tpu=tpu)
@@ -139,16 +138,16 @@ def _convolved_jvp(stride, padding, dtype, form, primals, tangents):
     """On CPU as matmuls: XLA's convolution is fast forwards there, and slow transposed."""
     (x, kernel), (dx, dkernel) = primals, tangents
     if kernel.shape[0] == stride and not padding:
-        linear = partial(_conv_of_patches, dtype=dtype)
+        linear = partial(_conv_of_patches, dtype=dtype, form=form)
     else:
-        options = dict(stride=stride, padding=padding, dtype=dtype)
+        options = dict(stride=stride, padding=padding, dtype=dtype, form=form)
         by_matmul = _matmul_conv(x.shape[-1], kernel.shape[0], stride)
         linear = partial(choose, form, partial(by_matmul, **options), partial(_lax_conv, **options))
     y = _convolved(x, kernel, stride, padding, dtype, form)
     return y, linear(dx, kernel) + linear(x, dkernel)
 
 
-def _lax_conv(x, kernel, *, stride, padding, dtype):
+def _lax_conv(x, kernel, *, stride, padding, dtype, form):
     return lax.conv_general_dilated(
         x.astype(dtype),
         kernel.astype(dtype),
@@ -159,14 +158,14 @@ def _lax_conv(x, kernel, *, stride, padding, dtype):
     )
 
 
-def _conv_of_patches(x, kernel, dtype):
+def _conv_of_patches(x, kernel, dtype, form):
     """Kernel and stride agree: matmuls of the patches' rows, which lie whole in memory."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = h // k, w // k  # leftovers at the end drop
     x = x[:, : h * k, : w * k].reshape(b, h, k, w, k * c)
     kernels = kernel.reshape(k, k * c, out)
-    return reduce(jnp.add, (_dot(x[:, :, i], kernels[i], dtype) for i in range(k)))
+    return reduce(jnp.add, (_dot(x[:, :, i], kernels[i], dtype, form) for i in range(k)))
 
 
 def _matmul_conv(channels: int, size: int, stride: int) -> Callable:
@@ -176,7 +175,7 @@ def _matmul_conv(channels: int, size: int, stride: int) -> Callable:
     return _conv_of_cells if size <= 2 * stride and channels < 16 else _lax_conv
 
 
-def _conv_of_taps(x, kernel, *, stride, padding, dtype):
+def _conv_of_taps(x, kernel, *, stride, padding, dtype, form):
     """The k·k strided views of the picture side by side, and one matmul."""
     _, h, w, c = x.shape
     k, _, _, out = kernel.shape
@@ -187,10 +186,10 @@ def _conv_of_taps(x, kernel, *, stride, padding, dtype):
         for i in range(k)
         for j in range(k)
     ]
-    return _dot(jnp.concatenate(taps, -1), kernel.reshape(k * k * c, out), dtype)
+    return _dot(jnp.concatenate(taps, -1), kernel.reshape(k * k * c, out), dtype, form)
 
 
-def _conv_of_cells(x, kernel, *, stride, padding, dtype):
+def _conv_of_cells(x, kernel, *, stride, padding, dtype, form):
     """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, one matmul."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
@@ -207,8 +206,9 @@ def _conv_of_cells(x, kernel, *, stride, padding, dtype):
     x = x.reshape(b, h + 1, w + 1, stride * stride * c)
     kernel = jnp.pad(kernel, ((0, 2 * stride - k), (0, 2 * stride - k), (0, 0), (0, 0)))
     kernel = kernel.reshape(2, stride, 2, stride, c, out).transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(4 * stride * stride * c, out)
     cells = [x[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
-    return _dot(jnp.concatenate(cells, -1), kernel.reshape(4 * stride * stride * c, out), dtype)
+    return _dot(jnp.concatenate(cells, -1), kernel, dtype, form)
 
 
 def depthwise_conv(
@@ -250,9 +250,8 @@ def _depthwise_wide_shifts(x, kernel):
 
 
 def _shifted_sum(x, kernel, h, w):
-    taps = [(i, j) for i in range(3) for j in range(3)]
-    weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in taps)
-    shifted = (x[:, i : i + h, j : j + w] for i, j in taps)
+    weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in gradients.TAPS)
+    shifted = (x[:, i : i + h, j : j + w] for i, j in gradients.TAPS)
     return reduce(jnp.add, map(jnp.multiply, shifted, weights))
 
 
@@ -323,8 +322,8 @@ def _add_each_resized(first, *others):
 def _add_resized_at_once(first, *others):
     if not others:
         return first
-    size = first.shape[1:3]
-    return first + gradients.sum_of_resized(others, [_resize_matrices(x, size) for x in others])
+    matrices = [resize_matrices(x, first.shape[1:3]) for x in others]
+    return first + gradients.sum_of_resized(others, matrices)
 
 
 def _resize_by_gathers(x, *, size):
@@ -342,26 +341,27 @@ def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[A
 
 
 def _resize_by_matmuls(x, *, size):
-    rows, columns = (
-        resize_matrix(old, new, x.dtype) for old, new in zip(x.shape[1:3], size, strict=True)
-    )
+    rows, columns = resize_matrices(x, size)
     precision = None if x.dtype.itemsize < 4 else lax.Precision.HIGHEST
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=precision)
     return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=precision)
 
 
 def _resize_on_cpu(x, *, size):
-    return gradients.sum_of_resized([x], [_resize_matrices(x, size)])
+    return gradients.sum_of_resized([x], [resize_matrices(x, size)])
 
 
-def _resize_matrices(x, size):
+def resize_matrices(
+    x: Float[Array, "b h w c"], size: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "h2 h"], Float[np.ndarray, "w2 w"]]:
+    """What rows and columns are multiplied by to resize x."""
     rows, columns = (
-        resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
+        _resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
     )
     return rows, columns
 
 
-def resize_matrix(old: int, new: int, dtype) -> np.ndarray:
+def _resize_matrix(old: int, new: int, dtype) -> np.ndarray:
     low, high, weight = bilinear_neighbours(old, new, dtype)
     matrix = np.zeros((new, old), weight.dtype)
     np.add.at(matrix, (np.arange(new), low), 1 - weight)

@@ -299,6 +299,36 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
     np.testing.assert_allclose(narrow, 64.064, rtol=1e-6)  # float32's rounding
 
 
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("form", "halves"), [("cpu", False), ("gpu", True), ("tpu", True)])
+def test_attention_multiplies_halves_but_on_a_cpu(form, halves, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(attention_ops, "SCORES_AT_ONCE", 1)
+    attention_ops._attention.clear_cache()  # the number above is no argument
+    x = jnp.ones((1, 8, 2, 4), jnp.float32)
+    with forms.single_form(form):
+        program = jax.make_jaxpr(lambda x: attention_ops.attention(x, x, x, dtype=jnp.bfloat16))(x)
+    attention_ops._attention.clear_cache()
+    assert ("bf16" in str(program)) == halves
+
+
+def test_the_gradient_of_a_linear_layer_is_chosen_by_the_form_of_its_call():
+    x, kernel = jnp.ones((4, 6)), jnp.ones((6, 3))
+
+    def program() -> str:
+        return str(
+            jax.make_jaxpr(jax.grad(lambda k: ops.linear(x, k, None, dtype=jnp.float64).sum()))(
+                kernel
+            )
+        )
+
+    assert "platform_index" in program()
+    with forms.single_form("cpu"):
+        assert "optimization_barrier" in program()
+    with forms.single_form("gpu"):
+        assert "optimization_barrier" not in program()
+
+
 def test_one_form_leaves_no_choice_in_the_program():
     x = jnp.zeros((1, 8, 8, 4))
     args = (x, jnp.zeros((3, 3, 1, 4)), jnp.zeros(4))
