@@ -20,7 +20,6 @@ bias left at 0 gives 1e-3. Drawn weights (≤ 1e-5) prove less: their norms and 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contender import Forward
+from benchmarks.peers.keras_on_jax import jitted, missing, use_jax
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
@@ -40,24 +40,13 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
             the number of tokens) or whose side isn't a multiple of 32 (its reshapes fail);
             bfloat16; Keras on another backend; weights that do not fit.
     """
-    if height != width or height % 32:
-        raise ValueError(
-            f"the picture is {height} × {width}; KerasHub's SegFormer takes squares only, with a "
-            "side that is a multiple of 32"
-        )
-    if dtype != "float32":
-        raise ValueError(f"{dtype} is not measured with KerasHub; float32 is")
-    os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is imported
+    keras = use_jax("KerasHub", height=height, width=width, dtype=dtype)
     try:
-        import keras
         import keras_hub
     except ImportError as error:
-        raise ImportError(f"{error}; pip install 'segformer-jax[bench]'") from error
-    import jax
+        raise missing(error) from error
     from safetensors.numpy import load_file
 
-    if keras.backend.backend() != "jax":
-        raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
     config = json.loads((Path(folder) / "config.json").read_text())
     tensors = load_file(Path(folder) / "model.safetensors")
     encoder = keras_hub.models.MiTBackbone(
@@ -78,14 +67,7 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
     segmenter = keras_hub.models.SegFormerImageSegmenter(backbone=backbone, num_classes=classes)
     _load(segmenter, tensors)
     model = keras.Model(segmenter.inputs, segmenter.output_segmentation_head.output)
-    trainable = [variable.value for variable in model.trainable_variables]
-    rest = [variable.value for variable in model.non_trainable_variables]
-    step = jax.jit(lambda pixels: model.stateless_call(trainable, rest, pixels, training=False)[0])
-    return Forward(
-        prepare=jax.device_put,
-        run=lambda pixels: jax.block_until_ready(step(pixels)),
-        logits=np.asarray,
-    )
+    return jitted(model)
 
 
 def _load(segmenter: Any, tensors: dict[str, np.ndarray]) -> None:

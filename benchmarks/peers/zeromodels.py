@@ -19,13 +19,13 @@ classes; a single tensor in the wrong place gives 1e-3 or more with trained weig
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.contender import Forward
+from benchmarks.peers.keras_on_jax import jitted, missing, use_jax
 
 FIXED = {"num_attention_heads": [1, 2, 5, 8], "sr_ratios": [8, 4, 2, 1]}  # not options of its model
 
@@ -40,25 +40,15 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
             crops); bfloat16; Keras on another backend; a model it has no options for; weights
             that do not fit.
     """
-    if height != width or height % 32:
-        raise ValueError(
-            f"the picture is {height} × {width}; ZeroModels' SegFormer takes squares only, and "
-            "does what transformers does for a side that is a multiple of 32"
-        )
-    if dtype != "float32":
-        raise ValueError(f"{dtype} is not measured with ZeroModels; float32 is")
-    os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is imported
+    keras = use_jax("ZeroModels", height=height, width=width, dtype=dtype)
     try:
-        import keras
         import torch  # noqa: F401 (the conversion imports it, late)
         from zeromodels.models.segformer import SegFormerSemanticSegment
     except ImportError as error:
-        raise ImportError(f"{error}; pip install 'segformer-jax[bench]'") from error
+        raise missing(error) from error
     import jax
     from safetensors.numpy import load_file
 
-    if keras.backend.backend() != "jax":
-        raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
     config = json.loads((Path(folder) / "config.json").read_text())
     if other := {key: config[key] for key, value in FIXED.items() if config[key] != value}:
         raise ValueError(f"the model has {other}; ZeroModels' SegFormer has {FIXED}")
@@ -68,19 +58,8 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
     )
     _load(segmenter, tensors)
     model = keras.Model(segmenter.inputs, segmenter.get_layer("head_classifier").output)
-    trainable = [variable.value for variable in model.trainable_variables]
-    rest = [variable.value for variable in model.non_trainable_variables]
-
-    @jax.jit
-    def step(pixels):
-        with jax.ensure_compile_time_eval():  # the sides of its grids, which it takes from arrays
-            return model.stateless_call(trainable, rest, pixels, training=False)[0]
-
-    return Forward(
-        prepare=jax.device_put,
-        run=lambda pixels: jax.block_until_ready(step(pixels)),
-        logits=np.asarray,
-    )
+    # the sides of its grids, which it takes from arrays, are known at compile time
+    return jitted(model, tracing=jax.ensure_compile_time_eval)
 
 
 def _load(segmenter: Any, tensors: dict[str, np.ndarray]) -> None:

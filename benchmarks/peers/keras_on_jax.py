@@ -1,0 +1,58 @@
+"""What the two Keras libraries share: Keras on JAX, and a jitted model as a contender."""
+
+import contextlib
+import os
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contender import Forward
+
+
+def use_jax(library: str, *, height: int, width: int, dtype: str) -> Any:
+    """Keras on the JAX backend; to be called before the library is imported.
+
+    Raises:
+        ImportError: Keras isn't installed.
+        ValueError: a picture that isn't square or whose side isn't a multiple of 32; bfloat16;
+            Keras on another backend.
+    """
+    if height != width or height % 32:
+        raise ValueError(
+            f"the picture is {height} × {width}; {library}'s SegFormer is measured on squares "
+            "whose side is a multiple of 32: on others it fails, or differs from transformers"
+        )
+    if dtype != "float32":
+        raise ValueError(f"{dtype} is not measured with {library}; float32 is")
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        import keras
+    except ImportError as error:
+        raise missing(error) from error
+    if keras.backend.backend() != "jax":
+        raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
+    return keras
+
+
+def missing(error: ImportError) -> ImportError:
+    """The error that says what to install."""
+    return ImportError(f"{error}; pip install 'segformer-jax[bench]'")
+
+
+def jitted(model: Any, tracing: Any = contextlib.nullcontext) -> Forward:
+    """`jax.jit` of the model's `stateless_call`, traced inside a context of `tracing`."""
+    import jax
+
+    trainable = [variable.value for variable in model.trainable_variables]
+    rest = [variable.value for variable in model.non_trainable_variables]
+
+    @jax.jit
+    def step(pixels):
+        with tracing():
+            return model.stateless_call(trainable, rest, pixels, training=False)[0]
+
+    return Forward(
+        prepare=jax.device_put,
+        run=lambda pixels: jax.block_until_ready(step(pixels)),
+        logits=np.asarray,
+    )
