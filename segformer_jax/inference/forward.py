@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 
 from segformer_jax.models import forms
 
-PIXELS_AT_ONCE = 2 * 512 * 512  # on a TPU: the maps between two operations then fit its fast memory
+# what goes through the network together: the maps between two operations then stay in a CPU's cache
+# and in memory that is faulted in once, or fit the fast memory of a TPU
+PIXELS_AT_ONCE = {"cpu": 512 * 512, "tpu": 2 * 512 * 512}
 
 
 def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Array, "b _ _ _"]]:
@@ -24,15 +26,16 @@ def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Arra
             return model(pixels).logits.astype(jnp.float32)
 
         with forms.single_form(platform):
-            return _by_pieces(logits, pixel_values) if platform == "tpu" else logits(pixel_values)
+            at_once = PIXELS_AT_ONCE.get(platform)
+            return _by_pieces(logits, pixel_values, at_once) if at_once else logits(pixel_values)
 
     return forward
 
 
-def _by_pieces(function: Callable[[Array], Array], pixel_values: Array) -> Array:
+def _by_pieces(function: Callable[[Array], Array], pixel_values: Array, at_once: int) -> Array:
     """A few pictures after the others: every map of a large batch would go through slow memory."""
     b, h, w, c = pixel_values.shape
-    size = math.gcd(b, max(1, PIXELS_AT_ONCE // (h * w)))
+    size = math.gcd(b, max(1, at_once // (h * w)))
     if size == b:
         return function(pixel_values)
     y = lax.map(function, pixel_values.reshape(b // size, size, h, w, c))

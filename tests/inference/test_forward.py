@@ -1,4 +1,4 @@
-"""The forward pass of a TPU goes over a batch in pieces, and is the same function."""
+"""The forward pass of a CPU or TPU goes over a batch in pieces, and is the same function."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,12 @@ from segformer_jax.inference import forward
 from segformer_jax.models import forms
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize(("batch", "loops"), [(6, True), (3, True), (2, False), (1, False)])
-def test_pieces_of_a_batch_give_the_logits_of_the_whole(batch, loops, x64, rng, monkeypatch):
-    monkeypatch.setattr(forward, "PIXELS_AT_ONCE", 2 * 64 * 96)
+def test_pieces_of_a_batch_give_the_logits_of_the_whole(
+    batch, loops, platform, x64, rng, monkeypatch
+):
+    monkeypatch.setattr(forward, "PIXELS_AT_ONCE", {platform: 2 * 64 * 96})
     model = SegformerForSemanticSegmentation(
         SegformerConfig.b0(num_labels=5),
         dtype=jnp.float64,
@@ -23,9 +26,9 @@ def test_pieces_of_a_batch_give_the_logits_of_the_whole(batch, loops, x64, rng, 
     model.eval()
     graph, state = nnx.split(model.folded())
     pixel_values = jnp.asarray(rng.normal(size=(batch, 64, 96, 3)))
-    by_pieces = forward.forward_pass(graph, "tpu")
+    by_pieces = forward.forward_pass(graph, platform)
 
-    with forms.single_form("tpu"):
+    with forms.single_form(platform):
         expected = model(pixel_values).logits
     ours = jax.jit(by_pieces)(state, pixel_values)
 
