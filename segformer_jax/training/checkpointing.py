@@ -1,0 +1,75 @@
+"""A run's checkpoints, by orbax: written beside the training, whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from segformer_jax.training.state import TrainState
+
+KEPT = 2  # the newest, and the one before it while the newest is being written
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder."""
+
+    def __init__(self, folder: Path):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, about: dict[str, Any]) -> None:
+        """Starts to write a state and a few JSON values; a second call waits for the first.
+
+        Raises:
+            OSError: an earlier one could not be written.
+        """
+        step = int(state.step)
+        if step == self.latest():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_arrays(state)), about=ocp.args.JsonSave(about)
+            ),
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest state, placed as `like` is, and what was saved beside it.
+
+        Raises:
+            ValueError: the checkpoint is not of this run.
+        """
+        step = self.latest()
+        abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, _arrays(like))
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
+                ),
+            )
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"the checkpoint of step {step} in {self._manager.directory} does not fit this "
+                f"run: {error}; train into another folder (--out)"
+            ) from error
+        structure = jax.tree.structure(like)
+        return structure.unflatten(jax.tree.leaves(found["state"])), found["about"]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """The state's leaves by number: independent of how optax nests its own."""
+    leaves = jax.tree.leaves(state)
+    return {f"{number:05}": leaf for number, leaf in enumerate(leaves)}

@@ -1,0 +1,235 @@
+"""Every setting of a training run in one frozen value: command line, JSON file and Python alike."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "hf"]
+Loss = Literal["cross_entropy", "focal", "dice", "lovasz"]
+Schedule = Literal["poly", "cosine"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Tracker = Literal["tensorboard", "trackio"]
+VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training run. What is left at None is chosen for the data, and said.
+
+    Args:
+        data: the folder of pictures and masks.
+        out: the run's folder; a second call with the same one goes on where the first stopped.
+        model: a weights package, a folder, a hub name, or a variant, b0 to b5, from scratch.
+        steps: optimizer steps of the whole run.
+        batch_size: pictures per step, over all devices.
+        crop: height and width of what the network sees, in pixels.
+        short_side: pictures are resized to this short side before the random scale; their own size
+            where it is smaller.
+        lr: the peak learning rate of the encoder.
+        seed: of everything random.
+        layout: how the data lies; recognised when "auto".
+        reduce_zero_label: label 0 is ignored, and the others move down by one (ADE20K).
+        train_split: the split that is trained on; several, joined by "+", as in "train+val".
+        val_split: the split that is evaluated on.
+        scale: the range of the random scale.
+        cat_max_ratio: a crop of which one class takes more than this is drawn again.
+        flip: the probability of mirroring.
+        photometric: random brightness, contrast, saturation and hue.
+        losses: what is minimised, their sum.
+        loss_weights: a weight for each of `losses`; 1 for each when empty.
+        class_weights: "none", "balanced" (rarer classes weigh more) or a JSON list of numbers.
+        label_smoothing: of the cross entropy, 0 to 1.
+        denominator: the cross entropy's mean runs over the labelled pixels ("valid", as in HF) or
+            over all of them ("all", as in the paper).
+        schedule: of the learning rate after the warm-up.
+        warmup: steps of linear warm-up.
+        head_factor: the decode head's learning rate, in units of `lr`.
+        weight_decay: of AdamW; norms have none.
+        layer_decay: each block's learning rate is this times the next one's.
+        clip_norm: gradients are scaled down to this norm.
+        freeze: patterns of parameter names that stay as they are, such as "segformer.*".
+        accumulate: each step goes through its batch in this many parts.
+        ema: the decay of the average of the weights that is evaluated and kept.
+        lora_rank: train low-rank changes of the encoder alone, merged into it at the end; 0 is off.
+        lora_alpha: their scale, in units of the rank.
+        drop_path: stochastic depth of the last block; the model's own when None.
+        dtype: of the matrix products; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
+        gradient_checkpointing: less memory, more time.
+        fsdp: parameters and optimizer are split over the devices too.
+        save_every: steps between two checkpoints; at most a minute lies between two in any case.
+        eval_every: steps between two evaluations.
+        eval_limit: evaluate on the first so many pictures during the run; 0 is all.
+        workers: processes that prepare pictures; 0 leaves it to threads.
+        skip_unreadable: a picture that can't be read is replaced by the next, with a warning.
+        log: where metrics go besides metrics.jsonl.
+        coordinator: HOST:PORT of process 0 of several; "auto" asks SLURM, a TPU pod or MPI.
+        num_processes: how many processes there are.
+        process_id: which of them this one is.
+    """
+
+    data: str = ""
+    out: str = ""
+    model: str = "street-b0"
+    steps: int | None = None
+    batch_size: int | None = None
+    crop: tuple[int, int] | None = None
+    short_side: int | None = None
+    lr: float | None = None
+    seed: int = 0
+    layout: Layout = "auto"
+    reduce_zero_label: bool = False
+    train_split: str = "train"
+    val_split: str = "val"
+    scale: tuple[float, float] = (0.5, 2.0)
+    cat_max_ratio: float = 0.75
+    flip: float = 0.5
+    photometric: bool = True
+    losses: tuple[Loss, ...] = ("cross_entropy",)
+    loss_weights: tuple[float, ...] = ()
+    class_weights: str = "none"
+    label_smoothing: float = 0.0
+    denominator: Literal["valid", "all"] = "valid"
+    schedule: Schedule = "poly"
+    warmup: int | None = None
+    head_factor: float = 10.0
+    weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    clip_norm: float | None = None
+    freeze: tuple[str, ...] = ()
+    accumulate: int = 1
+    ema: float | None = None
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
+    drop_path: float | None = None
+    dtype: Dtype = "auto"
+    gradient_checkpointing: bool = False
+    fsdp: bool = False
+    save_every: int | None = None
+    eval_every: int | None = None
+    eval_limit: int = 0
+    workers: int | None = None
+    skip_unreadable: bool = False
+    log: tuple[Tracker, ...] = ()
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+    def __post_init__(self):
+        for name in ("crop", "scale", "losses", "loss_weights", "freeze", "log"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # of JSON
+                object.__setattr__(self, name, tuple(value))
+        for name in ("steps", "batch_size", "short_side", "save_every", "eval_every"):
+            _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
+        _check(self, "lr", lambda value: value is None or value > 0, "it is above 0")
+        for name in ("warmup", "workers", "process_id"):
+            _check(self, name, lambda value: value is None or value >= 0, "it is at least 0")
+        for name in ("eval_limit", "lora_rank", "weight_decay", "seed"):
+            _check(self, name, lambda value: value >= 0, "it is at least 0")
+        for name in ("accumulate", "head_factor", "lora_alpha", "layer_decay"):
+            _check(self, name, lambda value: value > 0, "it is above 0")
+        for name in ("flip", "label_smoothing", "cat_max_ratio"):
+            _check(self, name, lambda value: 0 <= value <= 1, "it lies in 0…1")
+        for name in ("ema", "drop_path"):
+            _check(self, name, lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
+        _check(self, "clip_norm", lambda value: value is None or value > 0, "it is above 0")
+        _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
+        _check(self, "scale", lambda value: 0 < value[0] <= value[1], "it is 0 < low ≤ high")
+        _check(self, "losses", len, "it names at least one")
+        if self.loss_weights and len(self.loss_weights) != len(self.losses):
+            raise ValueError(
+                f"loss_weights are {self.loss_weights}; give one for each of {self.losses}"
+            )
+        if self.batch_size is not None and self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which {self.accumulate} parts (accumulate) do "
+                "not divide"
+            )
+
+    @classmethod
+    def paper(cls, **changes: Any) -> "TrainSettings":
+        """The recipe of the paper on ADE20K (section 4.1 and its released configurations)."""
+        recipe: dict[str, Any] = dict(
+            model="nvidia/mit-b0",
+            steps=160_000,
+            batch_size=16,
+            crop=(512, 512),
+            short_side=512,
+            lr=6e-5,
+            warmup=1500,
+            denominator="all",
+            eval_every=16_000,
+        )
+        return cls(**(recipe | changes))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainSettings":
+        """From what `to_dict` gives, or a part of it.
+
+        Raises:
+            ValueError: a setting that does not exist, or one out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise ValueError(f"there is no setting {', '.join(unknown)}; there is {_listed(known)}")
+        try:
+            return cls(**values)
+        except TypeError as error:  # a string where a number belongs
+            raise ValueError(f"a setting has the wrong type: {error}") from error
+
+    @classmethod
+    def from_file(cls, name: str | Path) -> "TrainSettings":
+        """From a JSON file, or the name of a recipe: "paper".
+
+        Raises:
+            ValueError: no such file, no JSON object, or as `from_dict`.
+        """
+        if str(name) == "paper":
+            return cls.paper()
+        file = Path(name)
+        if not file.is_file():
+            raise ValueError(f'there is no file {file}: --config takes a JSON file, or "paper"')
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{file} holds a {type(values).__name__}; it is a JSON object")
+        return cls.from_dict(values.get("settings", values))  # a run's settings.json holds more
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, ready for JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+# what may change when a run is resumed, for it changes nothing of the result
+MAY_CHANGE = (
+    "data",
+    "out",
+    "save_every",
+    "workers",
+    "skip_unreadable",
+    "log",
+    "fsdp",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
+
+
+def _check(settings: TrainSettings, name: str, holds: Any, rule: str) -> None:
+    value = getattr(settings, name)
+    try:
+        fine = holds(value)
+    except TypeError:
+        fine = False
+    if not fine:
+        raise ValueError(f"{name} is {value!r}; {rule}")
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))

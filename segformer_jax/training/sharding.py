@@ -1,0 +1,115 @@
+"""Many devices and many processes: who holds what."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+SMALL = 1 << 14  # numbers in a parameter that is not worth splitting
+
+
+def join_processes(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Makes this process one of several; call it before JAX is used for anything else.
+
+    Args:
+        coordinator: HOST:PORT of process 0; "auto" asks SLURM, a TPU pod, Kubernetes or MPI; None
+            leaves this process alone.
+        num_processes: how many there are, with an address.
+        process_id: which of them this one is, with an address.
+
+    Raises:
+        ValueError: half an address, or nobody answers there.
+    """
+    if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise ValueError(
+                "num_processes and process_id need a coordinator: HOST:PORT of process 0, or auto"
+            )
+        return
+    if coordinator != "auto" and (num_processes is None or process_id is None):
+        raise ValueError(
+            f"coordinator is {coordinator}: give num_processes and process_id too (auto finds "
+            "them on SLURM, on a TPU pod, and under MPI)"
+        )
+    if jax.distributed.is_initialized():
+        return
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the processes did not find one another: {error}") from error
+
+
+def make_mesh(devices: Any = None) -> Mesh:
+    """All devices of all processes in one row, or these."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def parameter_spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    """FSDP's rule: the longest axis that the devices divide is split; small ones are not."""
+    axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if int(np.prod(shape)) < SMALL or not axes:
+        return PartitionSpec()
+    longest = max(axes, key=lambda axis: shape[axis])
+    return PartitionSpec(*(AXIS if axis == longest else None for axis in range(len(shape))))
+
+
+def state_sharding(state: Any, mesh: Mesh, *, fsdp: bool) -> Any:
+    """Where each array of a state lies: everywhere whole, or split by `parameter_spec`."""
+
+    def of(leaf: Any) -> NamedSharding:
+        spec = parameter_spec(leaf.shape, mesh.size) if fsdp else PartitionSpec()
+        return NamedSharding(mesh, spec)
+
+    return jax.tree.map(of, state)
+
+
+def place(state: Any, sharding: Any) -> Any:
+    """A state that every process has whole, as global arrays."""
+    return jax.tree.map(
+        lambda leaf, where: jax.make_array_from_callback(
+            leaf.shape, where, lambda index, leaf=np.asarray(leaf): leaf[index]
+        ),
+        state,
+        sharding,
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """A batch is (parts, pictures, …); its pictures are split."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
+def global_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, *, parts: int
+) -> dict[str, jax.Array]:
+    """This process's pictures as its share of (parts, pictures, …) over all devices."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(
+            sharding, value.reshape(parts, -1, *value.shape[1:])
+        )
+        for name, value in batch.items()
+    }
+
+
+def gathered(values: Any) -> Any:
+    """Global arrays as NumPy ones, whole, in every process."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(values, tiled=True)
+    return jax.device_get(values)
+
+
+def any_process(flags: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Each flag, raised where any process raises it: all must decide alike."""
+    if jax.process_count() == 1:
+        return flags
+    return tuple(bool(flag) for flag in multihost_utils.process_allgather(np.array(flags)).any(0))

@@ -1,0 +1,101 @@
+"""One training step: pure, jitted, the same on one device and on many."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Integer, UInt8
+
+from segformer_jax.models import forms
+from segformer_jax.training.optimizer import ema_update
+from segformer_jax.training.state import Flat, Skeleton, TrainState, stats_of
+
+Loss = Callable[[Float[Array, "b h w labels"], Int[Array, "b H W"]], Float[Array, ""]]
+Batch = Mapping[str, Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def make_step(
+    skeleton: Skeleton,
+    *,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    seed: int = 0,
+    ema_decay: float | None = None,
+    complete: Callable[[Flat], Flat] = dict,
+    platform: str | None = None,
+) -> Step:
+    """The function that takes a state and a batch to the next state and the step's figures.
+
+    A batch has `image`, (parts, b, H, W, channels) in 0…255, and `mask`, (parts, b, H, W). The
+    gradients of the parts are averaged, and BatchNorm sees one part after the other, as in torch
+    when gradients are accumulated. Means run over the whole part, on however many devices it lies.
+
+    Args:
+        skeleton: the model's, in train mode.
+        loss: of logits and masks.
+        optimizer: of the trained parameters.
+        mean: of each channel, in units of 0…1.
+        std: likewise.
+        seed: of dropout.
+        ema_decay: of the average of the parameters; None keeps none.
+        complete: makes the model's parameters of the trained and frozen ones.
+        platform: the forms to compute in; each device's own when None.
+    """
+
+    def loss_of(params: Flat, frozen: Flat, stats: Flat, image, mask, key):
+        model = skeleton.model(complete({**params, **frozen}) | stats)
+        dtype = next(iter(stats.values())).dtype if stats else jnp.float32
+        pixels = normalized(image, mean, std, dtype)
+        logits = model(pixels, rngs=nnx.Rngs(dropout=key)).logits
+        return loss(logits, mask.astype(jnp.int32)), stats_of(model)
+
+    def part(carry, given):
+        params, frozen, stats = carry
+        (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            params, frozen, stats, *given
+        )
+        return (params, frozen, stats), (value, gradients)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        images, masks = batch["image"], batch["mask"]
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), len(images))
+        carry = state.params, state.frozen, state.stats
+        with forms.single_form(platform):
+            if len(images) == 1:
+                (_, _, stats), (value, gradients) = part(carry, (images[0], masks[0], keys[0]))
+            else:
+                (_, _, stats), of_parts = lax.scan(part, carry, (images, masks, keys))
+                value, gradients = jax.tree.map(lambda x: x.mean(0), of_parts)
+        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = ema_update(ema, params, decay=ema_decay, step=state.step)
+        figures = {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        new = replace(
+            state, step=state.step + 1, params=params, stats=stats, optimizer=moments, ema=ema
+        )
+        return new, figures
+
+    return step
+
+
+def normalized(
+    image: UInt8[Array, "b h w c"] | Integer[Array, "b h w c"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: Any,
+) -> Float[Array, "b h w c"]:
+    """Pixels of 0…255 as the network takes them, as `SegformerImageProcessor` does it."""
+    scale = 1 / (255 * np.array(std))
+    shift = np.array(mean) / np.array(std)
+    return image.astype(dtype) * scale.astype(dtype) - shift.astype(dtype)
