@@ -1,60 +1,113 @@
 """Cross entropy at the labels' size, with a gradient that never holds the large logits."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from segformer_jax.models import forms, gradients, ops
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """How the losses of all labels become one number, as in `torch.nn.functional.cross_entropy`.
+
+    Attributes:
+        ignore: the label that counts for nothing.
+        class_weights: one factor per class; None is 1 for each.
+        smoothing: the share of a label that is spread over all classes.
+        denominator: "valid" divides by the summed weights of the labels that are not ignored, as
+            torch and HF; "all" by the number of labels, ignored ones too, as the paper's code.
+    """
+
+    ignore: int
+    class_weights: tuple[float, ...] | None = None
+    smoothing: float = 0.0
+    denominator: Literal["valid", "all"] = "valid"
+
+    @property
+    def plain(self) -> bool:
+        """Whether every label that is not ignored weighs 1."""
+        return self.class_weights is None and not self.smoothing
+
+    def of_classes(self, classes: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+        """Per class: what it weighs where it is the label, and what smoothing adds everywhere."""
+        weights = np.asarray(self.class_weights or (1.0,) * classes, dtype)
+        return weights * (1 - self.smoothing), weights * (self.smoothing / classes)
+
+
 def cross_entropy(
-    logits: Float[Array, "*batch labels"], labels: Int[Array, "*batch"], ignore: int
+    logits: Float[Array, "*batch labels"], labels: Int[Array, "*batch"], weighting: Weighting
 ) -> Float[Array, ""]:
-    """The mean over all labels but `ignore`; 0 where there are no others."""
-    valid = labels != ignore
-    chosen = jnp.take_along_axis(logits, jnp.where(valid, labels, 0)[..., None], -1)[..., 0]
-    losses = jax.nn.logsumexp(logits, -1) - chosen
-    return jnp.where(valid, losses, 0).sum() / _count(valid, logits.dtype)
+    """The mean over all labels that are not ignored; 0 where there are no others."""
+    valid = labels != weighting.ignore
+    labels = jnp.where(valid, labels, 0)
+    chosen = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    total = jax.nn.logsumexp(logits, -1)
+    losses = total - chosen
+    if not weighting.plain:
+        own, everywhere = weighting.of_classes(logits.shape[-1], logits.dtype)
+        spread = total * everywhere.sum() - jnp.matmul(logits, everywhere, precision="highest")
+        losses = losses * jnp.asarray(own)[labels] + spread
+    return jnp.where(valid, losses, 0).sum() / divisor(labels, valid, weighting, logits.dtype)
+
+
+def divisor(
+    labels: Int[Array, "*batch"],
+    valid: Bool[Array, "*batch"],
+    weighting: Weighting,
+    dtype: DTypeLike,
+) -> Float[Array, ""]:
+    """What the sum of the losses is divided by, never 0."""
+    if weighting.denominator == "all":
+        return jnp.asarray(labels.size, dtype)
+    if weighting.class_weights is None:
+        return jnp.maximum(valid.sum(), 1).astype(dtype)
+    weights = jnp.asarray(weighting.class_weights, dtype)[jnp.where(valid, labels, 0)]
+    total = jnp.where(valid, weights, 0).sum()
+    return jnp.where(total > 0, total, 1)
 
 
 def resized_cross_entropy(
-    logits: Float[Array, "b h w labels"], labels: Int[Array, "b H W"], ignore: int
+    logits: Float[Array, "b h w labels"], labels: Int[Array, "b H W"], weighting: Weighting
 ) -> Float[Array, ""]:
     """The cross entropy of the logits resized to (H, W)."""
-    return _resized(logits, labels, ignore, forms.current_form())
+    return _resized(logits, labels, weighting, forms.current_form())
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 @partial(jax.jit, static_argnums=(2, 3))
-def _resized(logits, labels, ignore, form):
-    return _plain(logits, labels, ignore=ignore)
+def _resized(logits, labels, weighting, form):
+    return _plain(logits, labels, weighting=weighting)
 
 
 @_resized.defjvp
-def _resized_jvp(ignore, form, primals, tangents):
+def _resized_jvp(weighting, form, primals, tangents):
     """The loss is a number: its gradient, made beside it, is all there is to keep."""
     loss, gradient = forms.choose(
         form,
-        partial(_loss_and_gradient, ignore=ignore),
-        jax.value_and_grad(partial(_plain, ignore=ignore)),
+        partial(_loss_and_gradient, weighting=weighting),
+        jax.value_and_grad(partial(_plain, weighting=weighting)),
         *primals,
     )
     return loss, jnp.sum(gradient * tangents[0])
 
 
-def _plain(logits, labels, *, ignore):
-    return cross_entropy(ops.resize_bilinear(logits, labels.shape[1:3]), labels, ignore)
+def _plain(logits, labels, *, weighting):
+    return cross_entropy(ops.resize_bilinear(logits, labels.shape[1:3]), labels, weighting)
 
 
-def _loss_and_gradient(logits, labels, *, ignore):
+def _loss_and_gradient(logits, labels, *, weighting):
     """One picture at a time, a plane per class: long rows to compute on, that stay in the cache."""
     classes = logits.shape[-1]
     rows, columns = ops.resize_matrices(logits, labels.shape[1:3])
-    valid = labels != ignore
+    valid = labels != weighting.ignore
 
     def add_picture(total, picture):
         logits, labels, valid = picture
@@ -64,17 +117,24 @@ def _loss_and_gradient(logits, labels, *, ignore):
         exponentials = jnp.exp(planes - largest)
         total_exponential = exponentials.sum(0, keepdims=True)
         true = labels[None] == np.arange(classes, dtype=labels.dtype)[:, None, None]
-        losses = jnp.log(total_exponential) + largest
-        losses = losses[0] - jnp.where(true, planes, 0).sum(0)
-        slope = exponentials / total_exponential - true.astype(planes.dtype)
+        target, mass = _targets(true, labels, weighting, planes.dtype)
+        losses = mass * (jnp.log(total_exponential) + largest)
+        losses = losses[0] - (target * planes).sum(0)
+        slope = mass * (exponentials / total_exponential) - target
         slope = gradients.left_matmul(rows.T, jnp.where(valid[None], slope, 0))
         slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
         return total + jnp.where(valid, losses, 0).sum(), slope
 
     total, gradient = lax.scan(add_picture, jnp.zeros((), logits.dtype), (logits, labels, valid))
-    count = _count(valid, logits.dtype)
+    count = divisor(labels, valid, weighting, logits.dtype)
     return total / count, gradient / count
 
 
-def _count(valid, dtype):
-    return jnp.maximum(valid.sum(), 1).astype(dtype)
+def _targets(true, labels, weighting, dtype):
+    """What is wanted of each class, (classes, h, w), and its sum over them: 1 without weights."""
+    if weighting.plain:
+        return true.astype(dtype), 1
+    own, everywhere = weighting.of_classes(len(true), dtype)
+    mass = jnp.take(own, labels, mode="clip") + everywhere.sum()  # clip: those to be ignored
+    own, everywhere = (x[:, None, None] for x in (own, everywhere))
+    return jnp.where(true, own + everywhere, everywhere), mass[None]

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models import forms, ops
-from segformer_jax.models.cross_entropy import cross_entropy, resized_cross_entropy
+from segformer_jax.models.cross_entropy import Weighting, cross_entropy, resized_cross_entropy
 
 
 def segmentation_loss(
@@ -31,7 +31,7 @@ def segmentation_loss(
     labels = jnp.asarray(labels)
     logits = logits.astype(forms.at_least_float32(logits.dtype))
     if config.num_labels > 1:
-        return resized_cross_entropy(logits, labels, ignore)
+        return resized_cross_entropy(logits, labels, Weighting(ignore))
     logits = ops.resize_bilinear(logits, labels.shape[1:3])
     valid = labels != ignore
     target = labels.astype(logits.dtype)
@@ -60,7 +60,7 @@ def classification_loss(
         labels = jnp.asarray(labels).reshape(-1)
         if len(labels) != len(logits):
             raise ValueError(f"there are {len(labels)} labels for {len(logits)} pictures")
-        return cross_entropy(logits, labels, -100)
+        return cross_entropy(logits, labels, Weighting(ignore=-100))
     target = jnp.asarray(labels).astype(logits.dtype)
     if target.size != logits.size:
         raise ValueError(

@@ -267,20 +267,36 @@ def test_derivatives_of_gelu_and_the_norms_are_the_plain_ones():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("size", [(8, 6), (31, 24), (5, 9)])
-def test_derivatives_of_the_loss_are_the_plain_ones(form, size, rng):
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((8, 6), dict()),
+        ((5, 9), dict(smoothing=0.1)),
+        ((31, 24), dict()),
+        ((31, 24), dict(class_weights=(0.5, 2.0, 1.5, 0.0, 3.0))),
+        ((31, 24), dict(class_weights=(0.5, 2, 1, 0, 3), smoothing=0.2, denominator="all")),
+    ],
+)
+def test_derivatives_of_the_loss_are_the_plain_ones(form, size, options, rng):
     labels = rng.integers(0, 5, (2, *size))
     labels[0, :2] = 255
+    weights, smoothing = (
+        np.array(options.get("class_weights", (1.0,) * 5)),
+        options.get("smoothing", 0),
+    )
+    one_hot = (labels[..., None] == np.arange(5)).astype(float)
+    spread = (labels != 255)[..., None] * weights / 5
+    targets = (1 - smoothing) * one_hot * weights + smoothing * spread
+    count = labels.size if "denominator" in options else (one_hot * weights).sum()
 
     def plain(logits):
         large = ops._resize_by_matmuls(logits, size=size)
-        chances = jax.nn.log_softmax(large, -1)
-        losses = -jnp.where(labels[..., None] == np.arange(5), chances, 0.0).sum(-1)
-        return losses.sum() / float((labels != 255).sum())
+        return -(targets * jax.nn.log_softmax(large, -1)).sum() / float(count)
 
+    weighting = cross_entropy.Weighting(255, **options)
     with forms.single_form(form):
         assert_equal_derivatives(
-            lambda logits: cross_entropy.resized_cross_entropy(logits, jnp.asarray(labels), 255),
+            lambda x: cross_entropy.resized_cross_entropy(x, jnp.asarray(labels), weighting),
             plain,
             jnp.asarray(normal(2, 8, 6, 5)),
         )

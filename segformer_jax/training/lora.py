@@ -1,0 +1,82 @@
+"""Low-rank adapters (LoRA, Hu et al. 2022) over the flat dict of parameters, the model untouched.
+
+A kernel W (inputs, outputs) becomes W + (alpha/rank)·A·B, with A (inputs, rank) and B (rank,
+outputs) trained and W left as it is:
+
+    adapters = add_lora(params, rank=8, key=jax.random.key(0))
+    loss = lambda adapters: loss_of(apply_lora(params, adapters, alpha=16))  # in training
+    params = apply_lora(params, adapters, alpha=16)  # plain weights again, at the end
+"""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from segformer_jax.training.optimizer import Flat, frozen
+
+PROJECTIONS = ("*.attention.[qkvo]_proj.kernel", "*.mlp.fc[12].kernel")
+HEADS = ("decode_head.*", "classifier.*")
+STATISTICS = (".mean", ".var", ".num_batches_tracked")
+
+
+def add_lora(
+    params: Mapping[str, Array],
+    *,
+    rank: int,
+    patterns: Iterable[str] = PROJECTIONS,
+    key: Array,
+) -> Flat:
+    """New adapters for the kernels that match: `….lora_a` random, `….lora_b` zero.
+
+    A is normal with a variance of 1/inputs, the paper's Gaussian, so that A·x is of the size of x.
+    With B zero the adapted model is the given one.
+
+    Raises:
+        ValueError: a rank that is not positive; a pattern that matches nothing, or more than the
+            kernels of linear layers.
+    """
+    if rank < 1:
+        raise ValueError(f"the rank is {rank}; it takes 1 or more, 4 to 16 as a rule")
+    chosen = sorted(frozen(params, patterns))
+    adapters = {}
+    for name, own in zip(chosen, jax.random.split(key, len(chosen)), strict=True):
+        kernel = params[name]
+        if not name.endswith(".kernel") or kernel.ndim != 2:
+            raise ValueError(
+                f"{name} {kernel.shape} takes no adapter; let the patterns match kernels of linear "
+                f"layers alone, as {', '.join(PROJECTIONS)}"
+            )
+        inputs, outputs = kernel.shape
+        path = name.removesuffix("kernel")
+        adapters[f"{path}lora_a"] = (
+            jax.random.normal(own, (inputs, rank), kernel.dtype) * inputs**-0.5
+        )
+        adapters[f"{path}lora_b"] = jnp.zeros((rank, outputs), kernel.dtype)
+    return adapters
+
+
+def apply_lora(params: Mapping[str, Array], adapters: Mapping[str, Array], *, alpha: float) -> Flat:
+    """The parameters with every adapter merged into its kernel; differentiable in both."""
+    merged = dict(params)
+    for name, a in adapters.items():
+        if name.endswith(".lora_a"):
+            path = name.removesuffix("lora_a")
+            change = jnp.matmul(a, adapters[f"{path}lora_b"], precision="highest")
+            merged[f"{path}kernel"] = params[f"{path}kernel"] + (alpha / a.shape[1]) * change
+    return merged
+
+
+def trained_names(
+    params: Iterable[str], adapters: Iterable[str], *, beside: Iterable[str] = HEADS
+) -> set[str]:
+    """What training changes: the adapters, and in full the head with its BatchNorm's parameters.
+
+    A new classifier starts from noise, which no low-rank change can mend. The statistics of
+    BatchNorm are not among them: no gradient moves them.
+    """
+    beside = tuple(beside)
+    full = {name for name in params if any(fnmatchcase(name, pattern) for pattern in beside)}
+    return set(adapters) | {name for name in full if not name.endswith(STATISTICS)}

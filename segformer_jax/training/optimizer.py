@@ -1,0 +1,198 @@
+"""AdamW with rules over parameter names: which learn faster, decay, or are left as they are.
+
+Parameters are one flat dict of dotted names, `segformer.stages.0.blocks.1.mlp.fc1.kernel`. All
+patterns are shell patterns over whole names, as of `fnmatch`: `*` is any text, dots too.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+if TYPE_CHECKING:
+    import optax
+
+Flat = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the learning rate and the weight decay of some parameters are multiplied by."""
+
+    pattern: str
+    rate: float = 1.0
+    decay: float = 1.0
+
+
+def paper_rules(head_factor: float = 10.0) -> tuple[Rule, ...]:
+    """The rules of the paper's training runs, of which a name's first match counts.
+
+    The head learns ten times as fast and norms do not decay; biases do. Its rules were looked up
+    in an order that puts "head" before "norm", so that the head's own norm decays like the rest.
+    """
+    return (
+        Rule("decode_head.*", rate=head_factor),
+        Rule("classifier.*", rate=head_factor),  # of image classification
+        Rule("*norm*", decay=0.0),
+    )
+
+
+def make_optimizer(
+    params: Mapping[str, Any],
+    *,
+    learning_rate: "optax.Schedule",
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    clip_norm: float | None = None,
+    head_factor: float = 10.0,
+    layer_decay: float = 1.0,
+    rules: Sequence[Rule] | None = None,
+) -> "optax.GradientTransformation":
+    """`torch.optim.AdamW` with a parameter group per rule, and `clip_grad_norm_` before it.
+
+    Args:
+        params: what is trained, by name: arrays, or anything else of which only names are read.
+        learning_rate: the rate by the number of updates made, before any factor.
+        weight_decay: decoupled, times the learning rate, as in torch.
+        betas: the decay of the averages of gradients and of their squares.
+        eps: added to the root of the latter.
+        clip_norm: the largest norm of all gradients together; None for any.
+        head_factor: the head's learning rate by all others', where `rules` are the paper's.
+        layer_decay: what the rate falls by with every block below the head (see `layer_factors`).
+        rules: instead of the paper's.
+
+    Raises:
+        ValueError: a number out of its range.
+        ImportError: optax is not installed.
+    """
+    try:
+        import optax
+    except ImportError as error:
+        raise ImportError(
+            f"training needs optax ({error}): pip install 'segformer-jax[train]'"
+        ) from error
+
+    _check(weight_decay, betas, eps, clip_norm)
+    factors = group_factors(
+        params,
+        rules=paper_rules(head_factor) if rules is None else rules,
+        layer_decay=layer_decay,
+    )
+
+    def by_group(updates: Flat, params: Flat) -> Flat:
+        return {
+            name: (update + weight_decay * factors[name].decay * params[name]) * factors[name].rate
+            for name, update in updates.items()
+        }
+
+    return optax.chain(
+        optax.identity() if clip_norm is None else optax.stateless(_clip(clip_norm)),
+        optax.scale_by_adam(*betas, eps),
+        optax.stateless(by_group),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def group_factors(
+    names: Iterable[str], *, rules: Sequence[Rule], layer_decay: float = 1.0
+) -> dict[str, Rule]:
+    """What holds for every name: its first rule, or 1 and 1, times its layer's factor."""
+    layers = layer_factors(names, layer_decay)
+    factors = {}
+    for name, layer in layers.items():
+        rule = next((rule for rule in rules if fnmatchcase(name, rule.pattern)), Rule("*"))
+        factors[name] = Rule(rule.pattern, rule.rate * layer, rule.decay)
+    return factors
+
+
+def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
+    """Lower learning rates further down (BEiT, Bao et al. 2022, appendix): factor^depth.
+
+    The head has depth 0, the last block 1, each block below one more. A stage's last norm goes with
+    its last block, its patch embeddings with the block before them; those of the first stage lie
+    one deeper than the first block.
+
+    Raises:
+        ValueError: a factor that is not in (0, 1].
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"the layers' decay is {layer_decay}; it takes a factor above 0, up to 1")
+    names = list(names)
+    blocks = {place for place in map(_place, names) if place and 0 <= place[1] < float("inf")}
+
+    def depth(place) -> int:
+        return 0 if place is None else 1 + sum(place < block for block in blocks)
+
+    return {name: layer_decay ** depth(_place(name)) for name in names}
+
+
+def _place(name):
+    """Stage and block, with the patch embeddings before all blocks and the norm after them."""
+    match = re.search(r"\bstages\.(\d+)\.(?:blocks\.(\d+)|(patch_embeddings))?", name)
+    if match is None:
+        return None
+    stage, block, embeddings = match.groups()
+    return int(stage), int(block) if block else -1 if embeddings else float("inf")
+
+
+def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """The names that match a pattern such as `segformer.*`: parameters to keep as they are.
+
+    Raises:
+        ValueError: a pattern that matches nothing.
+    """
+    names, chosen = sorted(names), set()
+    for pattern in patterns:
+        matched = {name for name in names if fnmatchcase(name, pattern)}
+        if not matched:
+            some = ", ".join(names[:: max(len(names) // 6, 1)][:6])
+            raise ValueError(
+                f"no parameter's name matches {pattern!r}; `*` stands for any text, and names are "
+                f"like {some}"
+            )
+        chosen |= matched
+    return chosen
+
+
+def ema_update(
+    ema: Mapping[str, Array], params: Mapping[str, Array], *, decay: float, step: ArrayLike
+) -> Flat:
+    """The moving average after the update number `step`, counted from 0.
+
+    Its decay warms up, min(decay, (1 + step) / (10 + step)), so that the first values are soon
+    forgotten (`tf.train.ExponentialMovingAverage` with `num_updates`).
+    """
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return {
+        name: old + (1 - keep).astype(old.dtype) * (params[name] - old) for name, old in ema.items()
+    }
+
+
+def _clip(largest):
+    """As `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to the norm that it divides by."""
+
+    def clip(updates, params):
+        norm = jnp.sqrt(sum(jnp.square(update).sum() for update in updates.values()))
+        factor = jnp.minimum(largest / (norm + 1e-6), 1)
+        return {name: update * factor for name, update in updates.items()}
+
+    return clip
+
+
+def _check(weight_decay, betas, eps, clip_norm):
+    if weight_decay < 0:
+        raise ValueError(f"the weight decay is {weight_decay}; it takes 0 or more")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas are {betas}; each takes a number from 0 up to, but not, 1")
+    if eps <= 0:
+        raise ValueError(f"eps is {eps}; it takes a small positive number")
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(
+            f"the gradients' largest norm is {clip_norm}; it takes more than 0, or None"
+        )
