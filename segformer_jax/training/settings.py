@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "hf"]
+Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"]
 Loss = Literal["cross_entropy", "focal", "dice", "lovasz"]
 Schedule = Literal["poly", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -46,7 +46,7 @@ class TrainSettings:
             over all of them ("all", as in the paper).
         schedule: of the learning rate after the warm-up.
         warmup: steps of linear warm-up.
-        head_factor: the decode head's learning rate, in units of `lr`.
+        head_factor: the decode head's learning rate, in units of `lr`; 10, or 1 from scratch.
         weight_decay: of AdamW; norms have none.
         layer_decay: each block's learning rate is this times the next one's.
         clip_norm: gradients are scaled down to this norm.
@@ -55,7 +55,6 @@ class TrainSettings:
         ema: the decay of the average of the weights that is evaluated and kept.
         lora_rank: train low-rank changes of the encoder alone, merged into it at the end; 0 is off.
         lora_alpha: their scale, in units of the rank.
-        drop_path: stochastic depth of the last block; the model's own when None.
         dtype: of the matrix products; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
         gradient_checkpointing: less memory, more time.
         fsdp: parameters and optimizer are split over the devices too.
@@ -94,7 +93,7 @@ class TrainSettings:
     denominator: Literal["valid", "all"] = "valid"
     schedule: Schedule = "poly"
     warmup: int | None = None
-    head_factor: float = 10.0
+    head_factor: float | None = None
     weight_decay: float = 0.01
     layer_decay: float = 1.0
     clip_norm: float | None = None
@@ -103,7 +102,6 @@ class TrainSettings:
     ema: float | None = None
     lora_rank: int = 0
     lora_alpha: float = 1.0
-    drop_path: float | None = None
     dtype: Dtype = "auto"
     gradient_checkpointing: bool = False
     fsdp: bool = False
@@ -124,18 +122,17 @@ class TrainSettings:
                 object.__setattr__(self, name, tuple(value))
         for name in ("steps", "batch_size", "short_side", "save_every", "eval_every"):
             _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
-        _check(self, "lr", lambda value: value is None or value > 0, "it is above 0")
         for name in ("warmup", "workers", "process_id"):
             _check(self, name, lambda value: value is None or value >= 0, "it is at least 0")
         for name in ("eval_limit", "lora_rank", "weight_decay", "seed"):
             _check(self, name, lambda value: value >= 0, "it is at least 0")
-        for name in ("accumulate", "head_factor", "lora_alpha", "layer_decay"):
+        for name in ("accumulate", "lora_alpha", "layer_decay"):
             _check(self, name, lambda value: value > 0, "it is above 0")
+        for name in ("lr", "head_factor", "clip_norm"):
+            _check(self, name, lambda value: value is None or value > 0, "it is above 0")
         for name in ("flip", "label_smoothing", "cat_max_ratio"):
             _check(self, name, lambda value: 0 <= value <= 1, "it lies in 0…1")
-        for name in ("ema", "drop_path"):
-            _check(self, name, lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
-        _check(self, "clip_norm", lambda value: value is None or value > 0, "it is above 0")
+        _check(self, "ema", lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
         _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
         _check(self, "scale", lambda value: 0 < value[0] <= value[1], "it is 0 < low ≤ high")
         _check(self, "losses", len, "it names at least one")
@@ -160,6 +157,7 @@ class TrainSettings:
             short_side=512,
             lr=6e-5,
             warmup=1500,
+            head_factor=10.0,
             denominator="all",
             eval_every=16_000,
         )

@@ -53,8 +53,7 @@ def make_step(
 
     def loss_of(params: Flat, frozen: Flat, stats: Flat, image, mask, key):
         model = skeleton.model(complete({**params, **frozen}) | stats)
-        dtype = next(iter(stats.values())).dtype if stats else jnp.float32
-        pixels = normalized(image, mean, std, dtype)
+        pixels = normalized(image, mean, std, forms.at_least_float32(model.segformer.dtype))
         logits = model(pixels, rngs=nnx.Rngs(dropout=key)).logits
         return loss(logits, mask.astype(jnp.int32)), stats_of(model)
 
