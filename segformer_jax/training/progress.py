@@ -1,0 +1,122 @@
+"""What a run says of itself: a line of JSON a step, trackers, and its curves."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.atomic import atomic_path
+
+Row = dict[str, Any]  # of one step: "step", "loss", "lr", …
+CURVES = (("loss", "loss"), ("lr", "learning rate"), ("val_mean_iou", "validation: mean IoU"))
+
+
+class Journal:
+    """`metrics.jsonl`: a line for every step, in order, each step once."""
+
+    def __init__(self, file: Path, *, after: int):
+        """Goes on after a step; lines of later ones, from before a restart, are dropped."""
+        rows = [row for row in read_rows(file) if row["step"] <= after]
+        with atomic_path(file) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        self._file = file.open("a", encoding="utf-8", buffering=1)  # a line at a time
+
+    def write(self, row: Row) -> None:
+        """Adds a step's line."""
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The lines of a `metrics.jsonl`; a last one that was cut off is left out."""
+    if not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def trackers(names: Iterable[str], folder: Path, settings: Row) -> list[Callable[[Row], None]]:
+    """Functions that take each step's row elsewhere.
+
+    Args:
+        names: "tensorboard", whose files go to `folder`/tensorboard, or "trackio", whose project is
+            `segformer-jax` and whose run is named as the folder.
+        folder: the run's.
+        settings: what trackio shows beside the run.
+
+    Raises:
+        ImportError: the package is missing.
+    """
+    makers = {"tensorboard": _tensorboard, "trackio": _trackio}
+    return [makers[name](folder, settings) for name in names]
+
+
+def _tensorboard(folder: Path, settings: Row) -> Callable[[Row], None]:
+    del settings
+    try:
+        from tensorboard.summary import Writer
+    except ImportError as error:
+        raise ImportError(
+            "TensorBoard is not installed: pip install 'segformer-jax[tensorboard]'"
+        ) from error
+    writer = Writer(str(folder / "tensorboard"))
+
+    def write(row: Row) -> None:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                writer.add_scalar(name, value, row["step"])
+        writer.flush()
+
+    return write
+
+
+def _trackio(folder: Path, settings: Row) -> Callable[[Row], None]:
+    try:
+        import trackio
+    except ImportError as error:
+        raise ImportError(
+            "trackio is not installed: pip install 'segformer-jax[trackio]'"
+        ) from error
+    trackio.init(
+        project="segformer-jax", name=folder.resolve().name, config=settings, resume="allow"
+    )
+
+    def write(row: Row) -> None:
+        trackio.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+
+    return write
+
+
+def draw_curves(rows: list[Row], file: Path) -> None:
+    """Loss, learning rate and validation scores over the steps, as a PNG.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "the curves need matplotlib: pip install 'segformer-jax[train]'"
+        ) from error
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            marker = "o" if name.startswith("val") else None
+            axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,121 @@
+"""`RUN/settings.json`: what a run was asked to do, what was chosen, and with which versions."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.atomic import atomic_path
+from segformer_jax.training.check import Survey
+from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
+
+PACKAGES = ("segformer-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run is.
+
+    Attributes:
+        asked: the settings as they were given.
+        chosen: the same with nothing left open.
+        survey: of the pictures that are trained on.
+        id2label: the classes.
+    """
+
+    asked: TrainSettings
+    chosen: TrainSettings
+    survey: Survey
+    id2label: dict[int, str]
+
+    def write(self, file: Path) -> None:
+        """Writes it beside versions, the command and the commit of the folder it was run in."""
+        values = {
+            "settings": self.asked.to_dict(),
+            "chosen": self.chosen.to_dict(),
+            "id2label": self.id2label,
+            "survey": dataclasses.asdict(self.survey),
+            "versions": {"python": sys.version.split()[0]} | _versions(),
+            "git_commit": _commit(),
+            "command": sys.argv,
+        }
+        with atomic_path(file) as temporary:
+            text = json.dumps(values, indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(file: Path) -> Record | None:
+    """The record of a run that was begun; None where there is none.
+
+    Raises:
+        ValueError: the file is no record.
+    """
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        survey = values["survey"]
+        return Record(
+            asked=TrainSettings.from_dict(values["settings"]),
+            chosen=TrainSettings.from_dict(values["chosen"]),
+            survey=Survey(
+                sizes=tuple((height, width) for height, width in survey["sizes"]),
+                class_pixels=tuple(survey["class_pixels"]),
+                ignored_pixels=survey["ignored_pixels"],
+            ),
+            id2label={int(index): name for index, name in values["id2label"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is no record of a run ({error}): train into another folder"
+        ) from error
+
+
+def resumed(record: Record, asked: TrainSettings) -> TrainSettings:
+    """The chosen settings of a run that goes on, with those that may change taken from now.
+
+    Raises:
+        ValueError: another setting differs, which would make it another run.
+    """
+    before, now = record.asked.to_dict(), asked.to_dict()
+    differing = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
+    if differing:
+        told = ", ".join(f"{name} {before[name]} → {now[name]}" for name in differing)
+        raise ValueError(
+            f"{asked.out} holds a run with other settings ({told}): repeat its own to go on, or "
+            "take another folder (--out); a new run can start from its weights, --model "
+            f"{asked.out}/last"
+        )
+    changes = {name: getattr(asked, name) for name in MAY_CHANGE}
+    if changes["workers"] is None:
+        changes["workers"] = record.chosen.workers
+    return dataclasses.replace(record.chosen, **changes)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit that is checked out where the run was started, with a mark if it is changed."""
+    try:
+        return _git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
