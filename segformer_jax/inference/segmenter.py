@@ -1,5 +1,6 @@
 """`Segmenter`: pictures in, class maps out, compiled once and fast from then on."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 from PIL import Image
 
 from segformer_jax.checkpoints.pretrained import load_model
+from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
@@ -59,7 +61,7 @@ class Segmenter:
         self._compiler_options = compiler_options(platform, model.segformer.dtype)
         graph, state = nnx.split(model.folded())
         leaves, structure = jax.tree.flatten(state)  # a flat list costs a call far less than a tree
-        self._leaves = jax.device_put(leaves, NamedSharding(self._mesh, PartitionSpec()))
+        self._leaves = self._on_every_device(leaves)
         on_state = forward_pass(graph, platform)
 
         def forward(leaves, pixel_values):
@@ -151,18 +153,63 @@ class Segmenter:
         logits = self._forward(self._leaves, self._put(pixel_values))
         return logits if whole == count else logits[:count]
 
-    def _segment(self, images: Sequence[Picture], scores: bool) -> list[Segmentation]:
-        pictures = [read_image(image, max_pixels=self.max_pixels) for image in images]
-        inputs = [self.processor(picture)["pixel_values"][0] for picture in pictures]
-        logits: list[Any] = [None] * len(pictures)
+    def class_maps(
+        self,
+        inputs: Sequence[Float[np.ndarray, "h w c"]],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        scores: bool = False,
+    ) -> list[tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
+        """What follows the processor, for callers who prepare pictures themselves.
+
+        Args:
+            inputs: the normalised pixels of each picture; those of one size run as one batch,
+                rounded up to a power of two per device.
+            sizes: (height, width) of each class map.
+            scores: as in `__call__`.
+
+        Returns:
+            The class map of each picture, and its scores or None.
+
+        Raises:
+            ValueError: as the model's `__call__`.
+        """
+        logits: list[Any] = [None] * len(inputs)
         for same in _by_shape(inputs):
             for index, own in zip(same, self._each([inputs[i] for i in same]), strict=True):
                 logits[index] = own
-        segmentations = []
-        for picture, own in zip(pictures, logits, strict=True):
-            classes, certainty = class_map(own, picture.size[::-1], scores=scores)
-            segmentations.append(Segmentation(classes, self.id2label, picture, certainty))
-        return segmentations
+        return [class_map(own, size, scores=scores) for own, size in zip(logits, sizes, strict=True)]
+
+    def update(self, model: SegformerForSemanticSegmentation) -> None:
+        """Takes over the weights of another model of the same config, and compiles nothing anew.
+
+        The weights are copied: the model may be trained on, or its memory given away.
+
+        Raises:
+            ValueError: the model's config or its types differ from those that were compiled for.
+        """
+        if model.config != self.config:
+            raise ValueError(
+                f"the model's config differs in {_differences(model.config, self.config)}; a "
+                "segmenter is compiled for one config: make a new one, Segmenter(model, processor)"
+            )
+        leaves = jax.tree.leaves(nnx.split(model.folded())[1])
+        for given, own in zip(leaves, self._leaves, strict=True):
+            if given.dtype != own.dtype:
+                raise ValueError(
+                    f"the model computes in {given.dtype}, but the segmenter is compiled for "
+                    f"{own.dtype}: make a new one, Segmenter(model, processor)"
+                )
+        self._leaves = self._on_every_device(leaves)
+
+    def _segment(self, images: Sequence[Picture], scores: bool) -> list[Segmentation]:
+        pictures = [read_image(image, max_pixels=self.max_pixels) for image in images]
+        inputs = [self.processor(picture)["pixel_values"][0] for picture in pictures]
+        maps = self.class_maps(inputs, [(p.height, p.width) for p in pictures], scores=scores)
+        return [
+            Segmentation(classes, self.id2label, picture, certainty)
+            for picture, (classes, certainty) in zip(pictures, maps, strict=True)
+        ]
 
     def _compiled(self, function: Callable) -> Callable:
         """Each device runs its own part of the batch; nothing crosses pictures."""
@@ -189,6 +236,10 @@ class Segmenter:
             device, place = divmod(index, len(parts))
             yield shards[place][device]
 
+    def _on_every_device(self, leaves: list[Any]) -> list[Array]:
+        whole = NamedSharding(self._mesh, PartitionSpec())
+        return jax.device_put(leaves, whole, may_alias=False)  # a training step donates its own
+
     def _put(self, pixel_values: Any) -> Array:
         return jax.device_put(pixel_values, NamedSharding(self._mesh, PartitionSpec("batch")))
 
@@ -203,11 +254,19 @@ def _shards_in_order(array: Array) -> list[Any]:
     return [shard.data for shard in shards]
 
 
-def _by_shape(inputs: list[np.ndarray]) -> list[list[int]]:
+def _by_shape(inputs: Sequence[np.ndarray]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, x in enumerate(inputs):
         groups.setdefault(x.shape, []).append(index)
     return list(groups.values())
+
+
+def _differences(given: SegformerConfig, own: SegformerConfig) -> str:
+    names = [field.name for field in dataclasses.fields(own)]
+    differ = [name for name in names if getattr(given, name) != getattr(own, name)]
+    return ", ".join(
+        f"{name} ({getattr(given, name)!r}, compiled for {getattr(own, name)!r})" for name in differ
+    )
 
 
 def _devices(device: Any) -> list[jax.Device]:

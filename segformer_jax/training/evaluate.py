@@ -1,0 +1,289 @@
+"""Evaluation: a segmenter's class maps against a data set's masks, at the masks' own size."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.training.boundary import boundary_counts
+from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.metrics import (
+    IGNORED,
+    RunningConfusion,
+    Scores,
+    confusion_matrix,
+    mean,
+    mean_iou,
+    ratio,
+    scores,
+)
+
+LONGEST = 4  # times the short side: the recipe's 2048 to 512
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures become the network's input.
+
+    Attributes:
+        short_side: pixels of the shorter side of the whole picture, which keeps its ratio but for
+            the rounding; None leaves all to the segmenter's processor.
+        divisor: both sides are rounded up to a multiple of it.
+    """
+
+    short_side: int | None = None
+    divisor: int = 32
+
+    def __post_init__(self):
+        for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
+
+    def size(self, height: int, width: int) -> tuple[int, int] | None:
+        """The height and width that a picture is resized to; None: as the processor does it.
+
+        The sizes are those of mmsegmentation's keep-ratio resize to (4 · short_side, short_side),
+        rounded up as its `AlignedResize`; there the picture is resized twice, here once.
+        """
+        if self.short_side is None:
+            return None
+        short, long = min(height, width), max(height, width)
+        scale = min(self.short_side / short, LONGEST * self.short_side / long)
+        kept = (math.floor(side * scale + 0.5) for side in (height, width))
+        new_height, new_width = (max(1, -(-s // self.divisor)) * self.divisor for s in kept)
+        return new_height, new_width
+
+    def inputs(self, segmenter: Segmenter, image: Image.Image) -> Float[np.ndarray, "h w c"]:
+        """A picture's normalised pixels."""
+        size = self.size(image.height, image.width)
+        options = {} if size is None else {"do_resize": True, "size": size}
+        return segmenter.processor(image, **options)["pixel_values"][0]
+
+    def batches_well(self, segmenter: Segmenter) -> bool:
+        """Whether all pictures have one size in the network."""
+        processor = segmenter.processor
+        return self.short_side is None and processor.do_resize and "height" in processor.size
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How well a model does on a data set.
+
+    Attributes:
+        scores: of the whole set.
+        confusion: (C, C) int64 pixels, rows true, columns predicted.
+        id2label: the classes, in the model's order.
+        per_image: each picture's own mean IoU, over the classes that occur in its labels or
+            prediction, by name; NaN where all is ignored.
+        boundary_iou: (C,) each class's boundary IoU, NaN where it has none, when asked for.
+        protocol: how the pictures were prepared.
+    """
+
+    scores: Scores
+    confusion: Int[np.ndarray, "C C"]
+    id2label: Mapping[int, str]
+    per_image: Mapping[str, float]
+    boundary_iou: Float[np.ndarray, " C"] | None
+    protocol: Protocol
+
+    def worst(self, count: int) -> list[str]:
+        """The names of the pictures with the lowest mean IoU, the lowest first."""
+        known = [name for name, score in self.per_image.items() if not math.isnan(score)]
+        return sorted(known, key=self.per_image.__getitem__)[:count]
+
+    def to_dict(self, *, details: bool = False) -> dict[str, Any]:
+        """Ready for JSON: scores in 0…1, null where there is none, classes by name.
+
+        Args:
+            details: the confusion matrix and each picture's mean IoU as well.
+        """
+        own = self.scores
+        values: dict[str, Any] = {
+            "mean_iou": _number(own.mean_iou),
+            "per_class_iou": self._by_name(own.per_class_iou),
+            "per_class_accuracy": self._by_name(own.per_class_accuracy),
+            "pixel_accuracy": _number(own.pixel_accuracy),
+            "mean_accuracy": _number(own.mean_accuracy),
+            "frequency_weighted_iou": _number(own.frequency_weighted_iou),
+            "images": len(self.per_image),
+        }
+        if self.boundary_iou is not None:
+            values["boundary_iou"] = _number(mean(self.boundary_iou))
+            values["per_class_boundary_iou"] = self._by_name(self.boundary_iou)
+        if self.protocol.short_side is not None:
+            values |= {"short_side": self.protocol.short_side, "divisor": self.protocol.divisor}
+        if details:
+            values["confusion_matrix"] = self.confusion.tolist()
+            values["per_image"] = {name: _number(iou) for name, iou in self.per_image.items()}
+        return values
+
+    def _by_name(self, per_class: Float[np.ndarray, " C"]) -> dict[str, float | None]:
+        often = Counter(self.id2label.values())
+        return {
+            name if often[name] == 1 else f"{name} ({index})": _number(per_class[index])
+            for index, name in sorted(self.id2label.items())
+        }
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    batch_size: int | None = None,
+    short_side: int | None = None,
+    divisor: int = 32,
+    boundary: bool = False,
+    progress: Callable[[int], Any] | None = None,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Evaluation:
+    """Segments every picture and compares it with its mask, at the mask's size.
+
+    Memory stays constant: pictures come batch by batch, read in a thread while the batch before is
+    computed, and one confusion matrix is summed up on the device.
+
+    Args:
+        segmenter: the model in use; what its processor makes of a picture is what counts.
+        dataset: the pictures with masks, of the model's classes in any order.
+        batch_size: pictures that are read and computed together; the segmenter's where its
+            processor makes all of one size, else 1, for every size and batch is compiled for.
+        short_side: the paper's protocol instead of the processor's size: the whole picture with
+            this shorter side, its ratio kept (512 for ADE20K).
+        divisor: with `short_side`, both sides are rounded up to a multiple of it.
+        boundary: boundary IoU as well; costs a few milliseconds a picture.
+        progress: called with the number of pictures that were just done.
+        process_index: this process's place among those that share the work; JAX's when left out.
+        process_count: their number. Where these are JAX's processes, all of them must call, and
+            each gets the scores of the whole set; else those of its share.
+
+    Raises:
+        ValueError: no pictures, classes that are not the model's, or an option out of range.
+        ImageError: as `Dataset.pair`.
+    """
+    protocol = Protocol(short_side, divisor)
+    if process_count is None:
+        process_index, process_count = jax.process_index(), jax.process_count()
+    indices = range(process_index or 0, len(dataset), process_count)
+    if batch_size is None:
+        batch_size = segmenter.batch_size if protocol.batches_well(segmenter) else 1
+    _check(dataset, batch_size)
+    table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
+
+    def read(index: int) -> tuple[Float[np.ndarray, "h w c"], UInt8[np.ndarray, "H W"]]:
+        image, labels = dataset.pair(index)
+        return protocol.inputs(segmenter, image), table[labels]
+
+    confusion = RunningConfusion(count)
+    edges = np.zeros((2, count), np.int64)
+    ious, seen = np.zeros(len(dataset)), np.zeros(len(dataset), np.int64)
+    batches = np.array_split(indices, -(-len(indices) // batch_size)) if indices else []
+    for batch, pairs in _ahead(lambda batch: [read(int(i)) for i in batch], batches):
+        inputs, masks = zip(*pairs, strict=True)
+        maps = segmenter.class_maps(inputs, [mask.shape for mask in masks])
+        for index, labels, (classes, _) in zip(batch, masks, maps, strict=True):
+            own = confusion_matrix(*_padded(labels, classes), num_classes=count)
+            confusion.add(own, labels.size)
+            ious[index], seen[index] = mean_iou(own), 1
+            if boundary:
+                edges += boundary_counts(labels, classes, num_classes=count)
+        if progress is not None:
+            progress(len(batch))
+
+    sums = [confusion.total(), edges, ious, seen]
+    if 1 < process_count == jax.process_count():
+        sums = _over_processes(sums)
+    total, edges, ious, seen = sums
+    return Evaluation(
+        scores=scores(total),
+        confusion=total,
+        id2label=segmenter.id2label,
+        per_image={dataset.names[i]: float(ious[i]) for i in np.flatnonzero(seen)},
+        boundary_iou=ratio(*edges) if boundary else None,
+        protocol=protocol,
+    )
+
+
+def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "256"]:
+    """The model's index of every label of the data set; 255 stays 255.
+
+    The names decide, so that another order does no harm. One class alone, of a model or a data
+    set, has "background" beside it; such a model takes any name for that.
+
+    Raises:
+        ValueError: the classes differ; the error lists both.
+    """
+    own, given = dict(segmenter.id2label), dict(dataset.id2label)
+    if len(given) == 1:
+        given = {0: "background", 1: given[0]}
+    if segmenter.config.num_labels == 1 and len(given) == 2:
+        others = [name for name in given.values() if name != own[1]]
+        own[0] = others[0] if len(others) == 1 else own[0]
+    if sorted(own.values()) != sorted(given.values()):
+        raise ValueError(
+            f"the data set's {len(given)} classes ({', '.join(given.values())}) are not the "
+            f"model's {len(own)} ({', '.join(own.values())}): take a model that was trained on "
+            "these classes, or name them in id2label.json as the model does"
+        )
+    table = np.full(256, IGNORED, np.uint8)
+    table[_by_label(given)] = _by_label(own)
+    return table
+
+
+def _by_label(id2label: Mapping[int, str]) -> list[int]:
+    return sorted(id2label, key=lambda index: (id2label[index], index))
+
+
+def _check(dataset: Dataset, batch_size: int) -> None:
+    if not len(dataset):
+        raise ValueError(
+            "the data set has no pictures to evaluate: give a split that has some, "
+            "such as FOLDER/val"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+
+
+def _ahead(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result; a thread computes the next one meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            following = (item, thread.submit(function, item))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _padded(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in a row, a power of two of them, so that a few programs serve all sizes."""
+    more = (1 << (labels.size - 1).bit_length()) - labels.size
+    labels = np.pad(labels.reshape(-1), (0, more), constant_values=IGNORED)
+    return labels, np.pad(classes.reshape(-1), (0, more))
+
+
+def _over_processes(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Sums over all processes; sent as halves, for JAX would cut 64 bits down to 32."""
+    gathered = multihost_utils.process_allgather([array.view(np.uint32) for array in arrays])
+    return [
+        np.ascontiguousarray(all_).view(own.dtype).sum(0)
+        for all_, own in zip(gathered, arrays, strict=True)
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

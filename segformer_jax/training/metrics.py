@@ -1,0 +1,124 @@
+"""Scores of class maps, all from one confusion matrix that is summed up picture by picture."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer, UInt
+
+IGNORED = 255  # the label of pixels that count nowhere
+MOST = 2**31 - 1  # pixels that an int32 can count
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def confusion_matrix(
+    labels: UInt[Array | np.ndarray, "*pixels"],
+    classes: UInt[Array | np.ndarray, "*pixels"],
+    *,
+    num_classes: int,
+) -> Int[Array, "num_classes num_classes"]:
+    """How many pixels of each true class (row) were given each class (column), int32.
+
+    Args:
+        labels: the true classes, 0 … num_classes - 1; pixels of 255 are left out. Others must have
+            been refused before: they would be counted where they don't belong.
+        classes: the predicted ones, 0 … num_classes - 1.
+        num_classes: how many there are.
+    """
+    pairs = labels.astype(jnp.int32) * num_classes + classes.astype(jnp.int32)
+    cells = num_classes * num_classes
+    pairs = jnp.where(labels == IGNORED, cells, pairs)  # past the end, where it is dropped
+    counts = jnp.zeros(cells, jnp.int32).at[pairs.reshape(-1)].add(1, mode="drop")
+    return counts.reshape(num_classes, num_classes)
+
+
+@jax.jit
+def mean_iou(confusion: Int[Array, "c c"]) -> Float[Array, ""]:
+    """`Scores.mean_iou` on the device, in float32; NaN where no pixel was counted."""
+    true_and_given = jnp.diagonal(confusion).astype(jnp.float32)
+    union = (confusion.sum(0) + confusion.sum(1)).astype(jnp.float32) - true_and_given
+    return jnp.nanmean(true_and_given / union)
+
+
+class RunningConfusion:
+    """A sum of confusion matrices that stays on the device, and can't overflow.
+
+    It is moved to the host, in int64, before 2³¹ pixels are in it.
+    """
+
+    def __init__(self, num_classes: int):
+        self._on_host = np.zeros((num_classes, num_classes), np.int64)
+        self._on_device: Array | None = None
+        self._pixels = 0
+
+    def add(self, confusion: Int[Array, "c c"], pixels: int) -> None:
+        """Adds a picture's matrix, which holds at most so many pixels."""
+        if self._pixels + pixels > MOST:
+            self._flush()
+        self._on_device = confusion if self._on_device is None else self._on_device + confusion
+        self._pixels += pixels
+
+    def total(self) -> Int[np.ndarray, "c c"]:
+        """The sum so far, int64."""
+        self._flush()
+        return self._on_host.copy()
+
+    def _flush(self) -> None:
+        if self._on_device is not None:
+            self._on_host += np.asarray(self._on_device)
+        self._on_device, self._pixels = None, 0
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a confusion matrix says of a model, in 0…1; NaN for what no pixel tells anything about.
+
+    A class that occurs neither in the labels nor in the predictions has no IoU; one that is not in
+    the labels has no accuracy. The means are over the classes that have a value. All this is as in
+    mmsegmentation; torchmetrics' `JaccardIndex` agrees, its `Accuracy` counts classes that are
+    predicted but not in the labels as 0.
+
+    Attributes:
+        mean_iou: the mean of `per_class_iou`.
+        per_class_iou: (C,) pixels that are of the class and given it, per pixels that are either.
+        per_class_accuracy: (C,) the share of a class's pixels that were given it.
+        pixel_accuracy: the share of all pixels that were given their class.
+        mean_accuracy: the mean of `per_class_accuracy`.
+        frequency_weighted_iou: the IoUs' mean, weighted by the classes' pixels in the labels.
+    """
+
+    mean_iou: float
+    per_class_iou: Float[np.ndarray, " C"]
+    per_class_accuracy: Float[np.ndarray, " C"]
+    pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+
+
+def scores(confusion: Integer[np.ndarray, "C C"]) -> Scores:
+    """The scores of a confusion matrix with true classes in rows, predicted ones in columns."""
+    hits = np.diagonal(confusion)
+    true, given = confusion.sum(1), confusion.sum(0)
+    iou = ratio(hits, true + given - hits)
+    accuracy = ratio(hits, true)
+    return Scores(
+        mean_iou=mean(iou),
+        per_class_iou=iou,
+        per_class_accuracy=accuracy,
+        pixel_accuracy=float(ratio(hits.sum(), true.sum())),
+        mean_accuracy=mean(accuracy),
+        frequency_weighted_iou=float(ratio(np.nansum(true * iou), true.sum())),
+    )
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> Float[np.ndarray, "*values"]:
+    """`part / whole` in float64, NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.not_equal(whole, 0))
+
+
+def mean(values: Float[np.ndarray, " C"]) -> float:
+    """The mean of those that are not NaN; NaN if none is."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
