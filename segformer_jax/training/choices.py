@@ -75,7 +75,9 @@ def processor_size(survey: Survey, short_side: int) -> dict[str, int]:
         height, width = sizes[0].tolist()
         return {"height": height, "width": width}
     ratio = float(np.median(sizes[:, 1] / sizes[:, 0]))
-    height, width = (short_side, short_side * ratio) if ratio >= 1 else (short_side / ratio, short_side)
+    height, width = (
+        (short_side, short_side * ratio) if ratio >= 1 else (short_side / ratio, short_side)
+    )
     return {"height": round(height), "width": round(width)}
 
 

@@ -117,5 +117,3 @@ def _commit() -> str | None:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-

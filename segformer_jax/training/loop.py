@@ -1,0 +1,382 @@
+"""`train`: a run from its first step to its last, in the order in which things happen."""
+
+import contextlib
+import itertools
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from segformer_jax.atomic import atomic_path, writable_folder
+from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.training import model as models
+from segformer_jax.training import sharding, state
+from segformer_jax.training.augment import Augmentation
+from segformer_jax.training.card import write_card
+from segformer_jax.training.check import check
+from segformer_jax.training.checkpointing import Checkpoints
+from segformer_jax.training.choices import choose, class_weights
+from segformer_jax.training.dataset import Dataset, open_dataset
+from segformer_jax.training.evaluate import Evaluation, evaluate
+from segformer_jax.training.losses import make_loss
+from segformer_jax.training.optimizer import make_optimizer
+from segformer_jax.training.pipeline import batches
+from segformer_jax.training.progress import Journal, Row, draw_curves, read_rows, trackers
+from segformer_jax.training.record import Record, read_record, resumed
+from segformer_jax.training.schedule import cosine_with_warmup, poly_with_warmup
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.step import make_step
+
+MINUTE = 50.0  # seconds between two checkpoints, so that a slow step still ends within the minute
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        step: the optimizer steps taken.
+        finished: whether that was the last; else a signal asked to stop.
+        scores: the last evaluation's, as `Evaluation.to_dict()`; None before the first.
+        best: the best mean IoU, and its step.
+    """
+
+    step: int
+    finished: bool
+    scores: dict[str, Any] | None
+    best: dict[str, Any] | None
+
+
+class Teller:
+    """Where a run says what it does; this one says nothing."""
+
+    def say(self, text: str) -> None:
+        """A line."""
+
+    def checking(self, pairs: Any) -> Any:
+        """Hands on what it is given, pair by pair."""
+        return pairs
+
+    def step(self, row: Row, *, steps: int) -> None:
+        """A step was done."""
+
+    def evaluating(self, done: int) -> None:
+        """So many more pictures were evaluated."""
+
+
+def train(settings: TrainSettings, *, teller: Teller | None = None) -> Outcome:
+    """Trains, or goes on with the run in `settings.out`; a finished one is left as it is.
+
+    In the folder: `settings.json`, `metrics.jsonl`, `checkpoints/`, `curves.png`, `validation.png`,
+    and `best/` and `last/`, models in Hugging Face's layout. A killed run that is called again ends
+    with the same weights, bit for bit, as one left alone. SIGTERM saves and returns.
+
+    Raises:
+        ValueError: settings that contradict one another, or the run in the folder; data that is
+            not in order; a loss that is no longer a number.
+        WeightsError: as `from_pretrained`.
+        ImageError: a picture that can't be read.
+    """
+    teller = teller or Teller()
+    for name in ("data", "out"):
+        if not getattr(settings, name):
+            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+    sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
+    folder = Path(settings.out)
+    before = read_record(folder / "settings.json")
+    data = open_dataset(
+        settings.data,
+        split=settings.train_split,
+        layout=settings.layout,
+        reduce_zero_label=settings.reduce_zero_label,
+    )
+    validation = _validation(settings, data, teller)
+    record = _record(settings, before, data, validation, teller)
+    done = _finished(folder)
+    if done is not None:
+        teller.say(f"{folder} is finished, {done.step:,} steps: nothing to do")
+        return done
+    writable_folder(folder)
+    if before is None and jax.process_index() == 0:
+        record.write(folder / "settings.json")
+    run = Run(folder, record, data, validation, teller)
+    with contextlib.closing(run):
+        return run.go()
+
+
+class Run:
+    """What stays the same from step to step, and the loop over them."""
+
+    def __init__(
+        self, folder: Path, record: Record, data: Dataset, validation: Dataset, teller: Teller
+    ):
+        settings = record.chosen
+        self.folder, self.record, self.settings = folder, record, settings
+        self.data, self.validation, self.teller = data, validation, teller
+        self.lead = jax.process_index() == 0
+        model = models.starting_model(settings, record.id2label)
+        self.processor = models.run_processor(record)
+        self.skeleton, params, stats = state.split(model)
+        params, trained, self.complete = models.trainable(settings, params)
+        self.schedule = _schedule(settings)
+        optimizer = make_optimizer(
+            [name for name in params if trained(name)],
+            learning_rate=self.schedule,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            head_factor=settings.head_factor,
+            layer_decay=settings.layer_decay,
+        )
+        weights = settings.loss_weights or (1.0,) * len(settings.losses)
+        step = make_step(
+            self.skeleton,
+            loss=make_loss(
+                tuple(zip(settings.losses, weights, strict=True)),
+                num_labels=model.config.num_labels,
+                class_weights=class_weights(settings.class_weights, record.survey),
+                label_smoothing=settings.label_smoothing,
+                denominator=settings.denominator,
+            ),
+            optimizer=optimizer,
+            mean=self.processor.image_mean,
+            std=self.processor.image_std,
+            seed=settings.seed,
+            ema_decay=settings.ema,
+            complete=self.complete,
+            platform=jax.devices()[0].platform,
+        )
+        self.mesh = sharding.make_mesh()
+        beginning = state.start(
+            params, stats, trained=trained, optimizer=optimizer, ema=settings.ema is not None
+        )
+        where = sharding.state_sharding(beginning, self.mesh, fsdp=settings.fsdp)
+        self.state = sharding.place(beginning, where)
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.best: dict[str, Any] | None = None
+        self.scores: dict[str, Any] | None = None
+        if self.checkpoints.latest() is not None:
+            self.state, about = self.checkpoints.restore(self.state)
+            self.best, self.scores = about["best"], about["scores"]
+            teller.say(f"going on after step {int(self.state.step):,}")
+        self.journal = Journal(folder / "metrics.jsonl", after=int(self.state.step))
+        self.trackers = trackers(settings.log, folder, settings.to_dict()) if self.lead else []
+        self.segmenter: Segmenter | None = None
+        self.saved = time.monotonic()
+
+    def go(self) -> Outcome:
+        """All steps that are left."""
+        steps, first = self.settings.steps, int(self.state.step)
+        assert steps is not None
+        stopping = threading.Event()
+        pending: tuple[int, Any, float] | None = None  # its figures are still being computed
+        with _on_sigterm(stopping), contextlib.closing(self._batches(first)) as stream:
+            for number in range(first + 1, steps + 1):
+                started = time.monotonic()
+                batch = sharding.global_batch(
+                    next(stream), self.mesh, parts=self.settings.accumulate
+                )
+                waited = time.monotonic() - started
+                self.state, figures = self.step(self.state, batch)
+                if pending is not None:
+                    self._report(*pending)
+                pending = number, figures, waited
+                stop, save = sharding.any_process(
+                    (stopping.is_set(), time.monotonic() - self.saved > MINUTE)
+                )
+                evaluate_now = number == steps or number % (self.settings.eval_every or steps) == 0
+                if evaluate_now or stop or save or self._save_due(number):
+                    self._report(*pending, **(self._evaluate(number) if evaluate_now else {}))
+                    pending = None
+                    self._save()
+                if stop and number < steps:
+                    return Outcome(number, False, self.scores, self.best)
+        return self._finish(steps)
+
+    def close(self) -> None:
+        """Waits for checkpoints that are being written."""
+        self.checkpoints.close()
+        self.journal.close()
+
+    def _batches(self, start: int) -> Any:
+        settings = self.settings
+        assert settings.batch_size is not None and settings.crop is not None
+        return batches(
+            self.data,
+            batch_size=settings.batch_size,
+            augment=augmentation(settings),
+            seed=settings.seed,
+            start=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=settings.workers or 0,
+            skip_unreadable=settings.skip_unreadable,
+        )
+
+    def _save_due(self, number: int) -> bool:
+        every = self.settings.save_every
+        return every is not None and number % every == 0
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.state, {"best": self.best, "scores": self.scores})
+        self.saved = time.monotonic()
+
+    def _report(self, number: int, figures: Any, waited: float, **more: Any) -> None:
+        """A step's line, once its figures are there."""
+        loss = float(figures["loss"])
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of step {number} is {loss}; the last checkpoint is of step "
+                f"{self.checkpoints.latest() or 0}: lower --lr, or bound the gradients with "
+                "--clip-norm 1"
+            )
+        row: Row = {
+            "step": number,
+            "loss": loss,
+            "lr": float(self.schedule(number - 1)),
+            "gradient_norm": float(figures["gradient_norm"]),
+            "waited_for_data_s": round(waited, 4),
+        }
+        self.teller.step(row | more, steps=self.settings.steps or 0)
+        if self.lead:
+            self.journal.write(row | more)
+            for write in self.trackers:
+                write(row | more)
+
+    # --- evaluation and models on disk
+
+    def _model(self) -> Any:
+        """The model as it is kept, averaged and merged, in eval mode, whole in this process."""
+        parts = {**self.state.averaged, **self.state.frozen}, self.state.stats
+        params, stats = sharding.gathered(parts)
+        model = self.skeleton.model(self.complete(params) | stats)
+        model.eval()
+        return model
+
+    def _evaluate(self, number: int) -> dict[str, Any]:
+        """Scores of this step; the model goes to `best/` when it is the best so far."""
+        model = self._model()
+        found = self._evaluation(model)
+        self.scores = found.to_dict()
+        score = self.scores["mean_iou"]
+        if self.best is None or (score or 0) > (self.best["mean_iou"] or 0):
+            self.best = {"step": number, "mean_iou": score}
+            self._keep("best", model, number)
+        self.teller.say(
+            f"step {number:,}: mean IoU {_percent(score)}, pixel accuracy "
+            f"{_percent(self.scores['pixel_accuracy'])}, best {_percent(self.best['mean_iou'])}"
+        )
+        return {
+            "val_mean_iou": score,
+            "val_pixel_accuracy": self.scores["pixel_accuracy"],
+        }
+
+    def _evaluation(self, model: Any) -> Evaluation:
+        if self.segmenter is None:
+            self.segmenter = Segmenter(model, self.processor)
+        else:
+            self.segmenter.update(model)
+        return evaluate(self.segmenter, self.validation, progress=self.teller.evaluating)
+
+    def _keep(self, name: str, model: Any, number: int) -> None:
+        if self.lead:
+            assert self.scores is not None
+            models.save(model, self.processor, self.folder / name)
+            write_card(self.folder / name, self.record, step=number, scores=self.scores)
+
+    def _finish(self, number: int) -> Outcome:
+        """The last model, the curves, pictures; then the mark that nothing is left to do."""
+        self._keep("last", self._model(), number)
+        outcome = Outcome(number, True, self.scores, self.best)
+        self.checkpoints.close()
+        if self.lead:
+            assert self.segmenter is not None
+            draw_curves(read_rows(self.folder / "metrics.jsonl"), self.folder / "curves.png")
+            values = {"step": number, "best": self.best, "scores": self.scores}
+            with atomic_path(self.folder / "finished.json") as temporary:
+                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        return outcome
+
+
+def augmentation(settings: TrainSettings) -> Augmentation:
+    """What a run does to its pictures; its choices are made."""
+    assert settings.crop is not None
+    return Augmentation(
+        crop=settings.crop,
+        short_side=settings.short_side,
+        scale=settings.scale,
+        cat_max_ratio=settings.cat_max_ratio,
+        flip=settings.flip,
+        photometric=settings.photometric,
+    )
+
+
+def _record(
+    settings: TrainSettings,
+    before: Record | None,
+    data: Dataset,
+    validation: Dataset,
+    teller: Teller,
+) -> Record:
+    """The run that is in the folder, or a new one: its data is checked, and what is open chosen."""
+    if before is not None:
+        return Record(settings, resumed(before, settings), before.survey, before.id2label)
+    survey = check(data, progress=teller.checking)
+    check(validation, progress=teller.checking)
+    platform = jax.devices()[0].platform
+    chosen, lines = choose(settings, survey, platform=platform, devices=jax.device_count())
+    teller.say(
+        f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
+        f"{len(data.id2label)} classes: {', '.join(data.id2label.values())}"
+    )
+    if lines:
+        teller.say("chosen: " + ", ".join(lines))
+    return Record(settings, chosen, survey, dict(data.id2label))
+
+
+def _validation(settings: TrainSettings, data: Dataset, teller: Teller) -> Dataset:
+    found = open_dataset(
+        settings.data,
+        split=settings.val_split,
+        layout=settings.layout,
+        reduce_zero_label=settings.reduce_zero_label,
+    )
+    return found
+
+
+def _finished(folder: Path) -> Outcome | None:
+    file = folder / "finished.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return Outcome(values["step"], True, values["scores"], values["best"])
+
+
+def _schedule(settings: TrainSettings) -> Callable[[Any], Any]:
+    assert settings.lr and settings.steps and settings.warmup is not None
+    make = poly_with_warmup if settings.schedule == "poly" else cosine_with_warmup
+    return make(settings.lr, steps=settings.steps, warmup=settings.warmup)
+
+
+@contextlib.contextmanager
+def _on_sigterm(stopping: threading.Event) -> Iterator[None]:
+    """Raises a flag instead of ending the process, where this is the thread that may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

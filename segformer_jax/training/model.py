@@ -1,0 +1,96 @@
+"""The model of a run: where it comes from, what of it is trained, how it is kept."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from segformer_jax.checkpoints.pretrained import load_model
+from segformer_jax.config import SegformerConfig
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
+from segformer_jax.training import lora
+from segformer_jax.training.choices import processor_size
+from segformer_jax.training.optimizer import frozen
+from segformer_jax.training.record import Record
+from segformer_jax.training.settings import VARIANTS, TrainSettings
+from segformer_jax.training.state import Flat
+
+
+def starting_model(
+    settings: TrainSettings, id2label: Mapping[int, str]
+) -> SegformerForSemanticSegmentation:
+    """The model before the first step, in train mode; every process has the same.
+
+    A variant's name starts from random weights (NVlabs' initialisation), all else from a
+    checkpoint, whose classifier starts anew where the number of classes differs.
+
+    Raises:
+        WeightsError: as `from_pretrained`.
+    """
+    dtype, rngs = jnp.dtype(settings.dtype), nnx.Rngs(settings.seed)
+    if settings.model in VARIANTS:
+        config = getattr(SegformerConfig, settings.model)(id2label=dict(id2label))
+        model = SegformerForSemanticSegmentation(config, dtype=dtype, rngs=rngs)
+        paper_init(model, rngs=rngs)
+    else:
+        model = load_model(
+            SegformerForSemanticSegmentation,
+            settings.model,
+            dtype=dtype,
+            id2label=dict(id2label),
+            rngs=rngs,
+        )
+    if model.config.num_channels != 3:
+        raise ValueError(
+            f"{settings.model} takes {model.config.num_channels} channels; pictures are read as RGB"
+        )
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.train()
+    return model
+
+
+def run_processor(record: Record) -> SegformerImageProcessor:
+    """How pictures are prepared when the run's model is used."""
+    settings = record.chosen
+    own = {"do_reduce_labels": settings.reduce_zero_label}
+    if settings.model not in VARIANTS:
+        start = SegformerImageProcessor.from_pretrained(settings.model)
+        own |= {"image_mean": start.image_mean, "image_std": start.image_std}
+    assert settings.short_side is not None
+    return SegformerImageProcessor(size=processor_size(record.survey, settings.short_side), **own)
+
+
+def trainable(
+    settings: TrainSettings, params: Flat
+) -> tuple[Flat, Callable[[str], bool], Callable[[Flat], Flat]]:
+    """The parameters, low-rank adapters among them; which are trained; what makes the model's.
+
+    Raises:
+        ValueError: a pattern of `freeze` that matches nothing, or all.
+    """
+    kept = frozen(params, settings.freeze)
+    if not settings.lora_rank:
+        if len(kept) == len(params):
+            raise ValueError(f"freeze is {settings.freeze}: nothing is left to train")
+        return params, lambda name: name not in kept, dict
+    key = jax.random.key(settings.seed)
+    adapters = lora.add_lora(params, rank=settings.lora_rank, key=key)
+    chosen = lora.trained_names(params, adapters) - kept
+
+    def merged(whole: Flat) -> Flat:
+        own = {name: whole[name] for name in adapters}
+        plain = {name: value for name, value in whole.items() if name not in own}
+        return lora.apply_lora(plain, own, alpha=settings.lora_alpha * settings.lora_rank)
+
+    return params | adapters, chosen.__contains__, merged
+
+
+def save(model: Any, processor: SegformerImageProcessor, folder: Path) -> None:
+    """The model in Hugging Face's layout, each file whole or not at all."""
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
