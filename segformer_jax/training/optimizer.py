@@ -106,11 +106,11 @@ def group_factors(
 
 
 def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
-    """Lower learning rates further down (BEiT, Bao et al. 2022, appendix): factor^depth.
+    """Lower learning rates further down, factor^depth, as BEiT is fine-tuned (Bao et al. 2022).
 
-    The head has depth 0, the last block 1, each block below one more. A stage's last norm goes with
-    its last block, its patch embeddings with the block before them; those of the first stage lie
-    one deeper than the first block.
+    The head has depth 0, the last of the blocks named 1, each block below one more. A stage's last
+    norm goes with its last block, its patch embeddings with the block before them; those of the
+    first stage lie one deeper than the first block.
 
     Raises:
         ValueError: a factor that is not in (0, 1].
