@@ -23,7 +23,7 @@ STATISTICS = (".mean", ".var", ".num_batches_tracked")
 
 
 def add_lora(
-    params: Mapping[str, Array],
+    params: Mapping[str, Array | jax.ShapeDtypeStruct],
     *,
     rank: int,
     patterns: Iterable[str] = PROJECTIONS,

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from segformer_jax.models import forms, ops
 from segformer_jax.models.cross_entropy import Weighting, divisor, resized_cross_entropy
@@ -20,7 +20,8 @@ from segformer_jax.training.lovasz import lovasz_hinge, lovasz_softmax
 
 LOSSES = ("cross_entropy", "focal", "dice", "lovasz")
 
-Loss = Callable[[Float[Array, "b h w labels"], Int[Array, "b H W"]], Float[Array, ""]]
+Labels = Integer[Array | np.ndarray, "b H W"]
+Loss = Callable[[Float[Array, "b h w labels"], Labels], Float[Array, ""]]
 
 
 def make_loss(
@@ -69,7 +70,7 @@ def make_loss(
         "lovasz": partial(lovasz_hinge if binary else lovasz_softmax, ignore=ignore_index),
     }
 
-    def loss(logits: Float[Array, "b h w labels"], labels: Int[Array, "b H W"]):
+    def loss(logits: Float[Array, "b h w labels"], labels: Labels) -> Float[Array, ""]:
         if logits.shape[-1] != num_labels:
             raise ValueError(f"the logits {logits.shape} are not of {num_labels} labels, last")
         check_label_map(labels, len(logits))

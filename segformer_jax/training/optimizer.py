@@ -85,16 +85,10 @@ def make_optimizer(
         layer_decay=layer_decay,
     )
 
-    def by_group(updates: Flat, params: Flat) -> Flat:
-        return {
-            name: (update + weight_decay * factors[name].decay * params[name]) * factors[name].rate
-            for name, update in updates.items()
-        }
-
     return optax.chain(
         optax.identity() if clip_norm is None else optax.stateless(_clip(clip_norm)),
         optax.scale_by_adam(*betas, eps),
-        optax.stateless(by_group),
+        optax.stateless(_by_group(factors, weight_decay)),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -112,11 +106,11 @@ def group_factors(
 
 
 def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
-    """Lower learning rates further down (BEiT, Bao et al. 2022, appendix): factor^depth.
+    """Lower learning rates further down, factor^depth, as BEiT is fine-tuned (Bao et al. 2022).
 
-    The head has depth 0, the last block 1, each block below one more. A stage's last norm goes with
-    its last block, its patch embeddings with the block before them; those of the first stage lie
-    one deeper than the first block.
+    The head has depth 0, the last of the blocks named 1, each block below one more. A stage's last
+    norm goes with its last block, its patch embeddings with the block before them; those of the
+    first stage lie one deeper than the first block.
 
     Raises:
         ValueError: a factor that is not in (0, 1].
@@ -168,6 +162,7 @@ def ema_update(
     Its decay warms up, min(decay, (1 + step) / (10 + step)), so that the first values are soon
     forgotten (`tf.train.ExponentialMovingAverage` with `num_updates`).
     """
+    step = jnp.asarray(step, float)  # else a quotient of int32 is float32, under x64 too
     keep = jnp.minimum(decay, (1 + step) / (10 + step))
     return {
         name: old + (1 - keep).astype(old.dtype) * (params[name] - old) for name, old in ema.items()
@@ -183,6 +178,16 @@ def _clip(largest):
         return {name: update * factor for name, update in updates.items()}
 
     return clip
+
+
+def _by_group(factors, weight_decay):
+    def by_group(updates, params):
+        return {
+            name: (update + weight_decay * factors[name].decay * params[name]) * factors[name].rate
+            for name, update in updates.items()
+        }
+
+    return by_group
 
 
 def _check(weight_decay, betas, eps, clip_norm):

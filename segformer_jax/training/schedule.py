@@ -39,7 +39,7 @@ def poly_with_warmup(
     Raises:
         ValueError: a number out of its range; an unknown style.
     """
-    _check(peak, steps, warmup, min_lr)
+    _check(peak, steps, warmup, min_lr, warmup_ratio)
     if power <= 0:
         raise ValueError(f"power is {power}; the decay takes a positive one, 1.0 for a line")
     return _warmed_up(
@@ -66,7 +66,7 @@ def cosine_with_warmup(
     In the style "torch" it is `SequentialLR` of `LinearLR` and `CosineAnnealingLR`; the arguments
     are those of `poly_with_warmup`.
     """
-    _check(peak, steps, warmup, min_lr)
+    _check(peak, steps, warmup, min_lr, warmup_ratio)
     return _warmed_up(
         lambda progress: min_lr + (peak - min_lr) * (1 + jnp.cos(jnp.pi * progress)) / 2,
         peak,
@@ -83,6 +83,7 @@ def _warmed_up(decay, peak, *, steps, warmup, warmup_ratio, style):
     start = 0 if style == "paper" else warmup
 
     def rate(count: ArrayLike) -> Float[Array, ""]:
+        count = jnp.asarray(count, float)  # else a quotient of int32 is float32, under x64 too
         progress = jnp.clip((count - start) / (steps - start), 0, 1)
         if not warmup:
             return decay(progress)
@@ -92,8 +93,10 @@ def _warmed_up(decay, peak, *, steps, warmup, warmup_ratio, style):
     return rate
 
 
-def _check(peak, steps, warmup, min_lr):
+def _check(peak, steps, warmup, min_lr, warmup_ratio):
     if not 0 <= min_lr <= peak or peak <= 0:
         raise ValueError(f"the rate goes from {peak} to {min_lr}; it can only fall, to 0 or more")
     if not 0 <= warmup < steps:
         raise ValueError(f"warm-up takes {warmup} of {steps} steps; it must end before the last")
+    if not 0 <= warmup_ratio <= 1:
+        raise ValueError(f"the first rate is {warmup_ratio} of the decay's; it takes 0 to 1")

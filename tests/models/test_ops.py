@@ -274,7 +274,7 @@ def test_derivatives_of_gelu_and_the_norms_are_the_plain_ones():
         ((5, 9), dict(smoothing=0.1)),
         ((31, 24), dict()),
         ((31, 24), dict(class_weights=(0.5, 2.0, 1.5, 0.0, 3.0))),
-        ((31, 24), dict(class_weights=(0.5, 2, 1, 0, 3), smoothing=0.2, denominator="all")),
+        ((31, 24), dict(class_weights=(0.5, 2.0, 1.5, 0.0, 3.0), smoothing=0.2, denominator="all")),
     ],
 )
 def test_derivatives_of_the_loss_are_the_plain_ones(form, size, options, rng):

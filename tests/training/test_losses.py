@@ -1,0 +1,267 @@
+"""Every loss and its gradient is torch's, or its paper's written in torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segformer_jax.models import forms
+from segformer_jax.training.losses import LOSSES, make_loss
+
+ROUNDING = 1e-10  # float64
+WEIGHTS = (0.5, 2.0, 1.5, 0.0, 3.0)
+
+
+@pytest.fixture(autouse=True)
+def _x64(x64):
+    """All in float64, where a wrong formula can't hide behind rounding."""
+
+
+def batch(num_labels=5, size=(30, 37)):
+    """Logits at about a quarter, and labels of which some are ignored and one class is absent."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, max(num_labels - 1, 2), (2, *size))
+    labels[0, 3:9] = 255
+    return rng.normal(size=(2, 8, 10, num_labels)) * 3, labels.astype(np.uint8)
+
+
+def assert_equal(loss, in_torch, logits, labels):
+    """Equal values and gradients; `in_torch` takes logits (b, classes, H, W) and labels."""
+    ours, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits), jnp.asarray(labels))
+    x = torch.from_numpy(logits).requires_grad_()
+    large = F.interpolate(x.movedim(-1, 1), labels.shape[1:], mode="bilinear")
+    theirs = in_torch(large, torch.from_numpy(labels.astype(np.int64)))
+    theirs.backward()
+    np.testing.assert_allclose(ours, theirs.item(), rtol=ROUNDING)
+    np.testing.assert_allclose(gradient, x.grad, rtol=0, atol=ROUNDING)
+
+
+# --- cross entropy
+
+
+@pytest.mark.parametrize("form", ["cpu", "gpu"])
+@pytest.mark.parametrize("denominator", ["valid", "all"])
+@pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), (None, 0.1), (WEIGHTS, 0.2)])
+def test_cross_entropy_is_torchs(form, denominator, weights, smoothing):
+    logits, labels = batch()
+
+    def in_torch(x, y):
+        options = dict(weight=weights and torch.tensor(weights).double(), label_smoothing=smoothing)
+        if denominator == "valid":
+            return F.cross_entropy(x, y, ignore_index=255, **options)
+        return F.cross_entropy(x, y, ignore_index=255, reduction="sum", **options) / y.numel()
+
+    loss = make_loss(
+        {"cross_entropy": 1.0},
+        num_labels=5,
+        class_weights=weights,
+        label_smoothing=smoothing,
+        denominator=denominator,
+    )
+    with forms.single_form(form):
+        assert_equal(loss, in_torch, logits, labels)
+
+
+@pytest.mark.parametrize("denominator", ["valid", "all"])
+def test_one_label_is_torchs_binary_cross_entropy(denominator):
+    logits, labels = batch(1)
+
+    def in_torch(x, y):
+        losses = F.binary_cross_entropy_with_logits(x[:, 0], (y == 1).double(), reduction="none")
+        losses = losses * (y != 255)
+        return losses.sum() / ((y != 255).sum() if denominator == "valid" else y.numel())
+
+    loss = make_loss({"cross_entropy": 1.0}, num_labels=1, denominator=denominator)
+    assert_equal(loss, in_torch, logits, labels)
+
+
+# --- the others: their papers, written with torch
+
+
+def focal_in_torch(x, y, *, gamma, weights=None, ignore=255):
+    x, y = x.movedim(1, -1)[y != ignore], y[y != ignore]
+    p = x.softmax(-1)[torch.arange(len(y)), y]
+    w = torch.ones_like(p) if weights is None else torch.tensor(weights).double()[y]
+    return (-w * (1 - p) ** gamma * p.log()).sum() / w.sum()
+
+
+def dice_in_torch(x, y, *, smooth=1.0, ignore=255):
+    p, y = x.softmax(1).movedim(1, -1)[y != ignore], y[y != ignore]
+    losses = []
+    for label in range(x.shape[1]):
+        t = (y == label).double()
+        both = (p[:, label] * t).sum()
+        losses.append(1 - (2 * both + smooth) / (p[:, label].sum() + t.sum() + smooth))
+    return torch.stack(losses).mean()
+
+
+def lovasz_extension(errors, truth):
+    """Algorithm 1 of Berman et al., with the Jaccard losses subtracted from one another."""
+    errors, order = torch.sort(errors, descending=True)
+    t = truth[order].double()
+    jaccard = 1 - (t.sum() - t.cumsum(0)) / (t.sum() + (1 - t).cumsum(0))
+    return errors @ torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+
+
+def lovasz_in_torch(x, y, *, ignore=255):
+    p, y = x.softmax(1).movedim(1, -1)[y != ignore], y[y != ignore]
+    return torch.stack(
+        [
+            lovasz_extension(((y == label).double() - p[:, label]).abs(), y == label)
+            for label in y.unique()
+        ]
+    ).mean()
+
+
+@pytest.mark.parametrize("ignore", [255, 2])
+@pytest.mark.parametrize(
+    ("name", "in_torch"),
+    [
+        ("focal", lambda x, y, ignore: focal_in_torch(x, y, gamma=2, ignore=ignore)),
+        ("dice", lambda x, y, ignore: dice_in_torch(x, y, ignore=ignore)),
+        ("lovasz", lambda x, y, ignore: lovasz_in_torch(x, y, ignore=ignore)),
+    ],
+)
+def test_a_loss_is_its_papers(name, in_torch, ignore):
+    logits, labels = batch()
+    labels[labels == 255] = ignore
+    loss = make_loss({name: 1.0}, num_labels=5, ignore_index=ignore)
+    assert_equal(loss, lambda x, y: in_torch(x, y, ignore), logits, labels)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 3.0])
+def test_focal_loss_takes_class_weights_and_gamma(gamma):
+    loss = make_loss({"focal": 1.0}, num_labels=5, class_weights=WEIGHTS, focal_gamma=gamma)
+    assert_equal(loss, lambda x, y: focal_in_torch(x, y, gamma=gamma, weights=WEIGHTS), *batch())
+
+
+def test_focal_loss_with_gamma_0_is_cross_entropy_over_both_denominators():
+    logits, labels = batch()
+    for denominator in ("valid", "all"):
+        cross_entropy, focal = (
+            make_loss(
+                {name: 1.0},
+                num_labels=5,
+                class_weights=WEIGHTS,
+                denominator=denominator,
+                focal_gamma=0.0,
+            )(jnp.asarray(logits), labels)
+            for name in ("cross_entropy", "focal")
+        )
+        np.testing.assert_allclose(focal, cross_entropy, rtol=ROUNDING)
+
+
+def test_dice_takes_its_smooth_term():
+    loss = make_loss({"dice": 1.0}, num_labels=5, dice_smooth=50.0)
+    assert_equal(loss, lambda x, y: dice_in_torch(x, y, smooth=50), *batch())
+
+
+def binary_focal(x, y):
+    x, t = x[:, 0][y != 255], (y[y != 255] == 1).double()
+    p = x.sigmoid()
+    losses = -t * (1 - p) ** 2 * p.log() - (1 - t) * p**2 * (1 - p).log()
+    return losses.mean()
+
+
+def binary_dice(x, y):
+    p, t = x[:, 0][y != 255].sigmoid(), (y[y != 255] == 1).double()
+    return 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+
+
+def binary_lovasz(x, y):
+    x, t = x[:, 0][y != 255], y[y != 255] == 1
+    return lovasz_extension((1 - x * (2 * t.double() - 1)).relu(), t)
+
+
+BINARY = [("focal", binary_focal), ("dice", binary_dice), ("lovasz", binary_lovasz)]
+
+
+@pytest.mark.parametrize(("name", "in_torch"), BINARY)
+def test_one_label_takes_a_losss_binary_form(name, in_torch):
+    assert_equal(make_loss({name: 1.0}, num_labels=1), in_torch, *batch(1))
+
+
+@pytest.mark.parametrize(("name", "in_torch"), BINARY)
+def test_one_label_may_have_no_pixel(name, in_torch):
+    logits, labels = batch(1)
+    assert_equal(
+        make_loss({name: 1.0}, num_labels=1), in_torch, logits, np.where(labels == 1, 0, labels)
+    )
+
+
+# --- all of them
+
+
+def test_losses_add_up_by_their_factors():
+    loss = make_loss((("cross_entropy", 1.0), ("dice", 3.0), ("lovasz", 0.5)), num_labels=5)
+
+    def in_torch(x, y):
+        entropy = F.cross_entropy(x, y, ignore_index=255)
+        return entropy + 3 * dice_in_torch(x, y) + 0.5 * lovasz_in_torch(x, y)
+
+    assert_equal(loss, in_torch, *batch())
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0)])
+@pytest.mark.parametrize("num_labels", [1, 2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_all_ignored_is_0_and_so_is_its_gradient(name, num_labels, weights):
+    logits, labels = batch(num_labels)
+    loss = make_loss({name: 1.0}, num_labels=num_labels, class_weights=weights)
+    labels = np.full_like(labels, 255)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits), labels)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("num_labels", [1, 5])
+@pytest.mark.parametrize("name", LOSSES)
+def test_certain_logits_in_bfloat16_keep_their_gradients_finite(name, num_labels):
+    logits, labels = batch(num_labels)
+    loss = make_loss({name: 1.0}, num_labels=num_labels, focal_gamma=0.5)
+    logits = jnp.asarray(np.sign(logits) * 1e4, jnp.bfloat16)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(logits, labels)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == jnp.bfloat16
+    assert np.isfinite(value)
+    assert np.isfinite(np.asarray(gradient, np.float32)).all()
+
+
+def test_lovaszs_loss_tells_many_pixels_apart_in_float32():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, 500, 500, 2))
+    labels = rng.integers(0, 2, (1, 500, 500))
+    loss = make_loss({"lovasz": 1.0}, num_labels=2)
+    gradient_of = jax.jit(jax.grad(loss))
+    gradient = gradient_of(jnp.asarray(logits, jnp.float32), labels)
+    exact = gradient_of(jnp.asarray(logits), labels)
+    np.testing.assert_allclose(gradient, exact, atol=1e-3 * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(terms={}), "take one or more of cross_entropy"),
+        (dict(terms={"jaccard": 1.0}), "'jaccard'"),
+        (dict(terms={"dice": -1.0}), "each takes a positive number"),
+        (dict(class_weights=(1.0, 2.0)), "one for each of 5 classes"),
+        (dict(class_weights=(1.0, 2.0, -1.0, 0.0, 1.0)), "0 or more"),
+        (dict(label_smoothing=1.0), "label smoothing is 1.0"),
+        (dict(focal_gamma=-1.0), "gamma is -1.0"),
+        (dict(dice_smooth=0.0), "smooth term is 0.0"),
+    ],
+)
+def test_an_option_out_of_its_range_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_loss(**(dict(terms={"dice": 1.0}, num_labels=5) | options))
+
+
+def test_logits_and_labels_that_do_not_fit_are_named():
+    loss = make_loss({"dice": 1.0}, num_labels=5)
+    logits, labels = batch()
+    with pytest.raises(ValueError, match="are not of 5 labels"):
+        loss(jnp.asarray(logits[..., :4]), labels)
+    with pytest.raises(ValueError, match="labels hold \\[9\\]"):
+        loss(jnp.asarray(logits), np.where(labels == 1, 9, labels))
