@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
 
 
 def keep_compiled_programs() -> None:
@@ -32,10 +32,15 @@ def keep_compiled_programs() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Large temporaries are reused, not given back and faulted in anew at every call (glibc)."""
+    """Large temporaries are reused, not given back and faulted in anew at every call (glibc).
+
+    All threads share one arena: each with its own would fault in the others' memory again, which
+    is a third of a training step's CPU time. Call it before threads are started.
+    """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library has none
+        mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
