@@ -24,6 +24,7 @@ def write_card(folder: Path, record: Record, *, step: int, scores: dict[str, Any
 
 def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> str:
     settings = record.chosen
+    assert settings.crop is not None
     name = f"{Path(settings.out).resolve().name}-{folder.name}"
     rows = [
         f"| {label} | {_percent(iou)} | {_percent(scores['per_class_accuracy'][label])} |"

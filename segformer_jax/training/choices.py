@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -100,22 +99,23 @@ def class_weights(choice: str, survey: Survey) -> tuple[float, ...] | None:
         median = np.median(pixels[there])
         weights = np.sqrt(median / np.where(there, pixels, median))
         return tuple(np.clip(weights, 0.25, 4).round(3).tolist())
-    try:
-        weights = json.loads(choice)
-    except ValueError:
-        weights = None
-    if not _numbers(weights) or len(weights) != len(pixels):
+    weights = _numbers(choice)
+    if len(weights) != len(pixels):
         raise ValueError(
             f"class_weights are {choice!r}; they are none, balanced, or a JSON list of "
             f"{len(pixels)} numbers of 0 or more"
         )
-    return tuple(map(float, weights))
+    return weights
 
 
-def _numbers(values: Any) -> bool:
-    return isinstance(values, Sequence) and all(
-        isinstance(value, int | float) and value >= 0 for value in values
-    )
+def _numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a JSON list; none where it is anything else."""
+    try:
+        values = json.loads(text)
+        numbers = tuple(float(value) for value in values)
+    except (ValueError, TypeError):
+        return ()
+    return numbers if all(number >= 0 for number in numbers) else ()
 
 
 def _told(value: Any) -> str:

@@ -76,6 +76,16 @@ class Dataset:
             raise ImageError(self.sizes_differ(index, image=image.size[::-1], mask=mask.shape))
         return image, mask
 
+    def first(self, count: int) -> "Dataset":
+        """The first pairs alone."""
+        return replace(
+            self,
+            names=self.names[:count],
+            pictures=self.pictures[:count],
+            masks=self.masks[:count],
+            strays=(),
+        )
+
     def sizes_differ(self, index: int, *, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
         """The message for a mask of another size, both (height, width)."""
         return (

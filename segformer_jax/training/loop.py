@@ -1,7 +1,6 @@
 """`train`: a run from its first step to its last, in the order in which things happen."""
 
 import contextlib
-import itertools
 import json
 import math
 import signal
@@ -18,21 +17,19 @@ from segformer_jax.atomic import atomic_path, writable_folder
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding, state
-from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.card import write_card
-from segformer_jax.training.check import check
 from segformer_jax.training.checkpointing import Checkpoints
-from segformer_jax.training.choices import choose, class_weights
-from segformer_jax.training.dataset import Dataset, open_dataset
+from segformer_jax.training.choices import class_weights
 from segformer_jax.training.evaluate import Evaluation, evaluate
 from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer
 from segformer_jax.training.pipeline import batches
+from segformer_jax.training.plan import RECORD, Plan, prepare
 from segformer_jax.training.progress import Journal, Row, draw_curves, read_rows, trackers
-from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.schedule import cosine_with_warmup, poly_with_warmup
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.step import make_step
+from segformer_jax.training.teller import Teller
 
 MINUTE = 50.0  # seconds between two checkpoints, so that a slow step still ends within the minute
 
@@ -43,32 +40,17 @@ class Outcome:
 
     Attributes:
         step: the optimizer steps taken.
-        finished: whether that was the last; else a signal asked to stop.
+        finished: whether that was the last; else SIGTERM or Ctrl-C asked to stop.
         scores: the last evaluation's, as `Evaluation.to_dict()`; None before the first.
         best: the best mean IoU, and its step.
+        interrupted: whether it was Ctrl-C.
     """
 
     step: int
     finished: bool
     scores: dict[str, Any] | None
     best: dict[str, Any] | None
-
-
-class Teller:
-    """Where a run says what it does; this one says nothing."""
-
-    def say(self, text: str) -> None:
-        """A line."""
-
-    def checking(self, pairs: Any) -> Any:
-        """Hands on what it is given, pair by pair."""
-        return pairs
-
-    def step(self, row: Row, *, steps: int) -> None:
-        """A step was done."""
-
-    def evaluating(self, done: int) -> None:
-        """So many more pictures were evaluated."""
+    interrupted: bool = False
 
 
 def train(settings: TrainSettings, *, teller: Teller | None = None) -> Outcome:
@@ -85,47 +67,32 @@ def train(settings: TrainSettings, *, teller: Teller | None = None) -> Outcome:
         ImageError: a picture that can't be read.
     """
     teller = teller or Teller()
-    for name in ("data", "out"):
-        if not getattr(settings, name):
-            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
-    sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
+    plan = prepare(settings, teller=teller)
     folder = Path(settings.out)
-    before = read_record(folder / "settings.json")
-    data = open_dataset(
-        settings.data,
-        split=settings.train_split,
-        layout=settings.layout,
-        reduce_zero_label=settings.reduce_zero_label,
-    )
-    validation = _validation(settings, data, teller)
-    record = _record(settings, before, data, validation, teller)
     done = _finished(folder)
     if done is not None:
         teller.say(f"{folder} is finished, {done.step:,} steps: nothing to do")
         return done
     writable_folder(folder)
-    if before is None and jax.process_index() == 0:
-        record.write(folder / "settings.json")
-    run = Run(folder, record, data, validation, teller)
-    with contextlib.closing(run):
+    if jax.process_index() == 0 and not (folder / RECORD).exists():
+        plan.record.write(folder / RECORD)
+    with contextlib.closing(Run(folder, plan, teller)) as run:
         return run.go()
 
 
 class Run:
     """What stays the same from step to step, and the loop over them."""
 
-    def __init__(
-        self, folder: Path, record: Record, data: Dataset, validation: Dataset, teller: Teller
-    ):
-        settings = record.chosen
-        self.folder, self.record, self.settings = folder, record, settings
-        self.data, self.validation, self.teller = data, validation, teller
+    def __init__(self, folder: Path, plan: Plan, teller: Teller):
+        record, settings = plan.record, plan.record.chosen
+        self.folder, self.plan, self.settings, self.teller = folder, plan, settings, teller
         self.lead = jax.process_index() == 0
         model = models.starting_model(settings, record.id2label)
         self.processor = models.run_processor(record)
         self.skeleton, params, stats = state.split(model)
         params, trained, self.complete = models.trainable(settings, params)
         self.schedule = _schedule(settings)
+        assert settings.head_factor is not None
         optimizer = make_optimizer(
             [name for name in params if trained(name)],
             learning_rate=self.schedule,
@@ -145,8 +112,7 @@ class Run:
                 denominator=settings.denominator,
             ),
             optimizer=optimizer,
-            mean=self.processor.image_mean,
-            std=self.processor.image_std,
+            processor=self.processor,
             seed=settings.seed,
             ema_decay=settings.ema,
             complete=self.complete,
@@ -169,15 +135,14 @@ class Run:
         self.journal = Journal(folder / "metrics.jsonl", after=int(self.state.step))
         self.trackers = trackers(settings.log, folder, settings.to_dict()) if self.lead else []
         self.segmenter: Segmenter | None = None
-        self.saved = time.monotonic()
+        self.saved = self.reported = time.monotonic()
 
     def go(self) -> Outcome:
         """All steps that are left."""
         steps, first = self.settings.steps, int(self.state.step)
         assert steps is not None
-        stopping = threading.Event()
         pending: tuple[int, Any, float] | None = None  # its figures are still being computed
-        with _on_sigterm(stopping), contextlib.closing(self._batches(first)) as stream:
+        with _on_signals() as signals, contextlib.closing(self._batches(first)) as stream:
             for number in range(first + 1, steps + 1):
                 started = time.monotonic()
                 batch = sharding.global_batch(
@@ -189,15 +154,17 @@ class Run:
                     self._report(*pending)
                 pending = number, figures, waited
                 stop, save = sharding.any_process(
-                    (stopping.is_set(), time.monotonic() - self.saved > MINUTE)
+                    (bool(signals), time.monotonic() - self.saved > MINUTE)
                 )
                 evaluate_now = number == steps or number % (self.settings.eval_every or steps) == 0
                 if evaluate_now or stop or save or self._save_due(number):
                     self._report(*pending, **(self._evaluate(number) if evaluate_now else {}))
                     pending = None
                     self._save()
+                    self.reported = time.monotonic()  # evaluating is no training
                 if stop and number < steps:
-                    return Outcome(number, False, self.scores, self.best)
+                    interrupted = signal.SIGINT in signals
+                    return Outcome(number, False, self.scores, self.best, interrupted)
         return self._finish(steps)
 
     def close(self) -> None:
@@ -207,11 +174,11 @@ class Run:
 
     def _batches(self, start: int) -> Any:
         settings = self.settings
-        assert settings.batch_size is not None and settings.crop is not None
+        assert settings.batch_size is not None
         return batches(
-            self.data,
+            self.plan.data,
             batch_size=settings.batch_size,
-            augment=augmentation(settings),
+            augment=self.plan.augmentation,
             seed=settings.seed,
             start=start,
             process_index=jax.process_index(),
@@ -242,6 +209,7 @@ class Run:
             "loss": loss,
             "lr": float(self.schedule(number - 1)),
             "gradient_norm": float(figures["gradient_norm"]),
+            "images_per_second": round(self._speed(), 2),
             "waited_for_data_s": round(waited, 4),
         }
         self.teller.step(row | more, steps=self.settings.steps or 0)
@@ -249,6 +217,12 @@ class Run:
             self.journal.write(row | more)
             for write in self.trackers:
                 write(row | more)
+
+    def _speed(self) -> float:
+        """Pictures per second since the last step's line."""
+        now = time.monotonic()
+        elapsed, self.reported = now - self.reported, now
+        return (self.settings.batch_size or 0) / elapsed
 
     # --- evaluation and models on disk
 
@@ -283,13 +257,13 @@ class Run:
             self.segmenter = Segmenter(model, self.processor)
         else:
             self.segmenter.update(model)
-        return evaluate(self.segmenter, self.validation, progress=self.teller.evaluating)
+        return evaluate(self.segmenter, self.plan.validation, progress=self.teller.evaluating)
 
     def _keep(self, name: str, model: Any, number: int) -> None:
         if self.lead:
             assert self.scores is not None
             models.save(model, self.processor, self.folder / name)
-            write_card(self.folder / name, self.record, step=number, scores=self.scores)
+            write_card(self.folder / name, self.plan.record, step=number, scores=self.scores)
 
     def _finish(self, number: int) -> Outcome:
         """The last model, the curves, pictures; then the mark that nothing is left to do."""
@@ -305,52 +279,6 @@ class Run:
         return outcome
 
 
-def augmentation(settings: TrainSettings) -> Augmentation:
-    """What a run does to its pictures; its choices are made."""
-    assert settings.crop is not None
-    return Augmentation(
-        crop=settings.crop,
-        short_side=settings.short_side,
-        scale=settings.scale,
-        cat_max_ratio=settings.cat_max_ratio,
-        flip=settings.flip,
-        photometric=settings.photometric,
-    )
-
-
-def _record(
-    settings: TrainSettings,
-    before: Record | None,
-    data: Dataset,
-    validation: Dataset,
-    teller: Teller,
-) -> Record:
-    """The run that is in the folder, or a new one: its data is checked, and what is open chosen."""
-    if before is not None:
-        return Record(settings, resumed(before, settings), before.survey, before.id2label)
-    survey = check(data, progress=teller.checking)
-    check(validation, progress=teller.checking)
-    platform = jax.devices()[0].platform
-    chosen, lines = choose(settings, survey, platform=platform, devices=jax.device_count())
-    teller.say(
-        f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
-        f"{len(data.id2label)} classes: {', '.join(data.id2label.values())}"
-    )
-    if lines:
-        teller.say("chosen: " + ", ".join(lines))
-    return Record(settings, chosen, survey, dict(data.id2label))
-
-
-def _validation(settings: TrainSettings, data: Dataset, teller: Teller) -> Dataset:
-    found = open_dataset(
-        settings.data,
-        split=settings.val_split,
-        layout=settings.layout,
-        reduce_zero_label=settings.reduce_zero_label,
-    )
-    return found
-
-
 def _finished(folder: Path) -> Outcome | None:
     file = folder / "finished.json"
     if not file.is_file():
@@ -360,22 +288,32 @@ def _finished(folder: Path) -> Outcome | None:
 
 
 def _schedule(settings: TrainSettings) -> Callable[[Any], Any]:
-    assert settings.lr and settings.steps and settings.warmup is not None
+    assert settings.lr is not None
+    assert settings.steps is not None
+    assert settings.warmup is not None
     make = poly_with_warmup if settings.schedule == "poly" else cosine_with_warmup
     return make(settings.lr, steps=settings.steps, warmup=settings.warmup)
 
 
 @contextlib.contextmanager
-def _on_sigterm(stopping: threading.Event) -> Iterator[None]:
-    """Raises a flag instead of ending the process, where this is the thread that may say so."""
+def _on_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and the first Ctrl-C instead of ending the process, in the main thread."""
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        if number in received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _percent(value: float | None) -> str:

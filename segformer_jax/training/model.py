@@ -57,12 +57,16 @@ def starting_model(
 def run_processor(record: Record) -> SegformerImageProcessor:
     """How pictures are prepared when the run's model is used."""
     settings = record.chosen
-    own = {"do_reduce_labels": settings.reduce_zero_label}
+    assert settings.short_side is not None
+    start = SegformerImageProcessor()
     if settings.model not in VARIANTS:
         start = SegformerImageProcessor.from_pretrained(settings.model)
-        own |= {"image_mean": start.image_mean, "image_std": start.image_std}
-    assert settings.short_side is not None
-    return SegformerImageProcessor(size=processor_size(record.survey, settings.short_side), **own)
+    return SegformerImageProcessor(
+        size=processor_size(record.survey, settings.short_side),
+        image_mean=start.image_mean,
+        image_std=start.image_std,
+        do_reduce_labels=settings.reduce_zero_label,
+    )
 
 
 def trainable(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -43,7 +43,7 @@ def paper_rules(head_factor: float = 10.0) -> tuple[Rule, ...]:
 
 
 def make_optimizer(
-    params: Mapping[str, Any],
+    params: Iterable[str],
     *,
     learning_rate: "optax.Schedule",
     weight_decay: float = 0.01,
@@ -57,7 +57,7 @@ def make_optimizer(
     """`torch.optim.AdamW` with a parameter group per rule, and `clip_grad_norm_` before it.
 
     Args:
-        params: what is trained, by name: arrays, or anything else of which only names are read.
+        params: the names of what is trained.
         learning_rate: the rate by the number of updates made, before any factor.
         weight_decay: decoupled, times the learning rate, as in torch.
         betas: the decay of the averages of gradients and of their squares.

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.training.check import Survey

@@ -74,13 +74,11 @@ def state_sharding(state: Any, mesh: Mesh, *, fsdp: bool) -> Any:
 
 def place(state: Any, sharding: Any) -> Any:
     """A state that every process has whole, as global arrays."""
-    return jax.tree.map(
-        lambda leaf, where: jax.make_array_from_callback(
-            leaf.shape, where, lambda index, leaf=np.asarray(leaf): leaf[index]
-        ),
-        state,
-        sharding,
-    )
+
+    def put(leaf: Any, where: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, where, np.asarray(leaf).__getitem__)
+
+    return jax.tree.map(put, state, sharding)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -91,7 +89,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def global_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, *, parts: int
 ) -> dict[str, jax.Array]:
-    """This process's pictures as its share of (parts, pictures, …) over all devices."""
+    """The pictures of this process as its share of (parts, pictures, …) over all devices."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(

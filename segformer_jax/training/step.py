@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer, UInt8
 
+from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import forms
 from segformer_jax.training.optimizer import ema_update
 from segformer_jax.training.state import Flat, Skeleton, TrainState, stats_of
@@ -26,8 +27,7 @@ def make_step(
     *,
     loss: Loss,
     optimizer: optax.GradientTransformation,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    processor: SegformerImageProcessor,
     seed: int = 0,
     ema_decay: float | None = None,
     complete: Callable[[Flat], Flat] = dict,
@@ -43,8 +43,7 @@ def make_step(
         skeleton: the model's, in train mode.
         loss: of logits and masks.
         optimizer: of the trained parameters.
-        mean: of each channel, in units of 0…1.
-        std: likewise.
+        processor: its mean and standard deviation are what pixels are normalised by.
         seed: of dropout.
         ema_decay: of the average of the parameters; None keeps none.
         complete: makes the model's parameters of the trained and frozen ones.
@@ -53,7 +52,7 @@ def make_step(
 
     def loss_of(params: Flat, frozen: Flat, stats: Flat, image, mask, key):
         model = skeleton.model(complete({**params, **frozen}) | stats)
-        pixels = normalized(image, mean, std, forms.at_least_float32(model.segformer.dtype))
+        pixels = normalized(image, processor, forms.at_least_float32(model.segformer.dtype))
         logits = model(pixels, rngs=nnx.Rngs(dropout=key)).logits
         return loss(logits, mask.astype(jnp.int32)), stats_of(model)
 
@@ -90,11 +89,10 @@ def make_step(
 
 def normalized(
     image: UInt8[Array, "b h w c"] | Integer[Array, "b h w c"],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    processor: SegformerImageProcessor,
     dtype: Any,
 ) -> Float[Array, "b h w c"]:
-    """Pixels of 0…255 as the network takes them, as `SegformerImageProcessor` does it."""
-    scale = 1 / (255 * np.array(std))
-    shift = np.array(mean) / np.array(std)
+    """Pixels of 0…255 as the network takes them, as the processor does it."""
+    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
+    scale, shift = processor.rescale_factor / std, mean / std
     return image.astype(dtype) * scale.astype(dtype) - shift.astype(dtype)

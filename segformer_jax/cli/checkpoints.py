@@ -1,0 +1,139 @@
+"""`info`, `convert` and `verify`: what a checkpoint is, in another layout, against PyTorch."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from segformer_jax.cli.folder import output_folder
+from segformer_jax.cli.printing import make_console, make_table, print_json
+
+
+def info(
+    model: Annotated[str, tyro.conf.Positional],
+    size: tuple[int, int] = (512, 512),
+    json: bool = False,
+) -> int:
+    """What a model is: its layers, parameters, multiply-adds at a size, and labels.
+
+    Args:
+        model: a weights package, a folder, a hub name, or a variant, b0 to b5.
+        size: height and width of the network's input, in pixels.
+        json: print one JSON object instead of tables.
+    """
+    from segformer_jax.models.summary import summarize
+
+    about = summarize(_config(model), *size)
+    if json:
+        print_json({"model": model} | about)
+    else:
+        _print_info(model, about)
+    return 0
+
+
+def convert(
+    source: Annotated[str, tyro.conf.Positional],
+    out_dir: Annotated[Path, tyro.conf.Positional],
+    verify: bool = False,
+) -> int:
+    """Convert a checkpoint into a folder in Hugging Face's layout, without torch.
+
+    Args:
+        source: a hub name, a folder, or a .bin, .pth or .safetensors file.
+        out_dir: config.json, model.safetensors and preprocessor_config.json go there.
+        verify: compare the result with PyTorch afterwards (needs torch and transformers).
+    """
+    from segformer_jax.convert.checkpoint import convert_checkpoint
+
+    with output_folder(out_dir):
+        kind = convert_checkpoint(source, out_dir)
+    print(f"{source} → {out_dir}: {kind}")
+    return _verify(str(out_dir), image=None, json=False) if verify else 0
+
+
+def verify(
+    model: Annotated[str, tyro.conf.Positional],
+    image: Path | None = None,
+    published: bool = False,
+    checkpoint: str | None = None,
+    json: bool = False,
+) -> int:
+    """Compare a model with PyTorch, stage by stage; exit 0 when they are equal, else 1.
+
+    Args:
+        model: a weights package, a folder, or a hub name.
+        image: the picture to compare on; random pixels when left out.
+        published: compare with the logits that the authors published for NVIDIA's checkpoints on
+            COCO's 000000039769.jpg (give it as --image) instead; needs no torch.
+        checkpoint: which of the published rows, where the model's name does not tell.
+        json: print one JSON object instead of a table.
+    """
+    if not published:
+        return _verify(model, image=image, json=json)
+    from segformer_jax.convert.published import compare_with_published
+
+    if image is None:
+        raise ValueError("--published needs --image 000000039769.jpg, of COCO's val2017")
+    report = compare_with_published(model, image, checkpoint=checkpoint)
+    if json:
+        print_json(report)
+    else:
+        for check in report["checks"]:
+            print(
+                f"{check['suite']}, {report['checkpoint']}: max |Δ| {check['max_difference']:.1e}, "
+                f"allowed {check['tolerance']:.0e}"
+            )
+        print("equal" if report["equal"] else "DIFFERENT")
+    return 0 if report["equal"] else 1
+
+
+def _verify(model: str, *, image: Path | None, json: bool) -> int:
+    from segformer_jax.convert.verify import compare_with_torch
+
+    report = compare_with_torch(model, image=image)
+    if json:
+        print_json(report)
+    else:
+        _print_comparison(report)
+    return 0 if report["equal"] else 1
+
+
+def _config(model: str) -> Any:
+    from segformer_jax import SegformerConfig
+
+    if model in ("b0", "b1", "b2", "b3", "b4", "b5"):
+        return getattr(SegformerConfig, model)(num_labels=150)
+    return SegformerConfig.from_pretrained(model)
+
+
+def _print_info(model: str, about: dict[str, Any]) -> None:
+    title = f"{model}: {about['architecture']}"
+    table = make_table("part", "shape of the output", "parameters", title=title)
+    for row in about["layers"]:
+        table.add_row(row["name"], row["output"], f"{row['parameters']:,}")
+    table.add_section()
+    table.add_row("all", "", f"{about['parameters']:,}")
+    console = make_console()
+    console.print(table)
+    height, width = about["size"]
+    console.print(
+        f"multiply-adds at {height}×{width}: {about['multiply_adds_usual'] / 1e9:.2f} G as usually "
+        f"computed, {about['multiply_adds'] / 1e9:.2f} G here",
+        highlight=False,
+    )
+    if about["labels"]:
+        names = ", ".join(about["labels"].values())
+        console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
+
+
+def _print_comparison(report: dict[str, Any]) -> None:
+    table = make_table(
+        "", *(f"max |Δ|, {name}" for name in report["precisions"]), title=report["model"]
+    )
+    for stage, row in report["stages"].items():
+        table.add_row(stage, *(f"{row[name]:.1e}" for name in report["precisions"]))
+    table.add_section()
+    agreement = report["argmax_agreement"]
+    table.add_row("argmax", *(f"{100 * agreement[name]:.3f} %" for name in report["precisions"]))
+    make_console().print(table)
+    print("equal" if report["equal"] else "DIFFERENT", "to transformers", report["transformers"])

@@ -1,0 +1,87 @@
+"""A run before its first step: its data is opened and checked, and nothing is left open."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from segformer_jax.training import sharding
+from segformer_jax.training.augment import Augmentation
+from segformer_jax.training.check import check
+from segformer_jax.training.choices import choose
+from segformer_jax.training.dataset import Dataset, open_dataset
+from segformer_jax.training.record import Record, read_record, resumed
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.teller import Teller
+
+RECORD = "settings.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before its first step: nothing is left open.
+
+    Attributes:
+        record: its settings, and what they were chosen for.
+        data: the pictures that are trained on.
+        validation: those that are evaluated on.
+    """
+
+    record: Record
+    data: Dataset
+    validation: Dataset
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What happens to a picture."""
+        settings = self.record.chosen
+        assert settings.crop is not None
+        return Augmentation(
+            crop=settings.crop,
+            short_side=settings.short_side,
+            scale=settings.scale,
+            cat_max_ratio=settings.cat_max_ratio,
+            flip=settings.flip,
+            photometric=settings.photometric,
+        )
+
+
+def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
+    """Opens the data; a new run's is checked, and what its settings leave open is chosen.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    teller = teller or Teller()
+    for name in ("data", "out"):
+        if not getattr(settings, name):
+            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+    sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
+    data, validation = (
+        open_dataset(
+            settings.data,
+            split=split,
+            layout=settings.layout,
+            reduce_zero_label=settings.reduce_zero_label,
+        )
+        for split in (settings.train_split, settings.val_split)
+    )
+    if settings.eval_limit:
+        validation = validation.first(settings.eval_limit)
+    before = read_record(Path(settings.out) / RECORD)
+    if before is not None:
+        chosen = resumed(before, settings)
+        return Plan(dataclasses.replace(before, chosen=chosen), data, validation)
+    survey = check(data, progress=teller.checking)
+    check(validation, progress=teller.checking)
+    chosen, lines = choose(
+        settings, survey, platform=jax.devices()[0].platform, devices=jax.device_count()
+    )
+    teller.say(
+        f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
+        f"{len(data.id2label)} classes: {', '.join(data.id2label.values())}"
+    )
+    if lines:
+        teller.say(f"chosen: {', '.join(lines)}")
+    return Plan(Record(settings, chosen, survey, dict(data.id2label)), data, validation)
