@@ -77,9 +77,9 @@ def augment(
         raise ValueError(
             f"the picture has height and width {image.size[::-1]}, its mask {mask.shape}"
         )
-    height, width = _scaled_size(mask.shape, options, rng)
+    height, width = _scaled_size(mask.shape, options=options, rng=rng)
     rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
-    top, left, labels = _crop(mask, rows, columns, options, rng)
+    top, left, labels = _crop(mask, rows=rows, columns=columns, options=options, rng=rng)
     h, w = labels.shape
     y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
     box = (left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height))
@@ -97,7 +97,7 @@ def augment(
 
 
 def _scaled_size(
-    size: tuple[int, ...], options: Augmentation, rng: np.random.Generator
+    size: tuple[int, ...], *, options: Augmentation, rng: np.random.Generator
 ) -> tuple[int, int]:
     factor = rng.uniform(*options.scale)
     if options.short_side is not None:
@@ -112,6 +112,7 @@ def _nearest(size: int, scaled: int) -> np.ndarray:
 
 def _crop(
     mask: Mask,
+    *,
     rows: np.ndarray,
     columns: np.ndarray,
     options: Augmentation,

@@ -180,7 +180,7 @@ def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarra
             # Copied from the memory that is shared with a worker: that is scarce, and given back.
             yield {name: np.array(array, copy=bool(workers)) for name, array in batch.items()}
     except RuntimeError as error:
-        if not workers:
+        if "Worker process was terminated" not in str(error):
             raise
         reason = str(error).splitlines()[0]  # grain adds lines on its traceback
         raise OSError(

@@ -54,6 +54,16 @@ def test_a_palette_names_classes_by_name_or_index_and_what_is_ignored(tmp_path):
     assert read_palette(tmp_path, {0: "ignore", 1: "sky"})[-1] == ((0, 0, 0), 0)
 
 
+def test_one_class_alone_is_told_from_everything_else(tmp_path):
+    palette = {"lesion": [255, 255, 255], "0": [0, 0, 0], "background": [9, 9, 9]}
+    write_json(palette, tmp_path / "palette.json")
+    assert dict(read_palette(tmp_path, {0: "lesion"})) == {
+        (255, 255, 255): 1,
+        (0, 0, 0): 0,
+        (9, 9, 9): 0,
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
