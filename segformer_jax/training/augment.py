@@ -14,8 +14,9 @@ BRIGHTNESS = 32.0  # of 255
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 36.0  # degrees; OpenCV counts 18 of its 180
 
+Mask = UInt8[np.ndarray, "H W"]
 Picture = UInt8[np.ndarray, "h w 3"]
-Mask = UInt8[np.ndarray, "h w"]
+Crop = UInt8[np.ndarray, "h w"]
 Planes = Float32[np.ndarray, "3 h w"]
 
 
@@ -35,9 +36,9 @@ class Augmentation:
 
     crop: tuple[int, int]
     short_side: int | None = None
-    scale: tuple[float, float] = (0.5, 2.0)
-    cat_max_ratio: float = 0.75
-    flip: float = 0.5
+    scale: tuple[int | float, int | float] = (0.5, 2.0)
+    cat_max_ratio: int | float = 0.75
+    flip: int | float = 0.5
     photometric: bool = True
 
     def __post_init__(self):
@@ -57,7 +58,7 @@ class Augmentation:
 
 def augment(
     image: Image.Image, mask: Mask, *, options: Augmentation, rng: np.random.Generator
-) -> tuple[Picture, Mask]:
+) -> tuple[Picture, Crop]:
     """A random crop of a picture with its mask, both of the size `options.crop`.
 
     It is what resizing the whole picture (bilinear, antialiased where it shrinks; the mask by
@@ -76,9 +77,9 @@ def augment(
         raise ValueError(
             f"the picture has height and width {image.size[::-1]}, its mask {mask.shape}"
         )
-    height, width = _scaled_size(mask.shape, options, rng)
+    height, width = _scaled_size(mask.shape, options=options, rng=rng)
     rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
-    top, left, labels = _crop(mask, rows, columns, options, rng)
+    top, left, labels = _crop(mask, rows=rows, columns=columns, options=options, rng=rng)
     h, w = labels.shape
     y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
     box = (left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height))
@@ -96,7 +97,7 @@ def augment(
 
 
 def _scaled_size(
-    size: tuple[int, ...], options: Augmentation, rng: np.random.Generator
+    size: tuple[int, ...], *, options: Augmentation, rng: np.random.Generator
 ) -> tuple[int, int]:
     factor = rng.uniform(*options.scale)
     if options.short_side is not None:
@@ -111,11 +112,12 @@ def _nearest(size: int, scaled: int) -> np.ndarray:
 
 def _crop(
     mask: Mask,
+    *,
     rows: np.ndarray,
     columns: np.ndarray,
     options: Augmentation,
     rng: np.random.Generator,
-) -> tuple[int, int, Mask]:
+) -> tuple[int, int, Crop]:
     """Top and left of a crop of the scaled picture, and its labels.
 
     As in mmsegmentation, the last of the tries is taken whatever it holds.
@@ -131,7 +133,7 @@ def _crop(
     return top, left, labels
 
 
-def _is_mixed(labels: Mask, ratio: float) -> bool:
+def _is_mixed(labels: Crop, ratio: int | float) -> bool:
     counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)[:IGNORED]
     return bool(np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum())
 
@@ -159,7 +161,7 @@ def distort(pixels: Picture, rng: np.random.Generator) -> Picture:
     return np.rint(planes).astype(np.uint8).transpose(1, 2, 0)
 
 
-def turn_colours(planes: Planes, *, saturation: float, hue: float) -> Planes:
+def turn_colours(planes: Planes, *, saturation: int | float, hue: int | float) -> Planes:
     """RGB planes with their HSV saturation multiplied (1 at most) and their hue turned.
 
     The value stays: with the largest channel V, the chroma C and the hue in sixths of the circle,

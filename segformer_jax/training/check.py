@@ -41,8 +41,8 @@ class Survey:
 
     Attributes:
         sizes: (height, width) of each picture, in the data set's order.
-        class_pixels: how many pixels each class has; two entries for one class alone: else, it.
-        ignored_pixels: how many have none.
+        class_pixels: how many pixels each class has; of one class alone, all else and the class.
+        ignored_pixels: how many pixels are ignored.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -66,16 +66,18 @@ def check(
     Raises:
         ValueError: with every problem of every pair, a line each (the first 20).
     """
-    found = list(progress(examine(dataset, threads=threads)))
-    counts = sum((pair.counts for pair in found), np.zeros(IGNORED + 1, np.int64))
-    problems = [problem for pair in found for problem in pair.problems]
+    problems, sizes, counts = [], [], np.zeros(IGNORED + 1, np.int64)
+    for pair in progress(examine(dataset, threads=threads)):
+        problems += pair.problems
+        sizes.append(pair.size)
+        counts += pair.counts
     problems += [f"{stray} has no picture" for stray in dataset.strays]
     if not problems:
         problems += _one_class_only(dataset, counts)
     if problems:
         raise ValueError(_listed(problems))
     return Survey(
-        sizes=tuple(pair.size for pair in found if pair.size is not None),
+        sizes=tuple(sizes),
         class_pixels=tuple(counts[: dataset.coding.num_values].tolist()),
         ignored_pixels=int(counts[IGNORED]),
     )

@@ -55,6 +55,9 @@ def read_coding(folder: Path, id2label: Mapping[int, str], *, reduce_zero_label:
 def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colour, int], ...]:
     """The colours of palette.json with their class indices; nothing where there is no such file.
 
+    Keys are the names or the indices of `id2label`; of one class alone "1" and its name, and "0"
+    is everything else.
+
     Raises:
         ValueError: no JSON, a name that is no class, what is no colour, or one colour twice.
     """
@@ -65,8 +68,9 @@ def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colou
     if not isinstance(content, dict) or not content:
         raise ValueError(f'{path} holds no colours: it is {{"class": [red, green, blue], …}}')
     index_of = dict.fromkeys(IGNORED_NAMES, IGNORED)
-    index_of |= {str(index): index for index in id2label}
-    index_of |= {name: index for index, name in id2label.items()}
+    values = id2label if len(id2label) > 1 else {0: "background", 1: id2label[0]}
+    index_of |= {str(index): index for index in values}
+    index_of |= {name: index for index, name in values.items()}
     colours: dict[Colour, int] = {}
     for name, value in content.items():
         if name not in index_of:

@@ -60,11 +60,9 @@ def read(root: Path, *, split: str | None, layout: str, reduce_zero_label: bool)
 def folder(root: Path, *, split: str | None, reduce_zero_label: bool) -> Dataset:
     """`images/` and `masks/` in the folder itself, or in one folder a split; paired by stem."""
     place = root if split is None else _split_folder(root, split)
-    if not (place / "images").is_dir():
+    if split is None and not (place / "images").is_dir():
         splits = [entry.name for entry in sorted(root.iterdir()) if (entry / "images").is_dir()]
         raise ValueError(f"{root} is not one split: choose one, {' or '.join(splits)}")
-    if not (place / "masks").is_dir():
-        raise ValueError(f"there is no folder {place / 'masks'}, for the masks of {place}/images")
     id2label = read_id2label(place)
     return _paired(
         _by_stem(place / "images"),

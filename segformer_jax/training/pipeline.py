@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import warnings
+import weakref
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
@@ -39,7 +40,7 @@ def batches(
     Sample p of the stream has its picture and its random numbers from (seed, p). Batch k holds the
     samples from k × `batch_size` on, and each process an equal run of them: the processes' batches,
     one after the other, are the same batch for any number of processes and workers. To go on after
-    k batches, `start` with k.
+    k batches, `start` with k. Close the stream when done, which ends its workers.
 
     Args:
         dataset: the pictures; a data set smaller than a batch repeats within it.
@@ -59,6 +60,7 @@ def batches(
     Raises:
         ValueError: an empty data set, a negative number, processes that don't divide the batch.
         ImageError: a picture or mask that can't be read.
+        OSError: a worker process was killed.
         ImportError: grain is missing.
     """
     if not len(dataset):
@@ -73,7 +75,7 @@ def batches(
     for name, number in (("seed", seed), ("start", start), ("workers", workers)):
         if number < 0:
             raise ValueError(f"{name} is {number}; it is 0 or more")
-    return _iterate(
+    stream = _iterate(
         Samples(
             dataset,
             augment,
@@ -86,6 +88,8 @@ def batches(
         ),
         workers=workers,
     )
+    atexit.register(_close, weakref.ref(stream))  # while the modules are there that it needs
+    return stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +100,7 @@ class Samples:
         dataset: the pictures.
         augment: what is done to them.
         seed: of the random numbers.
-        order: the picture at each position of the stream of all processes.
+        order: the number of the picture at each position of the stream of all processes.
         first: the position of the first sample.
         run: how many samples follow one another in the stream.
         stride: from the first of a run to the first of the next.
@@ -106,7 +110,7 @@ class Samples:
     dataset: Dataset
     augment: Augmentation
     seed: int
-    order: Sequence[int]
+    order: Any
     first: int
     run: int
     stride: int
@@ -115,12 +119,15 @@ class Samples:
     def __call__(self, number: int) -> dict[str, Any]:
         """The sample: "image", "mask", and in "skipped" what was wrong with others.
 
-        Raises:
-            ImageError: a picture that can't be read, or, where those are skipped, all of them.
+        Or "error" alone: what is wrong with its picture, or, where such are skipped, with all. An
+        exception would come out of grain with grain's own words added.
         """
         runs, place = divmod(number, self.run)
         position = self.first + runs * self.stride + place
-        (image, mask), skipped = self._pair(position)
+        try:
+            (image, mask), skipped = self._pair(position)
+        except ImageError as error:
+            return {"error": str(error)}
         rng = np.random.default_rng([self.seed, position])
         pixels, labels = augmented(image, mask, options=self.augment, rng=rng)
         return {"image": pixels, "mask": labels, "skipped": skipped}
@@ -140,7 +147,7 @@ class Samples:
         raise ImageError(f"none of the {count} pictures can be read; the first: {skipped[0]}")
 
 
-def _order(count: int, seed: int) -> Sequence[int]:
+def _order(count: int, seed: int) -> Any:
     """Every picture once an epoch, every epoch in another order, without end."""
     own_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])  # shuffle takes 32 bits
     return _grain().MapDataset.range(count).shuffle(seed=own_seed).repeat()
@@ -162,21 +169,38 @@ def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarra
         )
         iterator = iter(stream.to_iter_dataset(ahead).batch(samples.run, batch_fn=_batch))
     warned: set[str] = set()
-    atexit.register(iterator.close)  # as long as grain's modules are there
     try:
         for batch in iterator:
+            if "error" in batch:
+                raise ImageError(batch["error"])
             for message in batch.pop("skipped"):
                 if message not in warned:
                     warnings.warn(f"skipped: {message}", stacklevel=2)
                     warned.add(message)
             # Copied from the memory that is shared with a worker: that is scarce, and given back.
             yield {name: np.array(array, copy=bool(workers)) for name, array in batch.items()}
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]  # grain adds lines on its traceback
+        raise OSError(
+            f"{reason} Workers hand over batches in shared memory (/dev/shm): if that is full, "
+            "enlarge it (docker run --shm-size=8g), or take fewer workers, 0 for threads"
+        ) from error
     finally:
-        atexit.unregister(iterator.close)
         iterator.close()
 
 
+def _close(reference: weakref.ref[Generator[Any]]) -> None:
+    stream = reference()
+    if stream is not None:
+        stream.close()
+
+
 def _batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    for sample in samples:
+        if "error" in sample:
+            return sample
     return {
         "image": np.stack([sample["image"] for sample in samples]),
         "mask": np.stack([sample["mask"] for sample in samples]),
