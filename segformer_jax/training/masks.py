@@ -1,0 +1,108 @@
+"""Mask files of any kind → class indices, 255 where a pixel is ignored."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import INDEX_MODES, open_image, read_class_indices
+
+IGNORED = 255
+AS_THEY_ARE = tuple(range(256))
+WITHOUT_ZERO = (IGNORED, *range(254), IGNORED)  # ADE20K's: 0 is no class, 1 is class 0
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What the pixels of a data set's masks mean.
+
+    Attributes:
+        num_values: class indices are 0…num_values − 1, and 255.
+        table: the class index of each pixel value 0…255.
+        colours: pairs of an RGB colour and the value that it stands for, where masks are coloured.
+    """
+
+    num_values: int
+    table: tuple[int, ...] = AS_THEY_ARE
+    colours: tuple[tuple[Colour, int], ...] = ()
+
+
+def read_mask(source: Any, *, coding: Coding) -> UInt8[np.ndarray, "h w"]:
+    """The class index of every pixel, 255 where it is ignored.
+
+    Args:
+        source: a path or a PIL image.
+        coding: what its pixels mean.
+
+    Raises:
+        ImageError: a file that can't be read, a mask of another kind, or pixels that are no class;
+            it lists their values.
+    """
+    image = source if isinstance(source, Image.Image) else open_image(source)
+    values = _coloured(image, coding.colours) if coding.colours else _indices(image)
+    classes = np.asarray(coding.table, np.uint8)[values]
+    beyond = (classes >= coding.num_values) & (classes != IGNORED)
+    if beyond.any():
+        raise ImageError(
+            f"the mask holds {_listed(np.unique(values[beyond]).tolist())}; its classes are "
+            f"{_classes(coding)}, and {IGNORED} is ignored: correct the mask, or name the class in "
+            "id2label.json"
+        )
+    return classes
+
+
+def _classes(coding: Coding) -> str:
+    known = [value for value, index in enumerate(coding.table) if index < coding.num_values]
+    return f"{known[0]}…{known[-1]}" if len(known) > 1 else str(known[0])
+
+
+def _indices(image: Image.Image) -> Int[np.ndarray, "h w"]:
+    if image.mode not in INDEX_MODES:
+        raise ImageError(
+            f"the mask is {image.mode}, not one class index per pixel: save it as a grey or "
+            "palette PNG, or say what its colours mean in palette.json beside id2label.json: "
+            '{"class": [r, g, b], …}'
+        )
+    values = read_class_indices(image)
+    if values.min() < 0 or values.max() > 255:
+        wrong = np.unique(values[(values < 0) | (values > 255)]).tolist()
+        raise ImageError(
+            f"the mask holds {_listed(wrong)}; class indices are 0…254, 255 is ignored"
+        )
+    return values
+
+
+def _coloured(
+    image: Image.Image, colours: tuple[tuple[Colour, int], ...]
+) -> Int[np.ndarray, "h w"]:
+    pixels = np.asarray(image.convert("RGB").convert("RGBA"))  # 4 bytes a pixel: one whole number
+    packed = pixels.view("<u4")[..., 0] & 0xFFFFFF
+    values = _colour_table(colours)[packed]
+    if not values.all():
+        unknown = np.unique(packed[values == 0]).tolist()
+        rgb = [(code & 255, code >> 8 & 255, code >> 16) for code in unknown]
+        raise ImageError(
+            f"the mask holds the colours {_listed(rgb)}, which palette.json does not have: add "
+            'them to a class there, or to "ignore"'
+        )
+    return values - np.int16(1)
+
+
+@functools.lru_cache(maxsize=2)
+def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> Int[np.ndarray, "16777216"]:
+    """The value + 1 of each packed colour, 0 for none: untouched zeros take no memory."""
+    table = np.zeros(1 << 24, np.int16)
+    for (red, green, blue), value in colours:
+        table[red | green << 8 | blue << 16] = value + 1
+    return table
+
+
+def _listed(values: list, *, most: int = 8) -> str:
+    shown = ", ".join(map(str, values[:most]))
+    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"

@@ -1,0 +1,214 @@
+"""An endless stream of batches: the k-th depends on the data set, the seed and k alone."""
+
+import atexit
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segformer_jax.errors import ImageError
+from segformer_jax.training.augment import Augmentation
+from segformer_jax.training.augment import augment as augmented
+from segformer_jax.training.dataset import Dataset
+
+ENDLESS = 1 << 40  # samples
+MAX_THREADS = 16
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    augment: Augmentation,
+    seed: int,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+) -> Generator[dict[str, np.ndarray]]:
+    """Augmented batches without end, every epoch in another order.
+
+    Sample p of the stream has its picture and its random numbers from (seed, p). Batch k holds the
+    samples from k × `batch_size` on, and each process an equal run of them: the processes' batches,
+    one after the other, are the same batch for any number of processes and workers. To go on after
+    k batches, `start` with k.
+
+    Args:
+        dataset: the pictures; a data set smaller than a batch repeats within it.
+        batch_size: samples of a batch, over all processes.
+        augment: what is done to a picture.
+        seed: of the order and of the augmentation, 0 or more.
+        start: the number of the first batch.
+        process_index: which of the processes this is.
+        process_count: how many processes share a batch.
+        workers: processes that read and augment; 0: threads of this process do.
+        skip_unreadable: the next picture of the epoch stands in for one that can't be read, and a
+            warning names it once.
+
+    Yields:
+        {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process.
+
+    Raises:
+        ValueError: an empty data set, a negative number, processes that don't divide the batch.
+        ImageError: a picture or mask that can't be read.
+        ImportError: grain is missing.
+    """
+    if not len(dataset):
+        raise ValueError("the data set is empty; give one with a picture")
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} can't be split over {process_count} processes: it is a "
+            "multiple of their number"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; it lies in 0…{process_count - 1}")
+    for name, number in (("seed", seed), ("start", start), ("workers", workers)):
+        if number < 0:
+            raise ValueError(f"{name} is {number}; it is 0 or more")
+    return _iterate(
+        Samples(
+            dataset,
+            augment,
+            seed=seed,
+            order=_order(len(dataset), seed),
+            first=start * batch_size + process_index * (batch_size // process_count),
+            run=batch_size // process_count,
+            stride=batch_size,
+            skip_unreadable=skip_unreadable,
+        ),
+        workers=workers,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The samples of one process, one after the other, as a function of their number.
+
+    Attributes:
+        dataset: the pictures.
+        augment: what is done to them.
+        seed: of the random numbers.
+        order: the picture at each position of the stream of all processes.
+        first: the position of the first sample.
+        run: how many samples follow one another in the stream.
+        stride: from the first of a run to the first of the next.
+        skip_unreadable: as `batches`.
+    """
+
+    dataset: Dataset
+    augment: Augmentation
+    seed: int
+    order: Sequence[int]
+    first: int
+    run: int
+    stride: int
+    skip_unreadable: bool
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """The sample: "image", "mask", and in "skipped" what was wrong with others.
+
+        Raises:
+            ImageError: a picture that can't be read, or, where those are skipped, all of them.
+        """
+        runs, place = divmod(number, self.run)
+        position = self.first + runs * self.stride + place
+        (image, mask), skipped = self._pair(position)
+        rng = np.random.default_rng([self.seed, position])
+        pixels, labels = augmented(image, mask, options=self.augment, rng=rng)
+        return {"image": pixels, "mask": labels, "skipped": skipped}
+
+    def _pair(self, position: int) -> tuple[tuple[Image.Image, np.ndarray], tuple[str, ...]]:
+        count = len(self.dataset)
+        epoch, place = divmod(position, count)
+        skipped = []
+        for further in range(count):
+            index = self.order[epoch * count + (place + further) % count]
+            try:
+                return self.dataset.pair(index), tuple(skipped)
+            except ImageError as error:
+                if not self.skip_unreadable:
+                    raise
+                skipped.append(str(error))
+        raise ImageError(f"none of the {count} pictures can be read; the first: {skipped[0]}")
+
+
+def _order(count: int, seed: int) -> Sequence[int]:
+    """Every picture once an epoch, every epoch in another order, without end."""
+    own_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])  # shuffle takes 32 bits
+    return _grain().MapDataset.range(count).shuffle(seed=own_seed).repeat()
+
+
+def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarray]]:
+    grain = _grain()
+    stream = grain.MapDataset.range(ENDLESS).map(samples)
+    if workers:  # each makes whole batches, so that only those travel between processes
+        _mark_flags_as_parsed()
+        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        batched = stream.batch(samples.run, batch_fn=_batch).to_iter_dataset(alone)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        iterator = iter(batched.mp_prefetch(options, worker_init_fn=_in_worker))
+    else:
+        threads = min(MAX_THREADS, os.cpu_count() or 1)
+        ahead = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=max(threads, 2 * samples.run)
+        )
+        iterator = iter(stream.to_iter_dataset(ahead).batch(samples.run, batch_fn=_batch))
+    warned: set[str] = set()
+    atexit.register(iterator.close)  # as long as grain's modules are there
+    try:
+        for batch in iterator:
+            for message in batch.pop("skipped"):
+                if message not in warned:
+                    warnings.warn(f"skipped: {message}", stacklevel=2)
+                    warned.add(message)
+            # Copied from the memory that is shared with a worker: that is scarce, and given back.
+            yield {name: np.array(array, copy=bool(workers)) for name, array in batch.items()}
+    finally:
+        atexit.unregister(iterator.close)
+        iterator.close()
+
+
+def _batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "image": np.stack([sample["image"] for sample in samples]),
+        "mask": np.stack([sample["mask"] for sample in samples]),
+        "skipped": tuple(message for sample in samples for message in sample["skipped"]),
+    }
+
+
+def _in_worker(index: int, count: int) -> None:
+    """Ctrl-C is for the parent, which ends its workers; a killed parent ends them as well."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _mark_flags_as_parsed() -> None:
+    """Grain's workers read a flag of absl's, which fails in programs that don't use absl."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _grain() -> Any:
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError("training needs grain: pip install 'segformer-jax[train]'") from error
+    return grain
