@@ -115,9 +115,8 @@ def scores(confusion: Integer[np.ndarray, "C C"]) -> Scores:
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> Float[np.ndarray, "*values"]:
     """`part / whole` in float64, NaN where the whole is 0."""
-    return np.divide(
-        part, whole, out=np.full(np.shape(whole), np.nan), where=np.not_equal(whole, 0)
-    )
+    whole = np.where(np.equal(whole, 0), np.nan, whole)
+    return part / whole
 
 
 def mean(values: Float[np.ndarray, " C"]) -> float:
