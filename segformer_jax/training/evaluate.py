@@ -67,7 +67,7 @@ class Protocol:
     def inputs(self, segmenter: Segmenter, image: Image.Image) -> Float[np.ndarray, "h w c"]:
         """A picture's normalised pixels."""
         size = self.size(image.height, image.width)
-        options = {} if size is None else {"do_resize": True, "size": size}
+        options: dict[str, Any] = {} if size is None else {"do_resize": True, "size": size}
         return segmenter.processor(image, **options)["pixel_values"][0]
 
     def batches_well(self, segmenter: Segmenter) -> bool:
@@ -209,7 +209,7 @@ def evaluate(
         confusion=total,
         id2label=segmenter.id2label,
         per_image={dataset.names[i]: float(ious[i]) for i in np.flatnonzero(seen)},
-        boundary_iou=ratio(*edges) if boundary else None,
+        boundary_iou=ratio(edges[0], edges[1]) if boundary else None,
         protocol=protocol,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from segformer_jax.atomic import atomic_path, writable_folder
+from segformer_jax.errors import ImageError
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding, state
@@ -31,6 +32,7 @@ from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.step import make_step
 from segformer_jax.training.teller import Teller
 
+METRICS = "metrics.jsonl"
 MINUTE = 50.0  # seconds between two checkpoints, so that a slow step still ends within the minute
 
 
@@ -132,27 +134,37 @@ class Run:
             self.state, about = self.checkpoints.restore(self.state)
             self.best, self.scores = about["best"], about["scores"]
             teller.say(f"going on after step {int(self.state.step):,}")
-        self.journal = Journal(folder / "metrics.jsonl", after=int(self.state.step))
-        self.trackers = trackers(settings.log, folder, settings.to_dict()) if self.lead else []
+        self.listeners: list[Callable[[Row], None]] = []
+        if self.lead:
+            self.journal = Journal(folder / METRICS, after=int(self.state.step))
+            own = trackers(settings.log, folder, settings.to_dict())
+            self.listeners = [self.journal.write, *own]
         self.segmenter: Segmenter | None = None
-        self.saved = self.reported = time.monotonic()
+        self.saved = time.monotonic()
 
     def go(self) -> Outcome:
         """All steps that are left."""
         steps, first = self.settings.steps, int(self.state.step)
         assert steps is not None
-        pending: tuple[int, Any, float] | None = None  # its figures are still being computed
+        pending: tuple[int, Any, dict[str, float]] | None = None  # figures still being computed
         with _on_signals() as signals, contextlib.closing(self._batches(first)) as stream:
+            since = time.monotonic()
             for number in range(first + 1, steps + 1):
-                started = time.monotonic()
-                batch = sharding.global_batch(
-                    next(stream), self.mesh, parts=self.settings.accumulate
-                )
-                waited = time.monotonic() - started
+                asked = time.monotonic()
+                try:
+                    pictures = next(stream)
+                except ImageError:
+                    self._save()  # nothing of the steps before is lost
+                    raise
+                batch = sharding.global_batch(pictures, self.mesh, parts=self.settings.accumulate)
+                waited = time.monotonic() - asked
                 self.state, figures = self.step(self.state, batch)
                 if pending is not None:
                     self._report(*pending)
-                pending = number, figures, waited
+                now = time.monotonic()
+                speed = (self.settings.batch_size or 0) / (now - since)
+                since = now
+                pending = number, figures, {"images_per_second": speed, "waited_for_data_s": waited}
                 stop, save = sharding.any_process(
                     (bool(signals), time.monotonic() - self.saved > MINUTE)
                 )
@@ -161,7 +173,7 @@ class Run:
                     self._report(*pending, **(self._evaluate(number) if evaluate_now else {}))
                     pending = None
                     self._save()
-                    self.reported = time.monotonic()  # evaluating is no training
+                    since = time.monotonic()  # evaluating is no training
                 if stop and number < steps:
                     interrupted = signal.SIGINT in signals
                     return Outcome(number, False, self.scores, self.best, interrupted)
@@ -170,7 +182,8 @@ class Run:
     def close(self) -> None:
         """Waits for checkpoints that are being written."""
         self.checkpoints.close()
-        self.journal.close()
+        if self.lead:
+            self.journal.close()
 
     def _batches(self, start: int) -> Any:
         settings = self.settings
@@ -195,7 +208,7 @@ class Run:
         self.checkpoints.save(self.state, {"best": self.best, "scores": self.scores})
         self.saved = time.monotonic()
 
-    def _report(self, number: int, figures: Any, waited: float, **more: Any) -> None:
+    def _report(self, number: int, figures: Any, times: dict[str, float], **more: Any) -> None:
         """A step's line, once its figures are there."""
         loss = float(figures["loss"])
         if not math.isfinite(loss):
@@ -209,20 +222,10 @@ class Run:
             "loss": loss,
             "lr": float(self.schedule(number - 1)),
             "gradient_norm": float(figures["gradient_norm"]),
-            "images_per_second": round(self._speed(), 2),
-            "waited_for_data_s": round(waited, 4),
-        }
+        } | {name: round(value, 4) for name, value in times.items()}
         self.teller.step(row | more, steps=self.settings.steps or 0)
-        if self.lead:
-            self.journal.write(row | more)
-            for write in self.trackers:
-                write(row | more)
-
-    def _speed(self) -> float:
-        """Pictures per second since the last step's line."""
-        now = time.monotonic()
-        elapsed, self.reported = now - self.reported, now
-        return (self.settings.batch_size or 0) / elapsed
+        for listen in self.listeners:
+            listen(row | more)
 
     # --- evaluation and models on disk
 
@@ -271,8 +274,7 @@ class Run:
         outcome = Outcome(number, True, self.scores, self.best)
         self.checkpoints.close()
         if self.lead:
-            assert self.segmenter is not None
-            draw_curves(read_rows(self.folder / "metrics.jsonl"), self.folder / "curves.png")
+            draw_curves(read_rows(self.folder / METRICS), self.folder / "curves.png")
             values = {"step": number, "best": self.best, "scores": self.scores}
             with atomic_path(self.folder / "finished.json") as temporary:
                 temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

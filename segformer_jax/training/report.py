@@ -1,13 +1,12 @@
 """A folder that shows an evaluation: JSON, the confusion matrix, and the worst pictures."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont
 
 from segformer_jax.atomic import atomic_path

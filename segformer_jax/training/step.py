@@ -28,10 +28,10 @@ def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     processor: SegformerImageProcessor,
+    platform: str,
     seed: int = 0,
     ema_decay: float | None = None,
     complete: Callable[[Flat], Flat] = dict,
-    platform: str | None = None,
 ) -> Step:
     """The function that takes a state and a batch to the next state and the step's figures.
 
@@ -44,10 +44,10 @@ def make_step(
         loss: of logits and masks.
         optimizer: of the trained parameters.
         processor: its mean and standard deviation are what pixels are normalised by.
+        platform: whose forms to compute in.
         seed: of dropout.
         ema_decay: of the average of the parameters; None keeps none.
         complete: makes the model's parameters of the trained and frozen ones.
-        platform: the forms to compute in; each device's own when None.
     """
 
     def loss_of(params: Flat, frozen: Flat, stats: Flat, image, mask, key):
