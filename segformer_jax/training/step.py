@@ -78,7 +78,7 @@ def make_step(
         ema = state.ema
         if ema_decay is not None:
             ema = ema_update(ema, params, decay=ema_decay, step=state.step)
-        figures = {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        figures = {"loss": value, "gradient_norm": _norm(gradients)}
         new = replace(
             state, step=state.step + 1, params=params, stats=stats, optimizer=moments, ema=ema
         )
@@ -96,3 +96,7 @@ def normalized(
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     scale, shift = processor.rescale_factor / std, mean / std
     return image.astype(dtype) * scale.astype(dtype) - shift.astype(dtype)
+
+
+def _norm(values: Flat) -> Float[Array, ""]:
+    return jnp.sqrt(sum((jnp.square(value).sum() for value in values.values()), jnp.zeros(())))
