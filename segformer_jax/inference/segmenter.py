@@ -178,7 +178,9 @@ class Segmenter:
         for same in _by_shape(inputs):
             for index, own in zip(same, self._each([inputs[i] for i in same]), strict=True):
                 logits[index] = own
-        return [class_map(own, size, scores=scores) for own, size in zip(logits, sizes, strict=True)]
+        return [
+            class_map(own, size, scores=scores) for own, size in zip(logits, sizes, strict=True)
+        ]
 
     def update(self, model: SegformerForSemanticSegmentation) -> None:
         """Takes over the weights of another model of the same config, and compiles nothing anew.
