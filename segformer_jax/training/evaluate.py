@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.training.boundary import boundary_counts
@@ -26,54 +25,10 @@ from segformer_jax.training.metrics import (
     ratio,
     scores,
 )
+from segformer_jax.training.protocol import Protocol
 
-LONGEST = 4  # times the short side: the recipe's 2048 to 512
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How pictures become the network's input.
-
-    Attributes:
-        short_side: pixels of the shorter side of the whole picture, which keeps its ratio but for
-            the rounding; None leaves all to the segmenter's processor.
-        divisor: both sides are rounded up to a multiple of it.
-    """
-
-    short_side: int | None = None
-    divisor: int = 32
-
-    def __post_init__(self):
-        for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
-
-    def size(self, height: int, width: int) -> tuple[int, int] | None:
-        """The height and width that a picture is resized to; None: as the processor does it.
-
-        The sizes are those of mmsegmentation's keep-ratio resize to (4 · short_side, short_side),
-        rounded up as its `AlignedResize`; there the picture is resized twice, here once.
-        """
-        if self.short_side is None:
-            return None
-        short, long = min(height, width), max(height, width)
-        scale = min(self.short_side / short, LONGEST * self.short_side / long)
-        kept = (math.floor(side * scale + 0.5) for side in (height, width))
-        new_height, new_width = (max(1, -(-s // self.divisor)) * self.divisor for s in kept)
-        return new_height, new_width
-
-    def inputs(self, segmenter: Segmenter, image: Image.Image) -> Float[np.ndarray, "h w c"]:
-        """A picture's normalised pixels."""
-        size = self.size(image.height, image.width)
-        options: dict[str, Any] = {} if size is None else {"do_resize": True, "size": size}
-        return segmenter.processor(image, **options)["pixel_values"][0]
-
-    def batches_well(self, segmenter: Segmenter) -> bool:
-        """Whether all pictures have one size in the network."""
-        processor = segmenter.processor
-        return self.short_side is None and processor.do_resize and "height" in processor.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +127,12 @@ def evaluate(
         ImageError: as `Dataset.pair`.
     """
     protocol = Protocol(short_side, divisor)
-    if process_count is None:
-        process_index, process_count = jax.process_index(), jax.process_count()
-    indices = range(process_index or 0, len(dataset), process_count)
     if batch_size is None:
         batch_size = segmenter.batch_size if protocol.batches_well(segmenter) else 1
-    _check(dataset, batch_size)
+    process_index = jax.process_index() if process_index is None else process_index
+    process_count = jax.process_count() if process_count is None else process_count
+    _check(dataset, batch_size, process_index, process_count)
+    indices = range(process_index, len(dataset), process_count)
     table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
 
     def read(index: int) -> tuple[Float[np.ndarray, "h w c"], UInt8[np.ndarray, "H W"]]:
@@ -200,7 +155,7 @@ def evaluate(
         if progress is not None:
             progress(len(batch))
 
-    sums = [confusion.total(), edges, ious, seen]
+    sums: list[np.ndarray] = [confusion.total(), edges, ious, seen]
     if 1 < process_count == jax.process_count():
         sums = _over_processes(sums)
     total, edges, ious, seen = sums
@@ -244,7 +199,7 @@ def _by_label(id2label: Mapping[int, str]) -> list[int]:
     return sorted(id2label, key=lambda index: (id2label[index], index))
 
 
-def _check(dataset: Dataset, batch_size: int) -> None:
+def _check(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> None:
     if not len(dataset):
         raise ValueError(
             "the data set has no pictures to evaluate: give a split that has some, "
@@ -252,6 +207,11 @@ def _check(dataset: Dataset, batch_size: int) -> None:
         )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index is {process_index} of process_count {process_count}; it is counted "
+            "from 0 and below process_count"
+        )
 
 
 def _ahead(

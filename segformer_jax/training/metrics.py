@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, UInt
+from numpy.typing import ArrayLike
 
 IGNORED = 255  # the label of pixels that count nowhere
 MOST = 2**31 - 1  # pixels that an int32 can count
@@ -113,10 +114,9 @@ def scores(confusion: Integer[np.ndarray, "C C"]) -> Scores:
     )
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> Float[np.ndarray, "*values"]:
+def ratio(part: ArrayLike, whole: ArrayLike) -> Float[np.ndarray, "*values"]:
     """`part / whole` in float64, NaN where the whole is 0."""
-    whole = np.where(np.equal(whole, 0), np.nan, whole)
-    return part / whole
+    return np.asarray(part / np.where(np.equal(whole, 0), np.nan, whole))
 
 
 def mean(values: Float[np.ndarray, " C"]) -> float:

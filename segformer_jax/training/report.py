@@ -37,7 +37,7 @@ def write_report(
         evaluation: what `evaluate` gave for the segmenter and the data set.
         segmenter: makes the worst pictures' class maps once more.
         dataset: has the pictures.
-        folder: made when missing; files of the same names are replaced.
+        folder: made when missing; an earlier report in it is replaced.
         worst: how many pictures to show, those of the lowest mean IoU.
 
     Raises:
@@ -50,6 +50,8 @@ def write_report(
         temporary.write_text(content + "\n", encoding="utf-8")
     with atomic_path(folder / "confusion_matrix.png") as temporary:
         draw_confusion(evaluation.confusion, evaluation.id2label, temporary)
+    for old in (folder / "worst").glob("[0-9][0-9]_[01].[0-9][0-9][0-9]_*.jpg"):
+        old.unlink()
     for place, name in enumerate(evaluation.worst(worst), 1):
         score = evaluation.per_image[name]
         picture = comparison(evaluation, segmenter, dataset, dataset.names.index(name))
@@ -79,8 +81,8 @@ def draw_confusion(
     axes.set_ylabel("true")
     if named:
         names = [id2label[index] for index in range(count)]
-        axes.set_xticks(range(count), names, rotation=90)
-        axes.set_yticks(range(count), names)
+        axes.set_xticks(range(count), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), names, parse_math=False)
         for row, column in zip(*np.nonzero(percent >= 0.5), strict=True):
             text, colour = f"{percent[row, column]:.0f}", "black"
             if percent[row, column] > 60:  # where the blue is dark

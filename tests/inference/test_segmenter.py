@@ -220,6 +220,64 @@ def test_one_label_is_a_threshold_at_0():
     assert set(result.areas()) == {"background", "crack"}
 
 
+def tiny(seed: int, **changes) -> SegformerForSemanticSegmentation:
+    sizes = dict(hidden_sizes=(8, 8, 16, 16), num_attention_heads=(1, 1, 2, 2), num_labels=5)
+    config = SegformerConfig(**(sizes | changes), depths=(1, 1, 1, 1), decoder_hidden_size=8)
+    return SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(seed))
+
+
+def test_an_update_takes_over_the_weights_and_compiles_nothing():
+    first, second, third = tiny(0), tiny(1), tiny(2)
+    second.gradient_checkpointing_enable()  # a model in training
+    second.train()
+    processor, compiled = SegformerImageProcessor(size=64), []
+    picture = Image.open(STREET).resize((90, 60))
+    segmenter = Segmenter(first, processor)
+    x = processor(picture)["pixel_values"]
+    segmenter(picture)
+    segmenter.logits(x)
+    segmenter.update(third)
+
+    def listener(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        segmenter.update(second)
+        result, logits = segmenter(picture), segmenter.logits(x)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not compiled
+    fresh = Segmenter(second, processor)
+    assert np.array_equal(result.class_map, fresh(picture).class_map)
+    assert np.array_equal(logits, fresh.logits(x))
+
+
+def test_a_segmenter_keeps_its_weights_when_the_models_are_given_away():
+    model, processor = tiny(0), SegformerImageProcessor(size=64)
+    picture = Image.open(STREET).resize((64, 64))
+    segmenter = Segmenter(model, processor)
+    expected = segmenter(picture).class_map
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 0, state), donate_argnums=0)
+    for _ in range(2):
+        graph, state = nnx.split(model)
+        model = nnx.merge(graph, step(state))  # the old arrays are gone
+        assert np.array_equal(segmenter(picture).class_map, expected)
+        segmenter.update(model)
+
+
+def test_an_update_from_another_model_is_refused():
+    segmenter = Segmenter(tiny(0), SegformerImageProcessor(size=64))
+    with pytest.raises(ValueError, match=r"differs in num_labels \(6, compiled for 5\), id2label"):
+        segmenter.update(tiny(0, num_labels=6))
+    halves = SegformerForSemanticSegmentation(
+        segmenter.config, dtype=jax.numpy.bfloat16, rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(ValueError, match=r"computes in bfloat16, but .* compiled for float32"):
+        segmenter.update(halves)
+
+
 def test_more_than_255_classes_are_16_bits(tmp_path):
     config = SegformerConfig(num_labels=256, depths=(1, 1, 1, 1))
     model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))
