@@ -11,7 +11,8 @@ from segformer_jax.training.check import Survey
 from segformer_jax.training.settings import VARIANTS, TrainSettings
 
 EPOCHS = 40  # of a run whose number of steps is left open
-RATE, RATE_FROM_SCRATCH = 2e-4, 6e-4
+PAPERS_RATE, PAPERS_STEPS = 6e-5, 160_000  # of the encoder, from ImageNet's weights
+HIGHEST_RATE = 6e-4  # of shorter runs, and from scratch
 SIDES = {"cpu": 256}  # of the crop; 512 elsewhere, as in the paper
 STEPS = {"cpu": (300, 4_000)}  # the fewest and the most
 PICTURES = {"cpu": 8}  # per step, 16 elsewhere
@@ -46,7 +47,7 @@ def choose(
         "short_side": short_side,
         "steps": steps,
         "warmup": min(1500, steps // 10),
-        "lr": RATE_FROM_SCRATCH if scratch else RATE,
+        "lr": HIGHEST_RATE if scratch else _rate(steps),
         "head_factor": 1.0 if scratch else 10.0,
         "eval_every": max(math.ceil(steps / 10), min(100, steps)),
         "workers": 0,
@@ -61,6 +62,12 @@ def choose(
             f"{settings.accumulate} parts: take a multiple of {parts}"
         )
     return whole, [f"{name} {_told(chosen[name])}" for name in open_]
+
+
+def _rate(steps: int) -> float:
+    """The paper's learning rate, higher in a shorter run by the root of their ratio."""
+    rate = PAPERS_RATE * math.sqrt(PAPERS_STEPS / steps)
+    return float(f"{min(max(rate, PAPERS_RATE), HIGHEST_RATE):.2g}")
 
 
 def processor_size(survey: Survey, short_side: int) -> dict[str, int]:
