@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from segformer_jax.training.state import TrainState
 
@@ -15,6 +14,9 @@ class Checkpoints:
     """The checkpoints of one run, in one folder."""
 
     def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
@@ -33,10 +35,11 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest():
             return
+        args = self._ocp.args
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_arrays(state)), about=ocp.args.JsonSave(about)
+            args=args.Composite(
+                state=args.StandardSave(_arrays(state)), about=args.JsonSave(about)
             ),
         )
 
@@ -46,14 +49,12 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is not of this run.
         """
-        step = self.latest()
-        abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, _arrays(like))
+        step, args = self.latest(), self._ocp.args
+        abstract = jax.tree.map(self._ocp.tree.to_shape_dtype_struct, _arrays(like))
         try:
             found = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
-                ),
+                args=args.Composite(state=args.StandardRestore(abstract), about=args.JsonRestore()),
             )
         except (ValueError, KeyError) as error:
             raise ValueError(
@@ -63,10 +64,22 @@ class Checkpoints:
         structure = jax.tree.structure(like)
         return structure.unflatten(jax.tree.leaves(found["state"])), found["about"]
 
-    def close(self) -> None:
-        """Waits for what is being written."""
+    def wait(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+            OSError: it could not be.
+        """
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the threads that write."""
         self._manager.close()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder of checkpoints holds a whole one."""
+    return any(entry.name.isdecimal() for entry in folder.glob("*"))
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

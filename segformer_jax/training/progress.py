@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +44,31 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def trackers(names: Iterable[str], folder: Path, settings: Row) -> list[Callable[[Row], None]]:
-    """Functions that take each step's row elsewhere.
+@dataclass(frozen=True)
+class Tracker:
+    """Where each step's row goes besides the journal."""
+
+    write: Callable[[Row], None]
+    close: Callable[[], None]
+
+
+def trackers(names: Iterable[str], folder: Path, settings: Row) -> list[Tracker]:
+    """What takes each step's row elsewhere.
 
     Args:
         names: "tensorboard", whose files go to `folder`/tensorboard, or "trackio", whose project is
             `segformer-jax` and whose run is named as the folder.
         folder: the run's.
         settings: what trackio shows beside the run.
-
-    Raises:
-        ImportError: the package is missing.
     """
     makers = {"tensorboard": _tensorboard, "trackio": _trackio}
     return [makers[name](folder, settings) for name in names]
 
 
-def _tensorboard(folder: Path, settings: Row) -> Callable[[Row], None]:
+def _tensorboard(folder: Path, settings: Row) -> Tracker:
+    from tensorboard.summary import Writer
+
     del settings
-    try:
-        from tensorboard.summary import Writer
-    except ImportError as error:
-        raise ImportError(
-            "TensorBoard is not installed: pip install 'segformer-jax[tensorboard]'"
-        ) from error
     writer = Writer(str(folder / "tensorboard"))
 
     def write(row: Row) -> None:
@@ -75,16 +77,12 @@ def _tensorboard(folder: Path, settings: Row) -> Callable[[Row], None]:
                 writer.add_scalar(name, value, row["step"])
         writer.flush()
 
-    return write
+    return Tracker(write, writer.close)
 
 
-def _trackio(folder: Path, settings: Row) -> Callable[[Row], None]:
-    try:
-        import trackio
-    except ImportError as error:
-        raise ImportError(
-            "trackio is not installed: pip install 'segformer-jax[trackio]'"
-        ) from error
+def _trackio(folder: Path, settings: Row) -> Tracker:
+    import trackio
+
     trackio.init(
         project="segformer-jax", name=folder.resolve().name, config=settings, resume="allow"
     )
@@ -92,22 +90,14 @@ def _trackio(folder: Path, settings: Row) -> Callable[[Row], None]:
     def write(row: Row) -> None:
         trackio.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
-    return write
+    return Tracker(write, trackio.finish)
 
 
 def draw_curves(rows: list[Row], file: Path) -> None:
-    """Loss, learning rate and validation scores over the steps, as a PNG.
+    """Loss, learning rate and validation scores over the steps, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "the curves need matplotlib: pip install 'segformer-jax[train]'"
-        ) from error
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
