@@ -1,5 +1,7 @@
 """A run's checkpoints, by orbax: written beside the training, whole or not at all."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,19 @@ class Checkpoints:
         """Starts to write a state and a few JSON values; a second call waits for the first.
 
         Raises:
-            OSError: an earlier one could not be written.
+            OSError: this one or an earlier one could not be written.
         """
         step = int(state.step)
         if step == self.latest():
             return
         args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(_arrays(state)), about=args.JsonSave(about)
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(_arrays(state)), about=args.JsonSave(about)
+                ),
+            )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest state, placed as `like` is, and what was saved beside it.
@@ -70,16 +73,33 @@ class Checkpoints:
         Raises:
             OSError: it could not be.
         """
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the threads that write."""
-        self._manager.close()
+        """Waits, and ends the threads that write.
+
+        Raises:
+            OSError: as `wait`.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # what orbax's storage raises
+            folder = Path(self._manager.directory)
+            raise OSError(
+                f"a checkpoint can't be written into {folder}, where the last whole one is of step "
+                f"{max(whole_checkpoints(folder), default=0)}: {error}"
+            ) from error
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a folder of checkpoints holds a whole one."""
-    return any(entry.name.isdecimal() for entry in folder.glob("*"))
+def whole_checkpoints(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder; those being written have another name."""
+    return [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal()]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax
 from segformer_jax.training import sharding
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.check import check
-from segformer_jax.training.checkpointing import has_checkpoint
+from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.choices import check_batch, choose
 from segformer_jax.training.dataset import Dataset, open_dataset
 from segformer_jax.training.record import Record, read_record, resumed
@@ -59,7 +59,7 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     check_given(settings)
     before, chosen = None, None
     folder = Path(settings.out)
-    if has_checkpoint(folder / CHECKPOINTS):
+    if whole_checkpoints(folder / CHECKPOINTS):
         before = read_record(folder / RECORD)
     if before is not None:
         chosen = resumed(before, settings)

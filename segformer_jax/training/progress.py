@@ -1,5 +1,6 @@
 """What a run says of itself: a line of JSON a step, trackers, and its curves."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,18 +18,27 @@ class Journal:
 
     def __init__(self, file: Path, *, after: int):
         """Goes on after a step; lines of later ones, from before a restart, are dropped."""
+        self._name = file
         rows = [row for row in read_rows(file) if row["step"] <= after]
         with atomic_path(file) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file = file.open("a", encoding="utf-8", buffering=1)  # a line at a time
 
     def write(self, row: Row) -> None:
-        """Adds a step's line."""
-        self._file.write(json.dumps(row) + "\n")
+        """Adds a step's line.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        try:
+            self._file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(f"{self._name} can't be written: {error}") from error
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a line that `write` has complained of
+            self._file.close()
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -107,6 +117,7 @@ def draw_curves(rows: list[Row], file: Path) -> None:
             axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
