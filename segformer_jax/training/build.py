@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from segformer_jax.images.processor import SegformerImageProcessor
@@ -43,7 +44,7 @@ class Built:
     def model(self, now: TrainState) -> Any:
         """The model as it is kept: averaged and merged, in eval mode, whole in every process."""
         parts = {**now.averaged, **now.frozen}, now.stats
-        params, stats = sharding.gathered(parts)
+        params, stats = jax.tree.map(jnp.asarray, sharding.gathered(parts))
         model = self.skeleton.model(self.complete(params) | stats)
         model.eval()
         return model

@@ -118,13 +118,7 @@ class TrainSettings:
     process_id: int | None = None
 
     def __post_init__(self):
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if isinstance(value, list):  # of JSON
-                value = tuple(value)
-                object.__setattr__(self, name, value)
-            if not _fits(value, kind):
-                raise ValueError(f"{name} is {value!r}; it is {_described(kind)}")
+        _check_types(dataclasses.asdict(self))
         for name in ("steps", "batch_size", "short_side", "save_every", "eval_every"):
             _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
         for name in ("warmup", "workers", "process_id"):
@@ -179,7 +173,9 @@ class TrainSettings:
         unknown = sorted(values.keys() - known)
         if unknown:
             raise ValueError(f"there is no setting {', '.join(unknown)}; there is {_listed(known)}")
-        return cls(**values)
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        _check_types(values)
+        return cls(**_with_floats(values))
 
     @classmethod
     def from_file(cls, name: str | Path) -> "TrainSettings":
@@ -227,6 +223,13 @@ def _check(settings: TrainSettings, name: str, holds: Any, rule: str) -> None:
         raise ValueError(f"{name} is {value!r}; {rule}")
 
 
+def _check_types(values: Mapping[str, Any]) -> None:
+    kinds = get_type_hints(TrainSettings)
+    for name, value in values.items():
+        if not _fits(value, kinds[name]):
+            raise ValueError(f"{name} is {value!r}; it is {_described(kinds[name])}")
+
+
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value is of an annotated type; a whole number goes for a number."""
     parts = get_args(kind)
@@ -244,6 +247,21 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):  # which is an int to Python
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
+
+
+def _with_floats(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that JSON writes without a point, where one belongs."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(converted, value))
+        return float(value) if isinstance(value, int) else value
+
+    kinds = get_type_hints(TrainSettings)
+    return {
+        name: converted(value) if "float" in str(kinds[name]) else value
+        for name, value in values.items()
+    }
 
 
 def _described(kind: Any) -> str:
