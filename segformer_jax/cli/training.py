@@ -1,10 +1,12 @@
 """`train` and `evaluate`: from a folder of pictures to a model, and how good it is."""
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,14 @@ from segformer_jax.training.teller import Teller
 LINES = 20  # of a run whose progress nobody watches
 
 
+@dataclass(frozen=True)
+class Words(TrainSettings):  # its documentation is what `--help` shows
+    __doc__ = TrainSettings.__doc__
+
+    def __post_init__(self) -> None:
+        """Nothing is checked yet: tyro would draw a frame around the error."""
+
+
 def train_command(arguments: list[str]) -> Callable[..., int]:
     """The command `train`, whose defaults are those of the file that `--config` names."""
     usual = TrainSettings()
@@ -28,7 +38,9 @@ def train_command(arguments: list[str]) -> Callable[..., int]:
             elif word.startswith("--config="):
                 usual = TrainSettings.from_file(word.removeprefix("--config="))
 
-    def train(settings: TrainSettings = usual, config: str | None = None, preview: int = 0) -> int:
+    words = Words(**dataclasses.asdict(usual))
+
+    def train(settings: Words = words, config: str | None = None, preview: int = 0) -> int:
         """Train a model on a folder of pictures and masks; again with the same --out: go on.
 
         Args:
@@ -38,7 +50,8 @@ def train_command(arguments: list[str]) -> Callable[..., int]:
             preview: write a contact sheet of so many augmented samples instead of training.
         """
         del config  # read above: it gives the defaults
-        return _preview(settings, preview) if preview else _train(settings)
+        checked = TrainSettings(**dataclasses.asdict(settings))
+        return _preview(checked, preview) if preview else _train(checked)
 
     return train
 

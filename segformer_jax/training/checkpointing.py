@@ -90,10 +90,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # what orbax's storage raises
-            folder = Path(self._manager.directory)
+            folder = self._manager.directory
             raise OSError(
-                f"a checkpoint can't be written into {folder}, where the last whole one is of step "
-                f"{max(whole_checkpoints(folder), default=0)}: {error}"
+                f"a checkpoint can't be written into {folder}; the one before it is whole: {error}"
             ) from error
 
 

@@ -27,8 +27,8 @@ class TrainSettings:
         steps: optimizer steps of the whole run.
         batch_size: pictures per step, over all devices.
         crop: height and width of what the network sees, in pixels.
-        short_side: pictures are resized to this short side before the random scale; their own size
-            where it is smaller.
+        short_side: pictures are resized to this short side before the random scale; left open, to
+            the usual one of the pictures, or 512 where that is smaller.
         lr: the peak learning rate of the encoder.
         seed: of everything random.
         layout: how the data lies; recognised when "auto".
