@@ -104,3 +104,8 @@ def test_the_map_with_scores_is_the_map_without(rng):
     assert np.mean(with_scores != alone) <= 1e-4
     assert scores is not None
     assert scores.shape == (97, 123)
+
+
+def test_a_process_of_64_bits_has_class_maps_too(rng, x64):
+    logits = noise(rng, 5)
+    assert_best(class_map(jnp.asarray(logits), (41, 53))[0], upsampled(logits, (41, 53)))
