@@ -106,7 +106,11 @@ def _torch(dataset: Dataset, options: Augmentation, *, batch_size: int, steps: i
     model = transformers.SegformerForSemanticSegmentation(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, fused=True)
     loader = torch.utils.data.DataLoader(
-        Samples(dataset, options), batch_size=batch_size, num_workers=WORKERS, prefetch_factor=2
+        Samples(dataset, options),
+        batch_size=batch_size,
+        num_workers=WORKERS,
+        prefetch_factor=2,
+        multiprocessing_context="spawn",  # a fork of a process with JAX's threads may hang
     )
     stream = iter(loader)
     mean = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
