@@ -1,8 +1,10 @@
 """`train` and `evaluate`: from a folder of pictures to a model, and how good it is."""
 
+import contextlib
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,13 +112,17 @@ def evaluate(
 
 
 def _train(settings: TrainSettings) -> int:
+    import jax
+
     from segformer_jax.process import keep_compiled_programs, keep_freed_memory
     from segformer_jax.training.loop import train
 
     keep_freed_memory()
     keep_compiled_programs()
-    with Bar() as bar:
+    with _errors_told_once(), Bar() as bar:
         outcome = train(settings, teller=bar)
+    if jax.process_index() > 0:  # one of the processes speaks for all
+        return 0
     if not outcome.finished:
         say(f"stopped after step {outcome.step:,}: the same command goes on from there")
         return 130 if outcome.interrupted else 0
@@ -125,6 +131,27 @@ def _train(settings: TrainSettings) -> int:
     for name in ("best", "last"):
         print(Path(settings.out) / name)
     return 0
+
+
+@contextlib.contextmanager
+def _errors_told_once() -> Iterator[None]:
+    """Silences what orbax, and asyncio below it, print of an error that is raised as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+
+    def unraisable(told: Any) -> None:
+        if "Event loop is closed" not in str(told.exc_value):
+            hook(told)
+
+    sys.unraisablehook = unraisable
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _preview(settings: TrainSettings, count: int) -> int:

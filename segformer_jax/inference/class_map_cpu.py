@@ -151,7 +151,8 @@ def _strip(grid, rows, row_count, weights, rank_count, few):
             values = x[:, :-1] + (x[:, 1:] - x[:, :-1]) * weights[rank][None]
             loses = values < values.max(0)[None]  # unlike argmax, both steps are vectorised
             first = jnp.where(loses, own.dtype.type(labels - 1), own[:, None]).min(0)
-            return lax.dynamic_update_slice(best, first[None, None], (row, rank, 0))
+            start = (row, rank, jnp.zeros_like(row))  # a plain 0 has 64 bits under jax_enable_x64
+            return lax.dynamic_update_slice(best, first[None, None], start)
 
         return lax.fori_loop(0, rank_count, with_rank, best)
 

@@ -27,7 +27,7 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
     assert settings.crop is not None
     name = f"{Path(settings.out).resolve().name}-{folder.name}"
     rows = [
-        f"| {label} | {_percent(iou)} | {_percent(scores['per_class_accuracy'][label])} |"
+        f"| {_cell(label)} | {_percent(iou)} | {_percent(scores['per_class_accuracy'][label])} |"
         for label, iou in scores["per_class_iou"].items()
     ]
     return "\n".join(
@@ -85,13 +85,18 @@ def command(settings: TrainSettings) -> str:
     for name, value in settings.to_dict().items():
         if value == usual[name]:
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag)
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             values = value if isinstance(value, list) else [value]
-            words += [flag, *map(str, values)]
+            words += [f"--{flag}", *map(str, values)]
     return shlex.join(words)
+
+
+def _cell(text: str) -> str:
+    """A text as a cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _percent(value: float | None) -> str:

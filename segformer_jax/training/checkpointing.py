@@ -1,10 +1,11 @@
 """A run's checkpoints, by orbax: written beside the training, whole or not at all."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from segformer_jax.training.state import TrainState
 
@@ -15,6 +16,9 @@ class Checkpoints:
     """The checkpoints of one run, in one folder."""
 
     def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
@@ -28,17 +32,19 @@ class Checkpoints:
         """Starts to write a state and a few JSON values; a second call waits for the first.
 
         Raises:
-            OSError: an earlier one could not be written.
+            OSError: this one or an earlier one could not be written.
         """
         step = int(state.step)
         if step == self.latest():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_arrays(state)), about=ocp.args.JsonSave(about)
-            ),
-        )
+        args = self._ocp.args
+        with self._writing():
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(_arrays(state)), about=args.JsonSave(about)
+                ),
+            )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest state, placed as `like` is, and what was saved beside it.
@@ -46,14 +52,12 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is not of this run.
         """
-        step = self.latest()
-        abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, _arrays(like))
+        step, args = self.latest(), self._ocp.args
+        abstract = jax.tree.map(self._ocp.tree.to_shape_dtype_struct, _arrays(like))
         try:
             found = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
-                ),
+                args=args.Composite(state=args.StandardRestore(abstract), about=args.JsonRestore()),
             )
         except (ValueError, KeyError) as error:
             raise ValueError(
@@ -63,10 +67,39 @@ class Checkpoints:
         structure = jax.tree.structure(like)
         return structure.unflatten(jax.tree.leaves(found["state"])), found["about"]
 
+    def wait(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits, and ends the threads that write.
+
+        Raises:
+            OSError: as `wait`.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # what orbax's storage raises
+            folder = Path(self._manager.directory)
+            raise OSError(
+                f"a checkpoint can't be written into {folder}, where the last whole one is of step "
+                f"{max(whole_checkpoints(folder), default=0)}: {error}"
+            ) from error
+
+
+def whole_checkpoints(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder; those being written have another name."""
+    return [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal()]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from segformer_jax.training.settings import VARIANTS, TrainSettings
 EPOCHS = 40  # of a run whose number of steps is left open
 PAPERS_RATE, PAPERS_STEPS = 6e-5, 160_000  # of the encoder, from ImageNet's weights
 HIGHEST_RATE = 6e-4  # of shorter runs, and from scratch
+SMALLEST = 32  # what the network takes, rounded up
 SIDES = {"cpu": 256}  # of the crop; 512 elsewhere, as in the paper
 STEPS = {"cpu": (300, 4_000)}  # the fewest and the most
 PICTURES = {"cpu": 8}  # per step, 16 elsewhere
@@ -34,7 +35,8 @@ def choose(
     """
     scratch = settings.model in VARIANTS
     short = int(np.median([min(size) for size in survey.sizes]))
-    short_side = settings.short_side or min(short, 512)
+    wanted = max(512, *settings.crop) if settings.crop else 512  # else a crop would be padding
+    short_side = settings.short_side or min(max(short, SMALLEST), wanted)
     side = min(SIDES.get(platform, 512), 32 * math.ceil(short_side / 32))
     parts = devices * settings.accumulate
     batch = settings.batch_size or parts * math.ceil(PICTURES.get(platform, 16) / parts)
@@ -56,12 +58,19 @@ def choose(
         chosen["dtype"] = "float32" if platform == "cpu" else "bfloat16"
     open_ = [name for name in chosen if getattr(settings, name) in (None, "auto")]
     whole = replace(settings, **{name: chosen[name] for name in open_})
-    if whole.batch_size is not None and whole.batch_size % parts:
-        raise ValueError(
-            f"the batch of {whole.batch_size} pictures can't be split over {devices} devices in "
-            f"{settings.accumulate} parts: take a multiple of {parts}"
-        )
+    check_batch(whole, devices=devices)
     return whole, [f"{name} {_told(chosen[name])}" for name in open_]
+
+
+def check_batch(settings: TrainSettings, *, devices: int) -> None:
+    """Raises a ValueError where the devices do not divide the batch."""
+    parts = devices * settings.accumulate
+    if settings.batch_size is not None and settings.batch_size % parts:
+        raise ValueError(
+            f"the batch of {settings.batch_size} pictures can't be split over {devices} devices in "
+            f"{settings.accumulate} part{'s' * (settings.accumulate > 1)}: take a multiple of "
+            f"{parts}"
+        )
 
 
 def _rate(steps: int) -> float:
@@ -71,15 +80,11 @@ def _rate(steps: int) -> float:
 
 
 def processor_size(survey: Survey, short_side: int) -> dict[str, int]:
-    """The size that pictures are given when the model is used: their usual shape.
+    """The size that pictures are given when the model is used.
 
-    It is the size of all of them where they have one that is small enough; else the median aspect
-    ratio at the short side that was trained on.
+    It has the short side that was trained on, and their median aspect ratio.
     """
     sizes = np.array(survey.sizes)
-    if (sizes == sizes[0]).all() and sizes[0].min() <= short_side:
-        height, width = sizes[0].tolist()
-        return {"height": height, "width": width}
     ratio = float(np.median(sizes[:, 1] / sizes[:, 0]))
     height, width = (
         (short_side, short_side * ratio) if ratio >= 1 else (short_side / ratio, short_side)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from segformer_jax.checkpoints.pretrained import load_model
+from segformer_jax.checkpoints import hub
+from segformer_jax.checkpoints.pretrained import PROCESSOR, load_model
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
@@ -32,15 +33,23 @@ def starting_model(
         WeightsError: as `from_pretrained`.
     """
     dtype, rngs = jnp.dtype(settings.dtype), nnx.Rngs(settings.seed)
+    kept_in = dtype if settings.dtype == "float64" else jnp.float32
+    if jax.dtypes.canonicalize_dtype(kept_in) != kept_in:
+        raise ValueError(
+            'dtype is float64: set JAX_ENABLE_X64=1, or jax.config.update("jax_enable_x64", True)'
+        )
     if settings.model in VARIANTS:
         config = getattr(SegformerConfig, settings.model)(id2label=dict(id2label))
-        model = SegformerForSemanticSegmentation(config, dtype=dtype, rngs=rngs)
+        model = SegformerForSemanticSegmentation(
+            config, dtype=dtype, param_dtype=kept_in, rngs=rngs
+        )
         paper_init(model, rngs=rngs)
     else:
         model = load_model(
             SegformerForSemanticSegmentation,
             settings.model,
             dtype=dtype,
+            param_dtype=kept_in,
             id2label=dict(id2label),
             rngs=rngs,
         )
@@ -55,12 +64,18 @@ def starting_model(
 
 
 def run_processor(record: Record) -> SegformerImageProcessor:
-    """How pictures are prepared when the run's model is used."""
+    """How pictures are prepared when the run's model is used.
+
+    Their mean and deviation are those of the model that the run starts from; ImageNet's, as in the
+    paper, where it starts from random weights or from a folder of nothing but weights.
+    """
     settings = record.chosen
     assert settings.short_side is not None
     start = SegformerImageProcessor()
     if settings.model not in VARIANTS:
-        start = SegformerImageProcessor.from_pretrained(settings.model)
+        path = hub.resolve(settings.model)
+        if ((path if path.is_dir() else path.parent) / PROCESSOR).is_file():
+            start = SegformerImageProcessor.from_pretrained(settings.model)
     return SegformerImageProcessor(
         size=processor_size(record.survey, settings.short_side),
         image_mean=start.image_mean,

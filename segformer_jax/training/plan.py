@@ -9,13 +9,14 @@ import jax
 from segformer_jax.training import sharding
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.check import check
-from segformer_jax.training.choices import choose
+from segformer_jax.training.checkpointing import whole_checkpoints
+from segformer_jax.training.choices import check_batch, choose
 from segformer_jax.training.dataset import Dataset, open_dataset
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.teller import Teller
 
-RECORD = "settings.json"
+RECORD, CHECKPOINTS = "settings.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,21 @@ class Plan:
 def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     """Opens the data; a new run's is checked, and what its settings leave open is chosen.
 
+    A run begins with its first checkpoint: until then, other settings may be tried in its folder.
+
     Raises:
         ValueError: as `train`.
     """
-    teller = teller or Teller()
-    for name in ("data", "out"):
-        if not getattr(settings, name):
-            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+    check_given(settings)
+    before, chosen = None, None
+    folder = Path(settings.out)
+    if whole_checkpoints(folder / CHECKPOINTS):
+        before = read_record(folder / RECORD)
+    if before is not None:
+        chosen = resumed(before, settings)
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
+    if teller is None or jax.process_index() > 0:  # one of the processes speaks for all
+        teller = Teller()
     data, validation = (
         open_dataset(
             settings.data,
@@ -69,9 +77,9 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     )
     if settings.eval_limit:
         validation = validation.first(settings.eval_limit)
-    before = read_record(Path(settings.out) / RECORD)
-    if before is not None:
-        chosen = resumed(before, settings)
+    if before is not None and chosen is not None:
+        _check_same(before, data)
+        check_batch(chosen, devices=jax.device_count())
         return Plan(dataclasses.replace(before, chosen=chosen), data, validation)
     survey = check(data, progress=teller.checking)
     check(validation, progress=teller.checking)
@@ -85,3 +93,22 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     if lines:
         teller.say(f"chosen: {', '.join(lines)}")
     return Plan(Record(settings, chosen, survey, dict(data.id2label)), data, validation)
+
+
+def check_given(settings: TrainSettings) -> None:
+    """Raises a ValueError where the data or the run's folder is not named."""
+    for name in ("data", "out"):
+        if not getattr(settings, name):
+            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+
+
+def _check_same(record: Record, data: Dataset) -> None:
+    """The order of the pictures, and so the run, depends on their number."""
+    count, before = len(data), len(record.survey.sizes)
+    if count != before or dict(data.id2label) != record.id2label:
+        raise ValueError(
+            f"the run was begun with {before:,} pictures of {len(record.id2label)} classes "
+            f"({', '.join(record.id2label.values())}), and the data has {count:,} of "
+            f"{len(data.id2label)} ({', '.join(data.id2label.values())}): give its own to go on, "
+            "or take another folder (--out)"
+        )

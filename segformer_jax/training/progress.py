@@ -1,7 +1,9 @@
 """What a run says of itself: a line of JSON a step, trackers, and its curves."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,27 @@ class Journal:
 
     def __init__(self, file: Path, *, after: int):
         """Goes on after a step; lines of later ones, from before a restart, are dropped."""
+        self._name = file
         rows = [row for row in read_rows(file) if row["step"] <= after]
         with atomic_path(file) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file = file.open("a", encoding="utf-8", buffering=1)  # a line at a time
 
     def write(self, row: Row) -> None:
-        """Adds a step's line."""
-        self._file.write(json.dumps(row) + "\n")
+        """Adds a step's line.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        try:
+            self._file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(f"{self._name} can't be written: {error}") from error
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a line that `write` has complained of
+            self._file.close()
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -43,30 +54,31 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def trackers(names: Iterable[str], folder: Path, settings: Row) -> list[Callable[[Row], None]]:
-    """Functions that take each step's row elsewhere.
+@dataclass(frozen=True)
+class Tracker:
+    """Where each step's row goes besides the journal."""
+
+    write: Callable[[Row], None]
+    close: Callable[[], None]
+
+
+def trackers(names: Iterable[str], folder: Path, settings: Row) -> list[Tracker]:
+    """What takes each step's row elsewhere.
 
     Args:
         names: "tensorboard", whose files go to `folder`/tensorboard, or "trackio", whose project is
             `segformer-jax` and whose run is named as the folder.
         folder: the run's.
         settings: what trackio shows beside the run.
-
-    Raises:
-        ImportError: the package is missing.
     """
     makers = {"tensorboard": _tensorboard, "trackio": _trackio}
     return [makers[name](folder, settings) for name in names]
 
 
-def _tensorboard(folder: Path, settings: Row) -> Callable[[Row], None]:
+def _tensorboard(folder: Path, settings: Row) -> Tracker:
+    from tensorboard.summary import Writer
+
     del settings
-    try:
-        from tensorboard.summary import Writer
-    except ImportError as error:
-        raise ImportError(
-            "TensorBoard is not installed: pip install 'segformer-jax[tensorboard]'"
-        ) from error
     writer = Writer(str(folder / "tensorboard"))
 
     def write(row: Row) -> None:
@@ -75,16 +87,12 @@ def _tensorboard(folder: Path, settings: Row) -> Callable[[Row], None]:
                 writer.add_scalar(name, value, row["step"])
         writer.flush()
 
-    return write
+    return Tracker(write, writer.close)
 
 
-def _trackio(folder: Path, settings: Row) -> Callable[[Row], None]:
-    try:
-        import trackio
-    except ImportError as error:
-        raise ImportError(
-            "trackio is not installed: pip install 'segformer-jax[trackio]'"
-        ) from error
+def _trackio(folder: Path, settings: Row) -> Tracker:
+    import trackio
+
     trackio.init(
         project="segformer-jax", name=folder.resolve().name, config=settings, resume="allow"
     )
@@ -92,22 +100,14 @@ def _trackio(folder: Path, settings: Row) -> Callable[[Row], None]:
     def write(row: Row) -> None:
         trackio.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
-    return write
+    return Tracker(write, trackio.finish)
 
 
 def draw_curves(rows: list[Row], file: Path) -> None:
-    """Loss, learning rate and validation scores over the steps, as a PNG.
+    """Loss, learning rate and validation scores over the steps, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "the curves need matplotlib: pip install 'segformer-jax[train]'"
-        ) from error
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
@@ -117,6 +117,7 @@ def draw_curves(rows: list[Row], file: Path) -> None:
             axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -80,10 +80,17 @@ def resumed(record: Record, asked: TrainSettings) -> TrainSettings:
     Raises:
         ValueError: another setting differs, which would make it another run.
     """
-    before, now = record.asked.to_dict(), asked.to_dict()
-    differing = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
+    before, chosen, now = (s.to_dict() for s in (record.asked, record.chosen, asked))
+    differing = [
+        name
+        for name, value in now.items()
+        if name not in MAY_CHANGE and value not in (before[name], chosen[name])
+    ]
     if differing:
-        told = ", ".join(f"{name} {before[name]} → {now[name]}" for name in differing)
+        told = ", ".join(
+            f"{name} {chosen[name]} → {'left open' if now[name] is None else now[name]}"
+            for name in differing
+        )
         raise ValueError(
             f"{asked.out} holds a run with other settings ({told}): repeat its own to go on, or "
             "take another folder (--out); a new run can start from its weights, --model "

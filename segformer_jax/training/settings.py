@@ -5,12 +5,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"]
 Loss = Literal["cross_entropy", "focal", "dice", "lovasz"]
 Schedule = Literal["poly", "cosine"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Tracker = Literal["tensorboard", "trackio"]
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 
@@ -55,7 +56,8 @@ class TrainSettings:
         ema: the decay of the average of the weights that is evaluated and kept.
         lora_rank: train low-rank changes of the encoder alone, merged into it at the end; 0 is off.
         lora_alpha: their scale, in units of the rank.
-        dtype: of the matrix products; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
+        dtype: of the matrix products; "auto" is bfloat16 on GPU and TPU, float32 on CPU. "float64"
+            is for comparisons, keeps the parameters in it too, and needs `jax_enable_x64`.
         gradient_checkpointing: less memory, more time.
         fsdp: parameters and optimizer are split over the devices too.
         save_every: steps between two checkpoints; at most a minute lies between two in any case.
@@ -116,10 +118,7 @@ class TrainSettings:
     process_id: int | None = None
 
     def __post_init__(self):
-        for name in ("crop", "scale", "losses", "loss_weights", "freeze", "log"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # of JSON
-                object.__setattr__(self, name, tuple(value))
+        _check_types(dataclasses.asdict(self))
         for name in ("steps", "batch_size", "short_side", "save_every", "eval_every"):
             _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
         for name in ("warmup", "workers", "process_id"):
@@ -135,7 +134,7 @@ class TrainSettings:
         _check(self, "ema", lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
         _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
         _check(self, "scale", lambda value: 0 < value[0] <= value[1], "it is 0 < low ≤ high")
-        _check(self, "losses", len, "it names at least one")
+        _check(self, "losses", lambda value: 0 < len(value) == len({*value}), "each is named once")
         if self.loss_weights and len(self.loss_weights) != len(self.losses):
             raise ValueError(
                 f"loss_weights are {self.loss_weights}; give one for each of {self.losses}"
@@ -168,16 +167,15 @@ class TrainSettings:
         """From what `to_dict` gives, or a part of it.
 
         Raises:
-            ValueError: a setting that does not exist, or one out of range.
+            ValueError: a setting that does not exist, of another type, or out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(values.keys() - known)
         if unknown:
             raise ValueError(f"there is no setting {', '.join(unknown)}; there is {_listed(known)}")
-        try:
-            return cls(**values)
-        except TypeError as error:  # a string where a number belongs
-            raise ValueError(f"a setting has the wrong type: {error}") from error
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        _check_types(values)
+        return cls(**_with_floats(values))
 
     @classmethod
     def from_file(cls, name: str | Path) -> "TrainSettings":
@@ -221,12 +219,73 @@ MAY_CHANGE = (
 
 def _check(settings: TrainSettings, name: str, holds: Any, rule: str) -> None:
     value = getattr(settings, name)
-    try:
-        fine = holds(value)
-    except TypeError:
-        fine = False
-    if not fine:
+    if not holds(value):
         raise ValueError(f"{name} is {value!r}; {rule}")
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    kinds = get_type_hints(TrainSettings)
+    for name, value in values.items():
+        if not _fits(value, kinds[name]):
+            raise ValueError(f"{name} is {value!r}; it is {_described(kinds[name])}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; a whole number goes for a number."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in parts
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(value) == len(kinds) and all(
+            _fits(part, of) for part, of in zip(value, kinds, strict=True)
+        )
+    if isinstance(value, bool):  # which is an int to Python
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _with_floats(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that JSON writes without a point, where one belongs."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(converted, value))
+        return float(value) if isinstance(value, int) else value
+
+    kinds = get_type_hints(TrainSettings)
+    return {
+        name: converted(value) if "float" in str(kinds[name]) else value
+        for name, value in values.items()
+    }
+
+
+def _described(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return ", ".join(parts[:-1]) + f" or {parts[-1]}" if parts[1:] else str(parts[0])
+    if get_origin(kind) is UnionType:
+        return " or ".join(_described(part) for part in parts)
+    if get_origin(kind) is tuple:
+        return (
+            f"a list, each {_described(parts[0])}"
+            if parts[-1] is ...
+            else f"a list of {len(parts)}, each {_described(parts[0])}"
+        )
+    return KINDS[kind]
+
+
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    NoneType: "null",
+}
 
 
 def _listed(names: set[str]) -> str:

@@ -1,6 +1,6 @@
 """Many devices and many processes: who holds what."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,16 +86,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
-def global_batch(
-    batch: Mapping[str, np.ndarray], mesh: Mesh, *, parts: int
-) -> dict[str, jax.Array]:
-    """The pictures of this process as its share of (parts, pictures, …) over all devices."""
+def global_batch(parts: Sequence[Mapping[str, np.ndarray]], mesh: Mesh) -> dict[str, jax.Array]:
+    """The pictures of this process by parts, as its share of (parts, pictures, …) over all devices.
+
+    A part holds the same pictures however many processes share it.
+    """
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(
-            sharding, value.reshape(parts, -1, *value.shape[1:])
+            sharding, np.stack([part[name] for part in parts])
         )
-        for name, value in batch.items()
+        for name in parts[0]
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 Flat = dict[str, Array]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
 
@@ -17,8 +17,10 @@ Flat = dict[str, Array]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel"
 class TrainState:
     """All that must survive a restart; the seed and the data's order are the run's settings.
 
+    The leaves are arrays, or whatever a mapping over the tree makes of them, such as shardings.
+
     Attributes:
-        step: optimizer steps taken, and batches seen.
+        step: optimizer steps taken, and batches seen; int32.
         params: what is trained.
         frozen: what is not.
         stats: BatchNorm's running statistics.
@@ -26,12 +28,12 @@ class TrainState:
         ema: the running average of `params`; empty without one.
     """
 
-    step: Int[Array, ""]
-    params: Flat
-    frozen: Flat
-    stats: Flat
+    step: Any
+    params: dict[str, Any]
+    frozen: dict[str, Any]
+    stats: dict[str, Any]
     optimizer: Any
-    ema: Flat
+    ema: dict[str, Any]
 
     @property
     def averaged(self) -> Flat:

@@ -1,0 +1,107 @@
+"""From a run's record to what it computes with: the compiled step and the state it starts from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.training import model as models
+from segformer_jax.training import sharding, state
+from segformer_jax.training.choices import class_weights
+from segformer_jax.training.losses import make_loss
+from segformer_jax.training.optimizer import make_optimizer
+from segformer_jax.training.record import Record
+from segformer_jax.training.schedule import cosine_with_warmup, poly_with_warmup
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.state import Flat, Skeleton, TrainState
+from segformer_jax.training.step import Step, make_step
+
+
+@dataclass(frozen=True)
+class Built:
+    """What stays the same from step to step.
+
+    Attributes:
+        step: from a state, which it uses up, and a batch to the next state and figures; compiled.
+        schedule: the encoder's learning rate by the number of steps taken.
+        processor: how pictures are prepared when the model is used.
+        mesh: the devices.
+        skeleton: the model without its values.
+        complete: makes the model's parameters of those of a state.
+    """
+
+    step: Step
+    schedule: Callable[[Any], Any]
+    processor: SegformerImageProcessor
+    mesh: Mesh
+    skeleton: Skeleton
+    complete: Callable[[Flat], Flat]
+
+    def model(self, now: TrainState) -> Any:
+        """The model as it is kept: averaged and merged, in eval mode, whole in every process."""
+        parts = {**now.averaged, **now.frozen}, now.stats
+        params, stats = jax.tree.map(jnp.asarray, sharding.gathered(parts))
+        model = self.skeleton.model(self.complete(params) | stats)
+        model.eval()
+        return model
+
+
+def build(record: Record) -> tuple[Built, TrainState]:
+    """What a run computes with, and its state before the first step, in its place on the devices.
+
+    Raises:
+        ValueError: settings that the model, the loss or the optimizer refuse.
+        WeightsError: as `from_pretrained`.
+    """
+    settings = record.chosen
+    model = models.starting_model(settings, record.id2label)
+    processor = models.run_processor(record)
+    skeleton, params, stats = state.split(model)
+    params, trained, complete = models.trainable(settings, params)
+    schedule = _schedule(settings)
+    assert settings.head_factor is not None
+    optimizer = make_optimizer(
+        [name for name in params if trained(name)],
+        learning_rate=schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        head_factor=settings.head_factor,
+        layer_decay=settings.layer_decay,
+    )
+    weights = settings.loss_weights or (1.0,) * len(settings.losses)
+    step = make_step(
+        skeleton,
+        loss=make_loss(
+            tuple(zip(settings.losses, weights, strict=True)),
+            num_labels=model.config.num_labels,
+            class_weights=class_weights(settings.class_weights, record.survey),
+            label_smoothing=settings.label_smoothing,
+            denominator=settings.denominator,
+        ),
+        optimizer=optimizer,
+        processor=processor,
+        seed=settings.seed,
+        ema_decay=settings.ema,
+        complete=complete,
+        platform=jax.devices()[0].platform,
+    )
+    beginning = state.start(
+        params, stats, trained=trained, optimizer=optimizer, ema=settings.ema is not None
+    )
+    mesh = sharding.make_mesh()
+    where = sharding.state_sharding(beginning, mesh, fsdp=settings.fsdp)
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+    built = Built(compiled, schedule, processor, mesh, skeleton, complete)
+    return built, sharding.place(beginning, where)
+
+
+def _schedule(settings: TrainSettings) -> Callable[[Any], Any]:
+    assert settings.lr is not None
+    assert settings.steps is not None
+    assert settings.warmup is not None
+    make = poly_with_warmup if settings.schedule == "poly" else cosine_with_warmup
+    return make(settings.lr, steps=settings.steps, warmup=settings.warmup)

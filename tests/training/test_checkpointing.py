@@ -1,0 +1,110 @@
+"""Checkpoints come back as they were, and are there whole or not at all."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segformer_jax.training import sharding, state
+from segformer_jax.training.checkpointing import Checkpoints, whole_checkpoints
+from segformer_jax.training.optimizer import make_optimizer
+
+ABOUT = {"best": {"step": 1, "mean_iou": 0.5}, "scores": None}
+
+
+def begun(seed: int, *, width: int = 3, ema: bool = True) -> state.TrainState:
+    rng = np.random.default_rng(seed)
+    params = {name: jnp.array(rng.normal(size=(4, width))) for name in ("a.kernel", "b.kernel")}
+    optimizer = make_optimizer(["a.kernel"], learning_rate=lambda _: 1e-3)
+    stats = {"norm.mean": jnp.array(rng.normal(size=3))}
+    start = state.start(
+        params, stats, trained=lambda name: name[0] == "a", optimizer=optimizer, ema=ema
+    )
+    mesh = sharding.make_mesh()
+    return sharding.place(start, sharding.state_sharding(start, mesh, fsdp=False))
+
+
+def at(step: int, now: state.TrainState) -> state.TrainState:
+    return jax.tree.unflatten(jax.tree.structure(now), [jnp.int32(step), *jax.tree.leaves(now)[1:]])
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    checkpoints.save(at(3, begun(0)), ABOUT)
+    checkpoints.close()
+    found, about = Checkpoints(tmp_path).restore(begun(1))
+    assert about == ABOUT
+    assert jax.tree.structure(found) == jax.tree.structure(begun(1))
+    for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(at(3, begun(0))), strict=True):
+        assert ours.dtype == wanted.dtype
+        np.testing.assert_array_equal(ours, wanted)
+
+
+def test_the_two_newest_are_kept_and_a_step_is_saved_once(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 2, 3):
+        checkpoints.save(at(step, begun(step)), ABOUT)
+    checkpoints.wait()
+    assert checkpoints.latest() == 3
+    checkpoints.close()
+    assert sorted(whole_checkpoints(tmp_path)) == [2, 3]
+
+
+def test_remains_of_a_killed_process_are_swept_away(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(1, begun(0)), ABOUT)
+    checkpoints.close()
+    half = tmp_path / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "state").write_text("half")
+    assert whole_checkpoints(tmp_path) == [1]
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("other", [dict(width=5), dict(ema=False)])
+def test_a_checkpoint_of_another_run_is_told(other, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(1, begun(0)), ABOUT)
+    checkpoints.wait()
+    with pytest.raises(ValueError, match=r"checkpoint of step 1 in .* does not fit this run"):
+        checkpoints.restore(begun(0, **other))
+    checkpoints.close()
+
+
+def test_the_size_of_float64_is_kept(tmp_path, x64):
+    checkpoints = Checkpoints(tmp_path)
+    first = at(1, begun(0))
+    assert first.params["a.kernel"].dtype == np.float64
+    checkpoints.save(first, ABOUT)
+    checkpoints.close()
+    found, _ = Checkpoints(tmp_path).restore(begun(1))
+    np.testing.assert_array_equal(found.params["a.kernel"], first.params["a.kernel"])
+
+
+def test_a_folder_that_is_none_holds_no_checkpoint(tmp_path):
+    assert whole_checkpoints(tmp_path / "none") == []
+    (tmp_path / "notes.json").write_text(json.dumps({}))
+    assert whole_checkpoints(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # orbax's own
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_write_that_fails_is_told_with_the_last_whole_step(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(1, begun(0)), ABOUT)
+    checkpoints.wait()
+
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager._checkpointer, "save", full)
+    with pytest.raises(OSError, match=r"the last whole one is of step 1: .*No space left"):
+        checkpoints.save(at(2, begun(0)), ABOUT)
+    checkpoints.close()
+    assert whole_checkpoints(tmp_path) == [1]

@@ -1,0 +1,319 @@
+"""Runs as their users meet them: they end, go on, and leave models behind."""
+
+import json
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.numpy import load_file
+from training.runs import (
+    NAMES,
+    SMALL,
+    compiled_once,
+    files,
+    losses,
+    rows,
+    settings_of,
+    shapes,
+    weights,
+    write_model,
+    write_shapes,
+)
+
+from segformer_jax import (
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    Segmenter,
+)
+from segformer_jax.training import loop
+from segformer_jax.training.loop import Run, train
+from segformer_jax.training.model import run_processor, starting_model, trainable
+from segformer_jax.training.plan import prepare
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.state import split
+from segformer_jax.training.teller import Teller
+
+
+class Listener(Teller):
+    def __init__(self):
+        self.lines, self.steps = [], []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def step(self, row, *, steps):
+        self.steps.append((row["step"], steps))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data, a model, and programs that are compiled once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("loop")
+    write_shapes(folder / "data")
+    write_model(folder / "model")
+    with compiled_once(folder / "cache"):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A run of four steps that was left alone, with TensorBoard, and what it told."""
+    out, teller = folder / "finished", Listener()
+    outcome = train(settings_of(folder, out=str(out), log=("tensorboard",)), teller=teller)
+    return out, outcome, teller
+
+
+def test_a_run_tells_what_it_chose_and_every_step(finished):
+    _, outcome, teller = finished
+    assert (outcome.step, outcome.finished, outcome.interrupted) == (4, True, False)
+    assert teller.steps == [(number, 4) for number in range(1, 5)]
+    assert (
+        "6 pictures to train on, 4 to evaluate on, 3 classes: ground, square, disc" in teller.lines
+    )
+    (chosen,) = [line for line in teller.lines if line.startswith("chosen: ")]
+    assert "crop 64×64, short_side 64" in chosen
+
+
+def test_metrics_hold_one_line_a_step_with_scores_where_it_was_evaluated(finished):
+    out, outcome, _ = finished
+    found = rows(out)
+    assert [row["step"] for row in found] == [1, 2, 3, 4]
+    assert [row["step"] for row in found if "val_mean_iou" in row] == [2, 4]
+    assert found[-1]["val_mean_iou"] == outcome.scores["mean_iou"]
+    assert outcome.best["mean_iou"] == max(row.get("val_mean_iou", 0) for row in found)
+    assert {"loss", "lr", "gradient_norm", "images_per_second", "waited_for_data_s"} < found[
+        0
+    ].keys()
+
+
+def test_tensorboard_holds_the_rows(finished):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(finished[0] / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors("loss")]
+    np.testing.assert_allclose(found, losses(finished[0]), rtol=1e-6)
+
+
+def test_a_finished_run_shows_its_curves_and_what_it_sees(finished):
+    out, outcome, _ = finished
+    with Image.open(out / "validation.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.height == 3 * (28 + 720) + 2 * 4  # three pictures below their captions
+        shown = np.asarray(picture.crop((0, 28, 720, 748)).resize((64, 64)), int)
+    assert np.abs(shown - shapes(100)[0]).mean() < 4  # the first photo, resized twice
+    Image.open(out / "curves.png").verify()
+    report = json.loads((out / "validation" / "evaluation.json").read_text())
+    assert report["mean_iou"] == outcome.scores["mean_iou"]
+    assert (out / "validation" / "confusion_matrix.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_models_open_in_transformers_with_our_logits(name, finished):
+    out, _, _ = finished
+    theirs = transformers.SegformerForSemanticSegmentation.from_pretrained(out / name).eval()
+    ours = SegformerForSemanticSegmentation.from_pretrained(out / name)
+    assert theirs.config.id2label == NAMES
+    pixels = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).logits
+    found = ours(jnp.asarray(pixels)).logits.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)  # float32, logits of size 1
+    processor = transformers.SegformerImageProcessorPil.from_pretrained(out / name)
+    image = Image.fromarray(shapes(3)[0])
+    np.testing.assert_allclose(
+        processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0),
+        SegformerImageProcessor.from_pretrained(out / name)(image)["pixel_values"][0],
+        atol=1e-6,
+    )
+
+
+def test_the_last_model_has_the_scores_that_the_run_told(finished, folder):
+    out, outcome, _ = finished
+    segmenter = Segmenter.from_pretrained(out / "last")
+    assert segmenter.id2label == NAMES
+    hits = [
+        segmenter(str(folder / f"data/val/images/{n}.png")).class_map == shapes(100 + n)[1]
+        for n in range(4)
+    ]
+    assert np.mean(hits) == pytest.approx(outcome.scores["pixel_accuracy"], abs=1e-9)
+
+
+def test_a_finished_run_called_again_is_left_as_it_is(finished, folder):
+    out, outcome, _ = finished
+    before, teller = files(out), Listener()
+    settings = settings_of(folder, out=str(out), workers=1, log=("trackio",))
+    again = train(replace(settings, data=str(folder / "gone")), teller=teller)
+    assert files(out) == before
+    assert again == outcome
+    assert teller.lines == [f"{out} is finished, 4 steps: nothing to do"]
+
+
+def test_other_settings_in_a_finished_runs_folder_are_an_error(finished, folder):
+    out, _, _ = finished
+    with pytest.raises(ValueError, match=r"\(steps 4 → 9, lr 0\.\d+ → 0\.5\): repeat its own"):
+        train(settings_of(folder, out=str(out), steps=9, lr=0.5))
+
+
+def test_a_run_ended_after_its_last_step_is_finished_from_its_checkpoint(
+    finished, folder, monkeypatch
+):
+    out, outcome, _ = finished
+    settings = settings_of(folder, out=str(folder / "ended"))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            loop, "write_results", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    assert not (folder / "ended" / "finished.json").exists()
+    (folder / "ended" / "best" / ".model.safetensors.abc.part").write_text("half")
+    teller = Listener()
+    again = train(settings, teller=teller)
+    assert teller.lines == ["going on after step 4"]
+    assert again == outcome
+    for name in ("best", "last"):
+        assert weights(folder / "ended", name) == weights(out, name)
+    assert losses(folder / "ended") == losses(out)
+    assert (folder / "ended" / "validation.png").is_file()
+    assert not list((folder / "ended").rglob("*.part"))
+
+
+def test_a_folder_in_which_nothing_was_saved_takes_other_settings(folder):
+    settings = settings_of(folder, out=str(folder / "tried"), steps=1)
+    with pytest.raises(ValueError, match="no model 'nobody'"):
+        train(replace(settings, model="nobody"))
+    prepare(settings)
+
+
+def test_a_run_does_not_go_on_with_other_pictures(finished, folder, tmp_path):
+    out, _, _ = finished
+    settings = settings_of(folder, out=str(out), data=str(write_shapes(tmp_path / "d", train=7)))
+    with pytest.raises(ValueError, match=r"begun with 6 pictures of 3 classes .* the data has 7"):
+        prepare(settings)
+
+
+def test_two_pictures_of_shapes_are_learnt_by_heart(folder):
+    write_shapes(folder / "two", train=2)
+    settings = settings_of(
+        folder,
+        data=str(folder / "two"),
+        out=str(folder / "overfit"),
+        val_split="train",
+        steps=250,
+        batch_size=2,
+        eval_every=250,
+        lr=6e-3,
+        warmup=5,
+        head_factor=1.0,
+        scale=(1.0, 1.0),
+        cat_max_ratio=1.0,
+        flip=0.0,
+        photometric=False,
+    )
+    outcome = train(settings)
+    assert outcome.scores["pixel_accuracy"] >= 0.99
+    assert losses(folder / "overfit")[-1][1] < 0.05
+    run = Run(folder / "overfit", prepare(settings), Teller())
+    moments = run.state.optimizer[1].mu
+    run.close()
+    assert moments.keys() == run.state.params.keys()
+    assert [name for name, mean in moments.items() if not np.abs(mean).max() > 0] == []
+
+
+def test_adapters_are_kept_merged_and_averaged_and_what_is_frozen_stays(folder):
+    frozen = "decode_head.linear_projections.0.*"
+    settings = settings_of(
+        folder,
+        out=str(folder / "lora"),
+        lora_rank=2,
+        lora_alpha=0.5,
+        ema=0.5,
+        freeze=(frozen,),
+        steps=3,
+        lr=1e-2,
+    )
+    train(settings)
+    run = Run(folder / "lora", prepare(settings), Teller())
+    run.close()
+    ema = run.state.ema
+    assert any(name.endswith("lora_a") for name in ema)
+    assert not any(np.array_equal(ema[name], run.state.params[name]) for name in ema)
+    model = SegformerForSemanticSegmentation.from_pretrained(folder / "lora" / "last")
+    before = SegformerForSemanticSegmentation.from_pretrained(folder / "model")
+    (_, found, _), (_, old, _) = split(model), split(before)
+    assert found.keys() == old.keys()
+    for name, value in found.items():
+        path = name.removesuffix("kernel")
+        if f"{path}lora_a" in ema:
+            change = np.asarray(ema[f"{path}lora_a"]) @ np.asarray(ema[f"{path}lora_b"])
+            assert np.abs(change).max() > 0
+            wanted = old[name] + 0.5 * change
+        else:
+            wanted = ema.get(name, old[name])
+            trained = name.startswith("decode_head.") and "projections.0" not in name
+            assert np.array_equal(wanted, old[name]) != trained, name
+        np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_patterns_choose_what_is_frozen():
+    params = {"segformer.a.kernel": jnp.ones(2), "decode_head.b.kernel": jnp.ones(2)}
+    _, trained, _ = trainable(TrainSettings(freeze=("segformer.*",)), params)
+    assert [name for name in params if trained(name)] == ["decode_head.b.kernel"]
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        trainable(TrainSettings(freeze=("*",)), params)
+    with pytest.raises(ValueError, match="no parameter's name matches 'encoder"):
+        trainable(TrainSettings(freeze=("encoder.*",)), params)
+
+
+def test_a_variant_starts_from_noise_of_its_own_seed(monkeypatch):
+    sizes = {name: value[:1] for name, value in SMALL.items() if isinstance(value, list)}
+    tiny = dict(num_encoder_blocks=1, decoder_hidden_size=8) | sizes
+    monkeypatch.setattr(SegformerConfig, "b0", lambda **changes: SegformerConfig(**tiny, **changes))
+
+    def first(seed):
+        settings = TrainSettings(model="b0", seed=seed, dtype="float32")
+        return split(starting_model(settings, NAMES))[1]
+
+    name = "segformer.stages.0.blocks.0.attention.q_proj.kernel"
+    assert np.array_equal(first(1)[name], first(1)[name])
+    assert not np.array_equal(first(1)[name], first(2)[name])
+
+
+def test_float64_needs_x64():
+    with pytest.raises(ValueError, match="dtype is float64: set JAX_ENABLE_X64=1"):
+        starting_model(TrainSettings(model="b0", dtype="float64"), NAMES)
+
+
+def test_the_processor_keeps_the_models_statistics(folder, tmp_path):
+    plan = prepare(settings_of(folder, out=str(tmp_path / "out")))
+    assert run_processor(plan.record).image_mean == SegformerImageProcessor().image_mean
+    model = write_model(tmp_path / "model")
+    SegformerImageProcessor(image_mean=[0.1, 0.2, 0.3], size=99).save_pretrained(model)
+    plan = prepare(settings_of(folder, out=str(tmp_path / "out"), model=str(model)))
+    processor = run_processor(plan.record)
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+    assert processor.size == {"height": 64, "width": 64}
+
+
+def test_best_keeps_the_best_and_last_the_last(folder, monkeypatch):
+    scores = iter([0.5, 0.9, 0.4, 0.9])
+    evaluated = loop.evaluate
+
+    def scored(*arguments, **options):
+        found = evaluated(*arguments, **options)
+        return replace(found, scores=replace(found.scores, mean_iou=next(scores)))
+
+    monkeypatch.setattr(loop, "evaluate", scored)
+    out = folder / "best-of"
+    outcome = train(settings_of(folder, out=str(out), eval_every=1))
+    assert outcome.best == {"step": 2, "mean_iou": 0.9}
+    assert "after step 2 of 4" in (out / "best" / "README.md").read_text()
+    assert "after step 4 of 4" in (out / "last" / "README.md").read_text()
+    best, last = (load_file(out / name / "model.safetensors") for name in ("best", "last"))
+    counter = "decode_head.batch_norm.num_batches_tracked"
+    assert last[counter] - best[counter] == 2

@@ -1,0 +1,83 @@
+"""What a run keeps of itself, and what may differ when it goes on."""
+
+import json
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+import segformer_jax
+from segformer_jax.training.check import Survey
+from segformer_jax.training.record import Record, read_record, resumed
+from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
+
+ASKED = TrainSettings(data="d", out="run", steps=5)
+RECORD = Record(
+    asked=ASKED,
+    chosen=replace(ASKED, batch_size=8, crop=(64, 64), lr=1e-3, workers=0),
+    survey=Survey(sizes=((40, 50), (60, 70)), class_pixels=(1, 2), ignored_pixels=3),
+    id2label={0: "road", 1: "façade"},
+)
+
+
+def test_a_record_is_read_as_it_was_written_with_versions_and_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(
+        "git init -q; git -c user.name=a -c user.email=a@b commit -qm a --allow-empty",
+        shell=True,
+        check=True,
+    )
+    RECORD.write(tmp_path / "run" / "settings.json")
+    assert read_record(tmp_path / "run" / "settings.json") == RECORD
+    values = json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))
+    assert values["versions"]["segformer-jax"] == segformer_jax.__version__
+    assert {"python", "jax", "flax", "optax"} <= values["versions"].keys()
+    assert len(values["git_commit"].removesuffix("-dirty")) == 40
+
+
+def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    RECORD.write(tmp_path / "settings.json")
+    assert json.loads((tmp_path / "settings.json").read_text())["git_commit"] is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": {"stepps": 1}, "survey": {}}'])
+def test_what_is_no_record_is_told(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is no record of a run .*: train into another folder"):
+        read_record(tmp_path / "settings.json")
+
+
+def test_no_file_is_no_record(tmp_path):
+    assert read_record(tmp_path / "settings.json") is None
+
+
+def test_other_settings_are_listed_with_both_values():
+    asked = replace(ASKED, steps=6, lr=0.5, crop=(32, 32))
+    with pytest.raises(ValueError, match=r"run holds .* \(steps 5 → 6, crop .*, lr 0.001 → 0.5\)"):
+        resumed(RECORD, asked)
+    with pytest.raises(ValueError, match="steps 5 → left open"):
+        resumed(RECORD, replace(ASKED, steps=None))
+
+
+def test_what_was_chosen_may_be_said():
+    assert resumed(RECORD, replace(ASKED, crop=(64, 64), batch_size=8)) == RECORD.chosen
+
+
+def test_what_changes_nothing_of_the_result_may_change():
+    changes = dict(
+        data="elsewhere",
+        out="moved",
+        save_every=7,
+        workers=3,
+        skip_unreadable=True,
+        log=("trackio",),
+        fsdp=True,
+        coordinator="auto",
+        num_processes=2,
+        process_id=1,
+    )
+    assert set(changes) == set(MAY_CHANGE)
+    assert resumed(RECORD, replace(ASKED, **changes)) == replace(RECORD.chosen, **changes)
+    assert resumed(RECORD, ASKED).workers == 0

@@ -1,0 +1,88 @@
+"""Settings say what is wrong with them, and survive the way through JSON."""
+
+import json
+import re
+
+import pytest
+
+from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
+
+WRONG = [
+    ("steps", 0, "steps is 0; it is at least 1"),
+    ("steps", "many", "steps is 'many'; it is a whole number or null"),
+    ("steps", 1.5, "steps is 1.5; it is a whole number or null"),
+    ("steps", True, "steps is True; it is a whole number or null"),
+    ("batch_size", -4, "batch_size is -4; it is at least 1"),
+    ("crop", [64], r"crop is \(64,\); it is a list of 2, each a whole number"),
+    ("crop", [64, 16], r"crop is \(64, 16\); sides are ≥ 32"),
+    ("crop", 64, "crop is 64; it is a list of 2"),
+    ("lr", 0.0, "lr is 0.0; it is above 0"),
+    ("lr", float("nan"), "lr is nan; it is above 0"),
+    ("seed", -1, "seed is -1; it is at least 0"),
+    ("layout", "mine", "layout is 'mine'; it is auto, folder, .* or huggingface"),
+    ("photometric", "yes", "photometric is 'yes'; it is true or false"),
+    ("flip", 2, "flip is 2.0; it lies in 0…1"),
+    ("scale", [2.0, 0.5], r"scale is \(2.0, 0.5\); it is 0 < low ≤ high"),
+    ("losses", "dice", "losses is 'dice'; it is a list, each cross_entropy, focal, dice or lovasz"),
+    ("losses", [], r"losses is \(\); each is named once"),
+    ("losses", ["dice", "dice"], r"losses is \('dice', 'dice'\); each is named once"),
+    ("loss_weights", [1, 2], r"loss_weights are \(1.0, 2.0\); give one for each of"),
+    ("freeze", "segformer.*", "freeze is 'segformer.*'; it is a list, each a text"),
+    ("accumulate", 3, "batch_size is 4, which 3 parts .* do not divide"),
+    ("ema", 1.0, r"ema is 1.0; it lies in \[0, 1\)"),
+    ("model", 5, "model is 5; it is a text"),
+    ("log", ["wandb"], r"log is \('wandb',\); it is a list, each tensorboard or trackio"),
+    ("speed", 9, "there is no setting speed; there is accumulate, batch_size, "),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG)
+def test_a_wrong_setting_is_named_with_its_value_and_the_rule(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainSettings.from_dict({"batch_size": 4} | {name: value})
+
+
+def test_settings_are_the_same_after_json():
+    settings = TrainSettings(
+        data="d", out="o", crop=(64, 96), losses=("dice", "focal"), loss_weights=(1.0, 0.5), lr=1.0
+    )
+    assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_file_holds_settings_or_a_run(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text('{"steps": 7, "crop": [64, 64]}')
+    assert TrainSettings.from_file(file) == TrainSettings(steps=7, crop=(64, 64))
+    file.write_text('{"settings": {"steps": 7}, "chosen": {"steps": 7, "lr": 1.0}}')
+    assert TrainSettings.from_file(file) == TrainSettings(steps=7)
+
+
+BROKEN = {
+    "{": "is not JSON",
+    "[1]": "holds a list; it is a JSON object",
+    '{"stepps": 1}': "there is no setting stepps",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_file_is_told(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=BROKEN[text]):
+        TrainSettings.from_file(tmp_path / "x.json")
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ValueError, match=re.escape('takes a JSON file, or "paper"')):
+        TrainSettings.from_file(tmp_path / "none.json")
+
+
+def test_the_papers_recipe_is_that_of_its_released_configurations():
+    paper = TrainSettings.from_file("paper")
+    assert (paper.steps, paper.batch_size, paper.crop) == (160_000, 16, (512, 512))
+    assert (paper.lr, paper.warmup, paper.head_factor, paper.schedule) == (6e-5, 1500, 10, "poly")
+    assert (paper.scale, paper.cat_max_ratio, paper.weight_decay) == ((0.5, 2.0), 0.75, 0.01)
+    assert TrainSettings.paper(steps=5).steps == 5
+
+
+def test_what_may_change_is_a_setting():
+    assert set(MAY_CHANGE) <= TrainSettings().to_dict().keys()
