@@ -94,8 +94,8 @@ def evaluate(
 
     from segformer_jax import Segmenter
     from segformer_jax.process import keep_compiled_programs, keep_freed_memory
-    from segformer_jax.training.dataset import open_dataset
     from segformer_jax.training.evaluate import evaluate as evaluated
+    from segformer_jax.training.layouts import open_dataset
     from segformer_jax.training.report import write_report
 
     keep_freed_memory()

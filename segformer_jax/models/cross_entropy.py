@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from segformer_jax.models import forms, gradients, ops
+from segformer_jax.models import forms, gradients, resize_ops
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def _resized_jvp(weighting, form, primals, tangents):
 
 
 def _plain(logits, labels, *, weighting):
-    return cross_entropy(ops.resize_bilinear(logits, labels.shape[1:3]), labels, weighting)
+    return cross_entropy(resize_ops.resize_bilinear(logits, labels.shape[1:3]), labels, weighting)
 
 
 def _loss_and_gradient(logits, labels, *, weighting):
     """One picture at a time, a plane per class: long rows to compute on, that stay in the cache."""
     classes = logits.shape[-1]
-    rows, columns = ops.resize_matrices(logits, labels.shape[1:3])
+    rows, columns = resize_ops.resize_matrices(logits, labels.shape[1:3])
     valid = labels != weighting.ignore
 
     def add_picture(total, picture):

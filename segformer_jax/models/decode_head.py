@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import decode_ops, forms, ops
+from segformer_jax.models import decode_ops, forms, ops, resize_ops
 from segformer_jax.models.dropout import Dropout
 from segformer_jax.models.layers import BatchNorm, Linear
 
@@ -132,4 +132,4 @@ def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Ar
         ops.linear(x, kernel, None, dtype=dtype)
         for x, kernel in zip(hidden_states, kernels, strict=True)
     )
-    return ops.add_resized(first, others)
+    return resize_ops.add_resized(first, others)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from segformer_jax.bilinear import bilinear_neighbours
 from segformer_jax.models import ops
 from segformer_jax.models.forms import choose, current_form
+from segformer_jax.models.resize_ops import lerp, resize_bilinear
 
 VALUES_PER_STRIP = 1 << 20  # of the wide map, at once on CPU: 4 MB of float32
 
@@ -39,7 +40,7 @@ def _decode(x, deeper, kernel, bias, classifier, dtype, form):
         return ops.linear(jax.nn.relu(x), *classifier, dtype=dtype)
 
     def whole(x, *deeper):
-        return classify(x, *(ops.resize_bilinear(y, x.shape[1:3]) for y in deeper))
+        return classify(x, *(resize_bilinear(y, x.shape[1:3]) for y in deeper))
 
     by_strips = partial(_by_strips, classify, width=kernel.shape[-1])
     return choose(form, by_strips, whole, x, *deeper)
@@ -58,7 +59,7 @@ def _by_strips(classify, x, *deeper, width):
     def one(strip):
         own, between = strip
         grids = (
-            ops.lerp(ops.lerp(y, near, 1), bilinear_neighbours(y.shape[2], w, y.dtype), 2)
+            lerp(lerp(y, near, 1), bilinear_neighbours(y.shape[2], w, y.dtype), 2)
             for y, near in zip(deeper, between, strict=True)
         )
         return classify(jnp.take(x, own, 1, mode="clip"), *grids)

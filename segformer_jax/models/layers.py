@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segformer_jax.models import forms, gradients, ops
+from segformer_jax.models import conv_ops, forms, gradients, ops
 
 EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
 BLOCK = 1 << 16  # random numbers that are drawn at once
@@ -60,7 +60,7 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.dtype = stride, padding, jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
-        return ops.conv(
+        return conv_ops.conv(
             x,
             self.kernel[...],
             self.bias[...],
@@ -78,7 +78,7 @@ class DepthwiseConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return ops.depthwise_conv(x, self.kernel[...], self.bias[...])
+        return conv_ops.depthwise_conv(x, self.kernel[...], self.bias[...])
 
 
 class LayerNorm(nnx.Module):

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import forms, ops
+from segformer_jax.models import forms, resize_ops
 from segformer_jax.models.cross_entropy import Weighting, cross_entropy, resized_cross_entropy
 
 
@@ -32,7 +32,7 @@ def segmentation_loss(
     logits = logits.astype(forms.at_least_float32(logits.dtype))
     if config.num_labels > 1:
         return resized_cross_entropy(logits, labels, Weighting(ignore))
-    logits = ops.resize_bilinear(logits, labels.shape[1:3])
+    logits = resize_ops.resize_bilinear(logits, labels.shape[1:3])
     valid = labels != ignore
     target = labels.astype(logits.dtype)
     losses = _binary_cross_entropy(logits[..., 0], jnp.where(valid, target, 0))

@@ -1,4 +1,4 @@
-"""Pictures with masks, wherever they lie: `open_dataset`."""
+"""Pictures with masks, wherever they lie; `layouts.open_dataset` finds them."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Mapping
@@ -14,7 +14,7 @@ from segformer_jax.errors import ImageError
 from segformer_jax.images.read import read_image
 from segformer_jax.training.masks import IGNORED, Coding, read_mask
 
-__all__ = ["IGNORED", "Dataset", "joined", "open_dataset"]
+__all__ = ["IGNORED", "Dataset", "joined"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,34 +92,6 @@ class Dataset:
             f"{self.masks[index]} is {mask[1]}×{mask[0]}, its picture {image[1]}×{image[0]} "
             "(width × height)"
         )
-
-
-def open_dataset(
-    path: str | Path,
-    *,
-    split: str | None = None,
-    layout: str = "auto",
-    reduce_zero_label: bool = False,
-) -> Dataset:
-    """The data set in a folder; nothing but names is read yet.
-
-    Args:
-        path: the data folder, or the folder of one split, such as FOLDER/val.
-        split: "train", "val" or "test", by any customary name; "train+val" is both, one after the
-            other. None where `path` is the split's own folder.
-        layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" looks.
-        reduce_zero_label: value 0 of the masks is ignored, and value 1 is class 0.
-
-    Raises:
-        ValueError: no data set there, or none of that layout or split; it says what was looked for.
-        ImportError: a Hugging Face data set, without the package to read it.
-    """
-    from segformer_jax.training import layouts  # they make the class above
-
-    return joined(
-        layouts.read(Path(path), split=part, layout=layout, reduce_zero_label=reduce_zero_label)
-        for part in (split.split("+") if split else [None])
-    )
 
 
 def joined(datasets: Iterable[Dataset]) -> Dataset:

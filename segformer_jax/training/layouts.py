@@ -1,4 +1,4 @@
-"""Where data sets keep their pictures, masks and classes: one function a layout."""
+"""`open_dataset`: where data sets keep their pictures, masks and classes, a function a layout."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segformer_jax.images.labels import CLASS_SETS
 from segformer_jax.training.classes import read_coding, read_id2label
-from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.dataset import Dataset, joined
 from segformer_jax.training.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO, Coding
 from segformer_jax.training.saved_dataset import is_saved_dataset, saved_dataset
 from segformer_jax.training.splits import is_split, split_name
@@ -30,7 +30,33 @@ class Layout:
     looks: str
 
 
-def read(root: Path, *, split: str | None, layout: str, reduce_zero_label: bool) -> Dataset:
+def open_dataset(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    layout: str = "auto",
+    reduce_zero_label: bool = False,
+) -> Dataset:
+    """The data set in a folder; nothing but names is read yet.
+
+    Args:
+        path: the data folder, or the folder of one split, such as FOLDER/val.
+        split: "train", "val" or "test", by any customary name; "train+val" is both, one after the
+            other. None where `path` is the split's own folder.
+        layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" looks.
+        reduce_zero_label: value 0 of the masks is ignored, and value 1 is class 0.
+
+    Raises:
+        ValueError: no data set there, or none of that layout or split; it says what was looked for.
+        ImportError: a Hugging Face data set, without the package to read it.
+    """
+    return joined(
+        _read(Path(path), split=part, layout=layout, reduce_zero_label=reduce_zero_label)
+        for part in (split.split("+") if split else [None])
+    )
+
+
+def _read(root: Path, *, split: str | None, layout: str, reduce_zero_label: bool) -> Dataset:
     """The data set at `root`, or one split of the data set above it.
 
     Raises:

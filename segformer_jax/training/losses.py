@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from segformer_jax.models import forms, ops
+from segformer_jax.models import forms, resize_ops
 from segformer_jax.models.cross_entropy import Weighting, divisor, resized_cross_entropy
 from segformer_jax.models.loss import check_label_map, check_labels
 from segformer_jax.training.lovasz import lovasz_hinge, lovasz_softmax
@@ -84,7 +84,7 @@ def make_loss(
             if name == "cross_entropy":
                 value = resized_cross_entropy(logits, labels, weighting)
             else:
-                value = large[name](ops.resize_bilinear(logits, labels.shape[1:3]), labels)
+                value = large[name](resize_ops.resize_bilinear(logits, labels.shape[1:3]), labels)
             total += factor * value
         return total
 

@@ -11,7 +11,8 @@ from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.check import check
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.choices import check_batch, choose
-from segformer_jax.training.dataset import Dataset, open_dataset
+from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.teller import Teller

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segformer_jax.models import attention_ops, cross_entropy, forms, gradients, ops
+from segformer_jax.models import (
+    attention_ops,
+    conv_ops,
+    cross_entropy,
+    forms,
+    gradients,
+    ops,
+    resize_ops,
+)
 
 FORMS = ["cpu", "tpu"]
 ROUNDING = 1e-12  # float64
@@ -43,7 +51,7 @@ def test_conv_is_torchs(form, size, stride, padding, channels, sides):
         padding=padding,
     )
     with forms.single_form(form):
-        ours = ops.conv(
+        ours = conv_ops.conv(
             jnp.asarray(x),
             jnp.asarray(kernel),
             jnp.asarray(bias),
@@ -68,7 +76,7 @@ def test_depthwise_conv_and_its_gradients_are_torchs(form):
     (expected * torch.from_numpy(weights)).sum().backward()
 
     def total(x, kernel, bias):
-        y = ops.depthwise_conv(x, kernel, bias)
+        y = conv_ops.depthwise_conv(x, kernel, bias)
         return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
 
     with forms.single_form(form):
@@ -91,7 +99,7 @@ def test_resize_bilinear_and_its_gradient_are_torchs(form, size):
     (expected * torch.from_numpy(weights)).sum().backward()
 
     def total(x):
-        y = ops.resize_bilinear(x, size)
+        y = resize_ops.resize_bilinear(x, size)
         return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
 
     with forms.single_form(form):
@@ -104,7 +112,7 @@ def test_resize_in_float32_takes_the_neighbours_that_torch_takes(rng):
     """A ramp shows every weight: float32 positions differ from exact ones at odd ratios."""
     for old, new in rng.integers(1, 4000, (60, 2)):
         ramp = np.arange(old, dtype=np.float32).reshape(1, old, 1, 1)
-        ours = ops.resize_bilinear(jnp.asarray(ramp), (int(new), 1))
+        ours = resize_ops.resize_bilinear(jnp.asarray(ramp), (int(new), 1))
         expected = F.interpolate(nchw(ramp), size=(int(new), 1), mode="bilinear")
         np.testing.assert_allclose(np.ravel(ours), expected.ravel(), rtol=3e-7, atol=old * 1e-7)
 
@@ -162,7 +170,7 @@ def test_halves_on_a_tpu_are_summed_in_float32():
     """4 + 8 · 2⁻⁷ is a bfloat16, but 4 + 2⁻⁷ rounds to 4."""
     x, kernel = jnp.ones((1, 3, 3, 4), jnp.bfloat16), jnp.full((3, 3, 1, 4), 2**-7)
     with forms.single_form("tpu"):
-        y = ops.depthwise_conv(x, kernel.at[0, 0].set(4), jnp.zeros(4))
+        y = conv_ops.depthwise_conv(x, kernel.at[0, 0].set(4), jnp.zeros(4))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y[0, 1, 1], jnp.asarray(4.0625, jnp.bfloat16))
 
@@ -172,7 +180,7 @@ def test_depthwise_conv_can_be_differentiated_forwards_and_mapped(wrt):
     x, kernel, bias = (jnp.asarray(a) for a in (normal(2, 6, 5, 4), normal(3, 3, 1, 4), normal(4)))
 
     def function(own):
-        return ops.depthwise_conv(*((own, kernel) if wrt == "x" else (x, own)), bias)
+        return conv_ops.depthwise_conv(*((own, kernel) if wrt == "x" else (x, own)), bias)
 
     point = x if wrt == "x" else kernel
     direction = jnp.asarray(normal(*point.shape, seed=5))
@@ -222,8 +230,8 @@ def test_derivatives_of_depthwise_conv_are_the_plain_ones(form):
     arguments = [jnp.asarray(normal(*s)) for s in [(2, 6, 5, 4), (3, 3, 1, 4), (4,)]]
     with forms.single_form(form):
         assert_equal_derivatives(
-            ops.depthwise_conv,
-            lambda x, kernel, bias: ops._depthwise_lax(x, kernel) + bias.reshape(1, 1, 1, -1),
+            conv_ops.depthwise_conv,
+            lambda x, kernel, bias: conv_ops._depthwise_lax(x, kernel) + bias.reshape(1, 1, 1, -1),
             *arguments,
         )
 
@@ -236,8 +244,8 @@ def test_derivatives_of_a_sum_of_resized_maps_are_the_plain_ones(form, sides):
     ]
     with forms.single_form(form):
         assert_equal_derivatives(
-            lambda first, *others: ops.add_resized(first, others),
-            lambda *maps: sum(ops._resize_by_matmuls(x, size=(8, 6)) for x in maps),
+            lambda first, *others: resize_ops.add_resized(first, others),
+            lambda *maps: sum(resize_ops._resize_by_matmuls(x, size=(8, 6)) for x in maps),
             *arguments,
         )
 
@@ -290,7 +298,7 @@ def test_derivatives_of_the_loss_are_the_plain_ones(form, size, options, rng):
     count = labels.size if "denominator" in options else (one_hot * weights).sum()
 
     def plain(logits):
-        large = ops._resize_by_matmuls(logits, size=size)
+        large = resize_ops._resize_by_matmuls(logits, size=size)
         return -(targets * jax.nn.log_softmax(large, -1)).sum() / float(count)
 
     weighting = cross_entropy.Weighting(255, **options)
@@ -348,7 +356,7 @@ def test_the_gradient_of_a_linear_layer_is_chosen_by_the_form_of_its_call():
 def test_one_form_leaves_no_choice_in_the_program():
     x = jnp.zeros((1, 8, 8, 4))
     args = (x, jnp.zeros((3, 3, 1, 4)), jnp.zeros(4))
-    assert "platform_index" in str(jax.make_jaxpr(ops.depthwise_conv)(*args))
+    assert "platform_index" in str(jax.make_jaxpr(conv_ops.depthwise_conv)(*args))
     with forms.single_form("cpu"):
-        program = str(jax.make_jaxpr(lambda *a: ops.depthwise_conv(*a))(*args))
+        program = str(jax.make_jaxpr(lambda *a: conv_ops.depthwise_conv(*a))(*args))
     assert "platform_index" not in program

@@ -4,7 +4,7 @@ from PIL import Image
 from training.folders import labels, photo, save, write_folder, write_json
 
 from segformer_jax.training.check import check, examine
-from segformer_jax.training.dataset import open_dataset
+from segformer_jax.training.layouts import open_dataset
 
 
 def test_a_sound_data_set_is_surveyed(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from training.folders import labels, save, write_folder, write_json
 
 from segformer_jax import ImageError
-from segformer_jax.training.dataset import joined, open_dataset
+from segformer_jax.training.dataset import joined
+from segformer_jax.training.layouts import open_dataset
 
 
 def test_a_missing_mask_a_damaged_picture_and_another_size_are_named(tmp_path):

@@ -23,8 +23,8 @@ from segformer_jax import (
     SegformerImageProcessor,
     Segmenter,
 )
-from segformer_jax.training.dataset import open_dataset
 from segformer_jax.training.evaluate import evaluate, model_labels
+from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.protocol import Protocol
 
 NAMES = ("sky", "road", "tree", "car", "pole", "fence", "sign")

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 from training.folders import labels, photo, save, write_folder, write_json
 
-from segformer_jax.training.dataset import IGNORED, open_dataset
+from segformer_jax.training.dataset import IGNORED
+from segformer_jax.training.layouts import open_dataset
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):

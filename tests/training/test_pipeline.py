@@ -11,7 +11,7 @@ from training.folders import photo, save, write_folder
 
 from segformer_jax import ImageError
 from segformer_jax.training.augment import Augmentation
-from segformer_jax.training.dataset import open_dataset
+from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.pipeline import batches
 
 SMALL = Augmentation((16, 20))

@@ -6,7 +6,7 @@ from training.folders import write_folder, write_json
 from segformer_jax.images.draw import overlay
 from segformer_jax.images.labels import palette_for
 from segformer_jax.training.augment import Augmentation
-from segformer_jax.training.dataset import open_dataset
+from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.pipeline import batches
 from segformer_jax.training.preview import GAP, contact_sheet
 

@@ -15,8 +15,8 @@ from segformer_jax import (
     Segmenter,
 )
 from segformer_jax.images.labels import palette_for
-from segformer_jax.training.dataset import open_dataset
 from segformer_jax.training.evaluate import evaluate
+from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.report import CAPTION, GAP, LONGEST, draw_confusion, write_report
 
 NAMES = {0: "sky", 1: "road", 2: "tree"}

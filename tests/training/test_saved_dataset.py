@@ -8,7 +8,7 @@ from PIL import Image
 from training.folders import labels, photo, save, write_json
 
 from segformer_jax import ImageError
-from segformer_jax.training.dataset import open_dataset
+from segformer_jax.training.layouts import open_dataset
 
 datasets = pytest.importorskip("datasets")
 

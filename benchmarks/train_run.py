@@ -1,0 +1,133 @@
+"""Training as a user runs it, pictures read and augmented on the way: ours and PyTorch's.
+
+    python -m benchmarks.train_run --data FOLDER
+
+b0, float32, on the CPU. Both read the same pictures by the same code and augment them alike; ours
+through grain's threads, PyTorch's through a DataLoader with two workers. They take turns of a few
+steps in one process. `waits` is the share of our time in which the step had to wait for pictures.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from segformer_jax.process import keep_freed_memory
+from segformer_jax.training import sharding
+from segformer_jax.training.augment import Augmentation, augment
+from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.loop import Run
+from segformer_jax.training.plan import prepare
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.teller import Teller
+
+WORKERS = 2
+
+
+class Samples(torch.utils.data.IterableDataset):
+    """The data set without end, augmented, each worker with its own random numbers."""
+
+    def __init__(self, dataset: Dataset, options: Augmentation):
+        self.dataset, self.options = dataset, options
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng(info.id if info else 0)
+        while True:
+            image, mask = self.dataset.pair(int(rng.integers(len(self.dataset))))
+            yield augment(image, mask, options=self.options, rng=rng)
+
+
+def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps: int = 5) -> None:
+    """Prints pictures per second of both, and their ratio.
+
+    Args:
+        data: a folder with train/ and val/.
+        batch_size: pictures per step.
+        crop: side of what the network sees.
+        turns: how often each has its turn, after one to warm up.
+        steps: of each turn.
+    """
+    keep_freed_memory()
+    folder = Path(tempfile.mkdtemp())
+    settings = TrainSettings(
+        data=str(data),
+        out=str(folder),
+        model="b0",
+        batch_size=batch_size,
+        crop=(crop, crop),
+        steps=100_000,
+    )
+    plan = prepare(settings)
+    run = Run(folder, plan, Teller())
+    stream = run._batches(0)
+    waited = 0.0
+
+    def ours() -> None:
+        nonlocal waited
+        for _ in range(steps):
+            asked = time.perf_counter()
+            batch = sharding.global_batch(next(stream), run.mesh, parts=1)
+            waited += time.perf_counter() - asked
+            run.state, figures = run.step(run.state, batch)
+            float(figures["loss"])
+
+    theirs = _torch(plan.data, plan.augmentation, batch_size=batch_size, steps=steps)
+    ours(), theirs()
+    waited = 0.0
+    times = {"ours": [], "torch": []}
+    for _ in range(turns):
+        for name, turn in (("ours", ours), ("torch", theirs)):
+            start = time.perf_counter()
+            turn()
+            times[name].append(time.perf_counter() - start)
+    stream.close()
+    run.close()
+    shutil.rmtree(folder)
+    speed = {name: batch_size * steps / float(np.median(own)) for name, own in times.items()}
+    ratio = float(np.median(np.array(times["ours"]) / np.array(times["torch"])))
+    table = Table("", "pictures/s", "time, ours ÷ theirs", "waits")
+    table.add_row("segformer_jax", f"{speed['ours']:.1f}", "", f"{waited / sum(times['ours']):.1%}")
+    table.add_row("transformers + torch", f"{speed['torch']:.1f}", f"{ratio:.2f}", "")
+    Console().print(table)
+
+
+def _torch(dataset: Dataset, options: Augmentation, *, batch_size: int, steps: int):
+    """A turn of transformers' model, its own loss, and `torch.optim.AdamW`."""
+    config = transformers.SegformerConfig(num_labels=len(dataset.id2label))
+    model = transformers.SegformerForSemanticSegmentation(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, fused=True)
+    loader = torch.utils.data.DataLoader(
+        Samples(dataset, options),
+        batch_size=batch_size,
+        num_workers=WORKERS,
+        prefetch_factor=2,
+        multiprocessing_context="spawn",  # a fork of a process with JAX's threads may hang
+    )
+    stream = iter(loader)
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+
+    def turn() -> None:
+        for _ in range(steps):
+            images, masks = next(stream)
+            pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+            optimizer.zero_grad()
+            loss = model(pixels, labels=masks.long()).loss
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return turn
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
