@@ -10,6 +10,7 @@ from typing import Any
 from segformer_jax.atomic import atomic_path
 
 Row = dict[str, Any]  # of one step: "step", "loss", "lr", …
+FEW = 50  # points of a curve that are marked
 CURVES = (("loss", "loss"), ("lr", "learning rate"), ("val_mean_iou", "validation: mean IoU"))
 
 
@@ -108,13 +109,17 @@ def draw_curves(rows: list[Row], file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    curves = {
+        title: [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        for name, title in CURVES
+    }
+    shown = {title: points for title, points in curves.items() if points}
+    figure = Figure(figsize=(4 * max(len(shown), 1), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        if points:
-            marker = "o" if name.startswith("val") else None
-            axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
+    for place, (title, points) in enumerate(shown.items(), 1):
+        axes = figure.add_subplot(1, len(shown), place)
+        marker = "o" if len(points) < FEW else None
+        axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.locator_params(axis="x", integer=True)
