@@ -106,8 +106,10 @@ def test_a_missing_package_is_told_before_the_run(package, extra, log, monkeypat
 
 def test_curves_are_a_picture_of_any_number_of_steps(tmp_path):
     before = set(sys.modules)
-    for rows in ([], ROWS[:1], ROWS):
+    trained = [{"step": 1, "loss": 2.0, "lr": 1e-3}]
+    evaluated = [*trained, {"step": 2, "loss": 1.0, "lr": 5e-4, "val_mean_iou": 0.5}]
+    for rows, curves in (([], 1), (trained, 2), (evaluated, 3)):
         draw_curves(rows, tmp_path / "curves.png")
         with Image.open(tmp_path / "curves.png") as picture:
-            assert (picture.format, picture.size) == ("PNG", (1440, 420))
+            assert (picture.format, picture.size) == ("PNG", (480 * curves, 420))
     assert "matplotlib.pyplot" not in set(sys.modules) - before
