@@ -22,6 +22,7 @@ from segformer_jax import (
     Segmenter,
     WeightsError,
 )
+from segformer_jax.checkpoints import hub
 
 ROOT = Path(__file__).resolve().parents[2]
 STREET = ROOT / "examples" / "street.jpg"
@@ -80,10 +81,10 @@ def test_50_sizes_alone_and_in_mixed_batches_equal_the_three_steps(segmenter, by
     assert near_ties <= 1e-6 * pixels  # seen: 6 of 38,545,702
 
 
-def test_a_class_map_is_the_one_of_transformers(segmenter, shared):
-    folder = shared / "checkpoints" / "street-b0-hf"
+def test_a_class_map_is_the_one_of_transformers(segmenter):
+    folder = hub.resolve("street-b0")
     processor = transformers.SegformerImageProcessorPil.from_pretrained(folder)
-    model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder).half().float()
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder).float()
     picture = Image.open(STREET)
     with torch.inference_mode():
         outputs = model.eval()(**processor(picture, return_tensors="pt"))

@@ -23,6 +23,7 @@ from segformer_jax import (
     SegformerImageProcessor,
     Segmenter,
 )
+from segformer_jax.checkpoints import hub
 from segformer_jax.training.evaluate import evaluate, model_labels
 from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.protocol import Protocol
@@ -69,7 +70,8 @@ def segmenter(checkpoint):
 def by_torch(checkpoint, dataset, *, size_of=None) -> torch.Tensor:
     """The confusion matrix by transformers and torchmetrics; float64, rows true."""
     processor = transformers.SegformerImageProcessorPil.from_pretrained(checkpoint)
-    model = transformers.SegformerForSemanticSegmentation.from_pretrained(checkpoint).eval()
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(checkpoint)
+    model = model.float().eval()  # street-b0's file is float16
     metric = torchmetrics.ConfusionMatrix(
         task="multiclass", num_classes=len(dataset.id2label), ignore_index=255
     )
@@ -142,7 +144,7 @@ def test_two_processes_get_the_scores_of_the_whole(segmenter, checkpoint, tmp_pa
         "checkpoint, data, address, index = sys.argv[1:]\n"
         "jax.distributed.initialize(address, num_processes=2, process_id=int(index))\n"
         "from segformer_jax import Segmenter\n"
-        "from segformer_jax.training.dataset import open_dataset\n"
+        "from segformer_jax.training.layouts import open_dataset\n"
         "from segformer_jax.training.evaluate import evaluate\n"
         "segmenter = Segmenter.from_pretrained(checkpoint, batch_size=2)\n"
         "evaluation = evaluate(segmenter, open_dataset(data), boundary=True)\n"
@@ -260,13 +262,13 @@ def test_what_can_not_be_evaluated_is_said(segmenter, tmp_path):
 
 
 def test_street_b0_scores_on_camvid_as_in_transformers(shared):
-    checkpoint = shared / "checkpoints" / "street-b0-hf"
+    checkpoint = hub.resolve("street-b0")
     whole = open_dataset(shared / "data" / "camvid" / "test")
     some = slice(0, None, 80)
     parts = {n: getattr(whole, n)[some] for n in ("names", "pictures", "masks")}
     dataset = dataclasses.replace(whole, **parts)
     evaluation = evaluate(Segmenter.from_pretrained("street-b0", batch_size=1), dataset)
-    assert_equal(evaluation, by_torch(checkpoint, dataset), per_mille=2)  # ours are float16
+    assert_equal(evaluation, by_torch(checkpoint, dataset), per_mille=2)
 
 
 def test_a_second_evaluation_compiles_nothing(segmenter, tmp_path):
