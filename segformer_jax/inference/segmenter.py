@@ -155,11 +155,11 @@ class Segmenter:
 
     def class_maps(
         self,
-        inputs: Sequence[Float[np.ndarray, "h w c"]],
+        inputs: Sequence[Float[np.ndarray, "_ _ c"]],
         sizes: Sequence[tuple[int, int]],
         *,
         scores: bool = False,
-    ) -> list[tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
+    ) -> list[tuple[UInt[np.ndarray, "_ _"], Float[np.ndarray, "_ _"] | None]]:
         """What follows the processor, for callers who prepare pictures themselves.
 
         Args:
