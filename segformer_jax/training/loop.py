@@ -145,9 +145,9 @@ class Run:
         settings, first = self.settings, int(self.state.step)
         assert settings.steps is not None
         assert settings.batch_size is not None
-        pending: tuple[int, Any, dict[str, float]] | None = None  # figures still being computed
+        pending: tuple[int, Any, float] | None = None  # figures still being computed
         with collected_signals() as signals, contextlib.closing(self._batches(first)) as stream:
-            since = time.monotonic()
+            self.since = time.monotonic()
             for number in range(first + 1, settings.steps + 1):
                 asked = time.monotonic()
                 try:
@@ -160,10 +160,7 @@ class Run:
                 self.state, figures = self.built.step(self.state, batch)
                 if pending is not None:
                     self._tell(self._row(*pending))
-                now = time.monotonic()
-                speed, since = settings.batch_size / (now - since), now
-                times = {"images_per_second": speed, "waited_for_data_s": waited}
-                pending = number, figures, times
+                pending = number, figures, waited
                 stop, save = sharding.any_process(
                     (bool(signals), time.monotonic() - self.saved > MINUTE)
                 )
@@ -173,7 +170,7 @@ class Run:
                     pending = None
                     self._tell(row | (self._evaluate(number) if evaluated else {}))
                     self._save()
-                    since = time.monotonic()  # evaluating is no training
+                    self.since = time.monotonic()  # evaluating is no training
                 if stop and number < settings.steps:
                     interrupted = signal.SIGINT in signals
                     return Outcome(number, False, self.scores, self.best, interrupted)
@@ -197,8 +194,8 @@ class Run:
 
     # --- what is written while it turns
 
-    def _row(self, number: int, figures: Any, times: dict[str, float]) -> Row:
-        """A step's line, once its figures are there."""
+    def _row(self, number: int, figures: Any, waited: float) -> Row:
+        """A step's line, once its figures are there: it lasted from the last one's until then."""
         row = {name: float(figures[name]) for name in ("loss", "gradient_norm")}
         for name, value in row.items():
             if not math.isfinite(value):
@@ -207,9 +204,12 @@ class Run:
                     f"checkpoint is of step {self.checkpoints.latest() or 0}: start anew in "
                     "another folder with a lower --lr, or with --clip-norm 1"
                 )
+        assert self.settings.batch_size is not None
+        now = time.monotonic()
+        speed, self.since = self.settings.batch_size / (now - self.since), now
         rate = float(self.built.schedule(number - 1))
-        rounded = {name: round(value, 4) for name, value in times.items()}
-        return {"step": number, "lr": rate} | row | rounded
+        times = {"images_per_second": round(speed, 4), "waited_for_data_s": round(waited, 4)}
+        return {"step": number, "lr": rate} | row | times
 
     def _tell(self, row: Row) -> None:
         self.teller.step(row, steps=self.settings.steps or 0)
@@ -222,7 +222,7 @@ class Run:
         self.checkpoints.save(self.state, {"best": self.best, "scores": self.scores})
         self.saved = time.monotonic()
 
-    def _keep_steps(self, pending: tuple[int, Any, dict[str, float]] | None) -> None:
+    def _keep_steps(self, pending: tuple[int, Any, float] | None) -> None:
         """Saves the steps before an error; of several processes the others know nothing of it."""
         if pending is not None and jax.process_count() == 1:
             self._tell(self._row(*pending))

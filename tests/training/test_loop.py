@@ -1,6 +1,8 @@
 """Runs as their users meet them: they end, go on, and leave models behind."""
 
+import contextlib
 import json
+import time
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -89,6 +91,30 @@ def test_metrics_hold_one_line_a_step_with_scores_where_it_was_evaluated(finishe
     assert {"loss", "lr", "gradient_norm", "images_per_second", "waited_for_data_s"} < found[
         0
     ].keys()
+
+
+def test_no_step_is_said_to_be_faster_than_its_figures(folder):
+    """Also right after a checkpoint, when nothing else is waited for."""
+
+    class Late:
+        def __float__(self):
+            time.sleep(0.05)
+            return 1.0
+
+    out = folder / "late"
+    settings = settings_of(folder, out=str(out), save_every=1)
+    run = Run(out, prepare(settings), Teller())
+    step = run.built.step
+
+    def late(state, batch):
+        state, figures = step(state, batch)
+        return state, dict.fromkeys(figures, Late())
+
+    run.built = replace(run.built, step=late)
+    with contextlib.closing(run):
+        run.go()
+    fastest = settings.batch_size / (2 * 0.05)  # a step has two such figures
+    assert max(row["images_per_second"] for row in rows(out)) <= fastest
 
 
 def test_tensorboard_holds_the_rows(finished):
