@@ -174,13 +174,26 @@ class Segmenter:
         Raises:
             ValueError: as the model's `__call__`.
         """
+        return [
+            class_map(own, size, scores=scores)
+            for own, size in zip(self.start(inputs), sizes, strict=True)
+        ]
+
+    def start(
+        self, inputs: Sequence[Float[np.ndarray, "_ _ c"]]
+    ) -> list[Float[Array, "1 _ _ labels"]]:
+        """Each picture's logits, on the device that makes them; returned before they are there.
+
+        `class_map(logits, size)` waits for them and makes the class map.
+
+        Raises:
+            ValueError: as the model's `__call__`.
+        """
         logits: list[Any] = [None] * len(inputs)
         for same in _by_shape(inputs):
             for index, own in zip(same, self._each([inputs[i] for i in same]), strict=True):
                 logits[index] = own
-        return [
-            class_map(own, size, scores=scores) for own, size in zip(logits, sizes, strict=True)
-        ]
+        return logits
 
     def update(self, model: SegformerForSemanticSegmentation) -> None:
         """Takes over the weights of another model of the same config, and compiles nothing anew.
