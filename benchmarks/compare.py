@@ -5,16 +5,16 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import tyro
 
 from benchmarks import class_map, forward, machine, report, startup, train_step
-from benchmarks.contender import CONTENDERS
+from benchmarks.contender import ON_CPU, ON_GPU
 
 Work = Literal["forward", "growth", "end-to-end", "class-map", "train-step", "startup", "overhead"]
 WORKS: tuple[Work, ...] = (
     "forward", "end-to-end", "class-map", "train-step", "startup", "overhead"
 )  # fmt: skip
-ALL = tuple(CONTENDERS)
 
 
 def compare(
@@ -22,7 +22,7 @@ def compare(
     variants: tuple[str, ...] = ("b0", "b2"),
     batches: tuple[int, ...] = (1,),
     sides: tuple[int, ...] = (512,),
-    contenders: tuple[str, ...] = ALL,
+    contenders: tuple[str, ...] = (),
     rounds: int = 15,
     out: Path = Path("out/benchmarks"),
 ) -> None:
@@ -33,12 +33,14 @@ def compare(
         variants: sizes of the network for `forward`, `startup` and `overhead`.
         batches: pictures at once for `forward`.
         sides: of the square input, in pixels.
-        contenders: whom to measure; ours is always among them.
+        contenders: whom to measure, all that suit the device when left out; ours is among them.
         rounds: turns of each contender.
         out: folder of the results.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by processes
+    contenders = contenders or (ON_GPU if jax.default_backend() == "gpu" else ON_CPU)
     names = ["ours", *(name for name in contenders if name != "ours")]
     about = machine.describe()
     about["peak_gmacs"] = peaks = {kind: machine.peak(kind) for kind in ("float32", "bfloat16")}

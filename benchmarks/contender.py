@@ -56,9 +56,16 @@ CONTENDERS = {
     "ours, bfloat16": Contender("ours", "bfloat16", BFLOAT16),
     "transformers": Contender("torch_eager"),
     "transformers, torch.compile": Contender("torch_compile"),
+    "transformers, bfloat16": Contender("torch_eager", "bfloat16", BFLOAT16),
+    "transformers, torch.compile, bfloat16": Contender("torch_compile", "bfloat16", BFLOAT16),
     "ONNX Runtime": Contender("onnx_runtime"),
     "OpenVINO": Contender("openvino_cpu"),
     "OpenVINO, bfloat16": Contender("openvino_cpu", "bfloat16", BFLOAT16),
     "KerasHub": Contender("keras_hub", tolerance=TANH_GELU),
     "ZeroModels": Contender("zeromodels"),
 }
+ON_GPU = tuple(name for name in CONTENDERS if name.startswith(("ours", "transformers")))
+ON_CPU = tuple(  # nobody runs PyTorch in bfloat16 there: it is slower than in float32
+    name for name in CONTENDERS if not (name.startswith("transformers") and "bfloat16" in name)
+)
+TENSORFLOAT32 = 1e-2  # what products of 10 bits, the default for float32 on a GPU, leave

@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
 from benchmarks.checkpoints import make_checkpoint, make_pixels
-from benchmarks.contender import CONTENDERS
+from benchmarks.contender import CONTENDERS, TENSORFLOAT32
 from benchmarks.race import Entry, Lane, race
 from segformer_jax import SegformerConfig
 from segformer_jax.models.arithmetic import multiply_adds
@@ -60,16 +61,17 @@ def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row]
     lanes, failures = race(entries, rounds=rounds)
     for lane in lanes[1:]:
         same = float((lane.output == lanes[0].output).mean())
-        assert same > 0.9999, f"{lane.contender} has the same class on {same:.4%} of the photo"
+        assert same > (0.99 if jax.default_backend() == "gpu" else 0.9999), f"{lane.contender} has the same class on {same:.4%} of the photo"
     return _rows("b0, photo 1280×960 → class map", lanes), failures
 
 
 def check_agreement(lanes: list[Lane]) -> None:
-    """All logits are ours, to the tolerance of each contender."""
+    """All logits are ours, to the tolerance of each contender, or of the device's products."""
     reference = lanes[0].output
+    least = TENSORFLOAT32 if jax.default_backend() == "gpu" else 0
     for lane in lanes[1:]:
         distance = np.linalg.norm(lane.output - reference) / np.linalg.norm(reference)
-        tolerance = CONTENDERS[lane.contender].tolerance
+        tolerance = max(least, CONTENDERS[lane.contender].tolerance)
         assert distance <= tolerance, f"{lane.contender} is {distance:.1e} from ours"
 
 

@@ -47,7 +47,8 @@ def plot(file: Path, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Non
         axis.set(title=work, xlabel="ms")
         axis.margins(x=0.2)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{machine['processor']}, {machine['cores']} cores, {machine['date']}")
+    where = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
+    figure.suptitle(f"{where}, {machine['date']}")
     figure.tight_layout()
     figure.savefig(file)
     pyplot.close(figure)

@@ -1,4 +1,7 @@
-"""transformers on PyTorch, as it comes: eager, with its default (sdpa) attention."""
+"""transformers on PyTorch, as it comes: eager, with its default (sdpa) attention.
+
+On an NVIDIA GPU float32 products may use TensorFloat-32, which is JAX's default there.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -23,36 +26,44 @@ def end_to_end(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
 
     def run(photo: np.ndarray) -> Any:
         with torch.inference_mode():
-            inputs = processor(images=photo, return_tensors="pt").to(model.dtype)
+            inputs = processor(images=photo, return_tensors="pt").to(model.device, model.dtype)
             outputs = model(**inputs)
             size = photo.shape[:2]
-            return processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
+            maps = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+            return maps[0].cpu()
 
     return Forward(prepare=lambda photo: photo, run=run, logits=lambda y: y.numpy())
 
 
 def load(folder: Path, dtype: str) -> Any:
-    """The model in eval mode, on as many threads as there are cores."""
+    """The model in eval mode, on the GPU or on as many threads as there are cores."""
     import torch
     import transformers
 
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(
         folder, dtype=getattr(torch, dtype)
     )
-    return model.eval()
+    model = model.eval()
+    if not torch.cuda.is_available():
+        return model
+    torch.set_float32_matmul_precision("high")
+    return model.cuda()
 
 
 def of_model(model: Any) -> Forward:
     """The forward pass of a model of transformers, compiled or not."""
     import torch
 
-    dtype = next(model.parameters()).dtype
+    parameter = next(model.parameters())
 
     def prepare(pixels: np.ndarray) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(dtype)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(parameter)
 
     def run(pixels: Any) -> Any:
         with torch.inference_mode():
-            return model(pixel_values=pixels).logits
+            logits = model(pixel_values=pixels).logits
+        if logits.is_cuda:
+            torch.cuda.synchronize()
+        return logits
 
-    return Forward(prepare, run, lambda y: y.float().permute(0, 2, 3, 1).numpy())
+    return Forward(prepare, run, lambda y: y.float().permute(0, 2, 3, 1).cpu().numpy())

@@ -27,7 +27,7 @@ def _resize_bilinear(x, size, form):
     by_gathers, by_matmuls = (
         partial(resize, size=size) for resize in (_resize_by_gathers, _resize_by_matmuls)
     )
-    return choose(form, by_gathers, by_matmuls, x)
+    return choose(form, by_gathers, by_gathers, x, tpu=by_matmuls)
 
 
 @_resize_bilinear.defjvp
