@@ -61,7 +61,9 @@ def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row]
     lanes, failures = race(entries, rounds=rounds)
     for lane in lanes[1:]:
         same = float((lane.output == lanes[0].output).mean())
-        assert same > (0.99 if jax.default_backend() == "gpu" else 0.9999), f"{lane.contender} has the same class on {same:.4%} of the photo"
+        assert same > (0.99 if jax.default_backend() == "gpu" else 0.9999), (
+            f"{lane.contender} has the same class on {same:.4%} of the photo"
+        )
     return _rows("b0, photo 1280×960 → class map", lanes), failures
 
 
