@@ -21,9 +21,7 @@ class Pixels(Protocol):
         """The picture at another height and width, by one of Pillow's filters."""
         ...
 
-    def read(
-        self, top: int, left: int, size: tuple[int, int]
-    ) -> UInt8[np.ndarray, "h w 3"] | None:
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
         """A part of height and width `size`, RGB; None where the picture has no data at all."""
         ...
 

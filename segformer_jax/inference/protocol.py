@@ -140,6 +140,17 @@ class Protocol:
             and "height" in processor.size
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: what differs from the processor's way."""
+        values: dict[str, Any] = {}
+        if self.short_side is not None:
+            values |= {"short_side": self.short_side, "divisor": self.divisor}
+        if self.windows is not None:
+            values |= {"windows": list(self.windows.size), "stride": list(self.windows.steps)}
+        if self.scales != (1.0,):
+            values["scales"] = list(self.scales)
+        return values | ({"flip": True} if self.flip else {})
+
     def views(self, processor: SegformerImageProcessor, height: int, width: int) -> list[View]:
         """All looks at a picture of height × width."""
         own = (height, width)

@@ -239,7 +239,9 @@ class Segmenter:
         else:
             from segformer_jax.inference.strips import whole_class_map  # it needs `Segmenter`
 
-            maps = [whole_class_map(self, ImagePixels(p), protocol, scores=scores) for p in pictures]
+            maps = [
+                whole_class_map(self, ImagePixels(p), protocol, scores=scores) for p in pictures
+            ]
         return [
             Segmentation(classes, self.id2label, picture, certainty)
             for picture, (classes, certainty) in zip(pictures, maps, strict=True)

@@ -54,12 +54,21 @@ class Axis:
         return Axis(self.starts[own.start : own.stop], self.size, self.cells, index, weight)
 
     def matrix(self, window: int, start: int, stop: int) -> Float[np.ndarray, "rows cells"]:
-        """What one window contributes to the pixels from `start` to `stop`."""
-        whole = np.zeros((stop - start, self.cells), np.float32)
+        """What one window contributes to the pixels from `start` to `stop`; beyond the side 0."""
         index, weight = self.index[start:stop], self.weight[start:stop]
+        whole = np.zeros((stop - start, self.cells), np.float32)
         rows, taps = np.nonzero((index // self.cells == window) & (weight != 0))
         np.add.at(whole, (rows, index[rows, taps] % self.cells), weight[rows, taps])
         return whole
+
+    def span(self, rows: int) -> int:
+        """The most cells of one window, from first to last, that `rows` pixels are made of."""
+        most = 1
+        for start in range(0, len(self.index), rows):
+            for window in self.windows(start, start + rows):
+                used = np.flatnonzero(self.matrix(window, start, start + rows).any(0))
+                most = max(most, int(np.ptp(used)) + 1 if len(used) else 1)
+        return most
 
 
 def make_axis(

@@ -5,9 +5,9 @@ any more. What is held is the logits of a row or two of windows, at 1/4 of the p
 one strip of full-size logits.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt
 
 from segformer_jax.inference.class_map import rounded_width
 from segformer_jax.inference.class_map_cpu import index_type
-from segformer_jax.inference.pixels import ImagePixels, Pixels
+from segformer_jax.inference.pixels import Pixels
 from segformer_jax.inference.protocol import Protocol, View
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.inference.sliding_window import Axis, make_axis
@@ -52,8 +52,8 @@ def class_strips(
         segmenter: the model in use.
         pixels: the picture.
         protocol: how it becomes class scores.
-        columns: the first and the last but one column of the result; all when left out. Columns
-            have the same values in any part, but for rounding.
+        columns: the first column of the result and the one past the last; all when left out. A
+            column has the same values in any part, but for rounding.
         scores: whether probabilities are wanted.
     """
     height, width = pixels.size
@@ -127,17 +127,17 @@ def _low_strips(
     """Strips whose rows are the picture's, and whose columns are still those of the logits."""
     waiting = _window_rows(segmenter, look)
     held: dict[int, Array] = {}
-    height = len(look.rows.index)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        used = look.rows.windows(top, bottom)
+    span = look.rows.span(rows)
+    for top in range(0, len(look.rows.index), rows):
+        used = look.rows.windows(top, top + rows)
         held = {row: held[row] for row in used if row in held}
         strip: Array | float = 0.0
         for row in used:
             if row not in held:
                 held[row] = next(waiting)
-            matrix = look.rows.matrix(row, top, bottom)
-            strip = _plus_rows(strip, np.pad(matrix, ((0, rows - len(matrix)), (0, 0))), held[row])
+            matrix = look.rows.matrix(row, top, top + rows)
+            first = min(int(matrix.any(0).argmax()), look.rows.cells - span)
+            strip = _plus_rows(strip, matrix[:, first : first + span], held[row], np.int32(first))
         assert isinstance(strip, Array)
         yield strip
 
@@ -218,19 +218,21 @@ def _side_by_side(row):
 
 
 @jax.jit
-def _plus_rows(strip, matrix, logits):
-    return strip + jnp.tensordot(matrix, logits, axes=1, precision="highest")
+def _plus_rows(strip, matrix, logits, first):
+    own = jax.lax.dynamic_slice_in_dim(logits, first, matrix.shape[1])
+    return strip + jnp.tensordot(matrix, own, axes=1, precision="highest")
 
 
 def _full(low, taps):
     """(rows, width, labels): every pixel from its taps."""
-    return sum(
+    parts = [
         jnp.take(low, index, axis=1, mode="clip") * weight[None, :, None]
         for index, weight in zip(*taps, strict=True)
-    )
+    ]
+    return functools.reduce(jnp.add, parts)
 
 
-@partial(jax.jit, static_argnames="scores")
+@functools.partial(jax.jit, static_argnames="scores")
 def _strip(low, taps, scores):
     x = _full(low, taps)
     if x.shape[-1] == 1:
@@ -246,7 +248,7 @@ def _plus_probabilities(total, low, taps):
     return total + (jax.nn.sigmoid(x) if x.shape[-1] == 1 else jax.nn.softmax(x, -1))
 
 
-@partial(jax.jit, static_argnames=("count", "scores"))
+@functools.partial(jax.jit, static_argnames=("count", "scores"))
 def _best_of_mean(total, count, scores):
     mean = total / count
     if mean.shape[-1] == 1:
