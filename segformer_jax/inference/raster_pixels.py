@@ -158,8 +158,8 @@ class RasterPixels:
 class ResizedRaster:
     """A raster at another size, each part resized from what its pixels are made of.
 
-    Pillow takes the place of a part in single precision: a value may differ by 1 from the resized
-    whole.
+    Pillow rounds between rows and columns, and the order depends on their numbers: a value may
+    differ by 1 from the resized whole.
     """
 
     whole: RasterPixels
