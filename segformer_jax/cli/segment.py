@@ -77,4 +77,6 @@ def segment(
         )
     if rasters:
         return segment_rasters(images, request)
+    if bands:
+        raise ValueError(f"{images[0]} is no raster: --bands is for TIFF, .vrt, .jp2 and .img")
     return segment_photos(images, request)
