@@ -21,7 +21,8 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
         quiet = len(starts) < 2 or not sys.stderr.isatty()
         for start in tqdm(starts, unit="batch", disable=quiet):
             some = images[start : start + request.batch_size]
-            for image, result in zip(some, segmenter(list(some)), strict=True):
+            found = segmenter(list(some), protocol=request.protocol)
+            for image, result in zip(some, found, strict=True):
                 files = {
                     kind: request.out_dir / f"{image.stem}{ENDINGS[kind]}"
                     for kind in request.outputs
@@ -33,7 +34,7 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
             if not request.json:
                 with tqdm.external_write_mode():  # the bar steps aside
                     for result in results[start:]:
-                        _print_segmentation(result)
+                        print_segmentation(result)
     if request.json:
         print_json({"model": request.model, "images": results})
     return 0
@@ -54,7 +55,8 @@ def _check_pictures(images: tuple[Path, ...], max_pixels: int) -> None:
         by_stem[image.stem] = image
 
 
-def _print_segmentation(result: dict[str, Any]) -> None:
+def print_segmentation(result: dict[str, Any]) -> None:
+    """A table of the classes, and the files that were written."""
     table = make_table(
         "class", "share", title=f"{result['image']}, {result['width']}×{result['height']}"
     )

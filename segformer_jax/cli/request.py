@@ -1,10 +1,11 @@
 """What a `segment` command asks for, whatever its pictures come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from segformer_jax.cli.printing import say
+from segformer_jax.inference.protocol import Protocol
 
 DEFAULT_MODEL = "street-b0"
 Output = Literal["overlay", "mask", "npy", "json"]
@@ -29,6 +30,8 @@ class Request:
     batch_size: int
     max_pixels: int
     json: bool
+    protocol: Protocol = field(default_factory=Protocol)
+    bands: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

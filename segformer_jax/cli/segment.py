@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import tyro
 
 from segformer_jax.cli.photos import segment_photos
+from segformer_jax.cli.protocol import Name, make_protocol
+from segformer_jax.cli.raster import is_raster, segment_rasters
 from segformer_jax.cli.request import DEFAULT_MODEL, Output, Request
 
 
@@ -23,6 +25,11 @@ def segment(
     dtype: Literal["float32", "bfloat16"] = "float32",
     batch_size: int = 8,
     max_pixels: int = 178_956_970,
+    protocol: Name | None = None,
+    slide: tuple[int, ...] = (),
+    scales: tuple[float, ...] = (),
+    flip: bool = False,
+    bands: tuple[int, ...] = (),
     json: bool = False,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
@@ -36,7 +43,15 @@ def segment(
         device: cpu, gpu or tpu; the fastest there is when left out.
         dtype: what the matrix products compute in.
         batch_size: pictures that go through the network together.
-        max_pixels: the largest picture that is opened.
+        max_pixels: the largest picture that is opened whole; a larger TIFF is read in windows.
+        protocol: the paper's way on Cityscapes (windows of 1024, stride 768) or ADE20K (the whole
+            picture, short side 512); -ms with six scales and flips. What is given beside it counts.
+        slide: a window's side and the stride, which is three quarters of it when left out. Rasters
+            (.vrt, .jp2, .img, and TIFFs that have a georeference or exceed --max-pixels) always
+            go in windows, through GDAL, to TIFFs; with --slide or --bands all TIFFs do.
+        scales: times the picture's size; the probabilities of all are averaged.
+        flip: average with the mirrored picture, too.
+        bands: of a raster, from 1: those that are grey, or red, green and blue.
         json: print one JSON object, and nothing else, on standard output.
     """
     if not images:
@@ -51,5 +66,17 @@ def segment(
         batch_size=batch_size,
         max_pixels=max_pixels,
         json=json,
+        protocol=make_protocol(protocol, slide=slide, scales=scales, flip=flip),
+        bands=bands,
     )
+    rasters = [image for image in images if is_raster(image, request)]
+    if 0 < len(rasters) < len(images):
+        raise ValueError(
+            f"{rasters[0]} is a raster, and others are not: segment rasters in a command of their "
+            "own"
+        )
+    if rasters:
+        return segment_rasters(images, request)
+    if bands:
+        raise ValueError(f"{images[0]} is no raster: --bands is for TIFF, .vrt, .jp2 and .img")
     return segment_photos(images, request)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.printing import make_console, make_table, print_json, say
+from segformer_jax.cli.protocol import Name, make_protocol
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.teller import Teller
 
@@ -63,7 +64,11 @@ def evaluate(
     layout: Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"] = "auto",
     reduce_zero_label: bool = False,
     short_side: int | None = None,
-    divisor: int = 32,
+    divisor: int | None = None,
+    protocol: Name | None = None,
+    slide: tuple[int, ...] = (),
+    scales: tuple[float, ...] = (),
+    flip: bool = False,
     boundary: bool = False,
     out_dir: Path | None = None,
     worst: int = 8,
@@ -81,7 +86,12 @@ def evaluate(
         layout: how the data lies; recognised when auto.
         reduce_zero_label: label 0 is ignored, and the others move down by one (ADE20K).
         short_side: the paper's protocol: whole pictures with this short side, their ratio kept.
-        divisor: with --short-side, both sides are rounded up to a multiple of it.
+        divisor: with --short-side, both sides are rounded up to a multiple of it; 32.
+        protocol: the paper's way on Cityscapes (windows of 1024, stride 768) or ADE20K (short side
+            512); -ms with six scales and flips. What is given beside it counts.
+        slide: a window's side and the stride, which is three quarters of it when left out.
+        scales: times the picture's size; the probabilities of all are averaged.
+        flip: average with the mirrored picture, too.
         boundary: boundary IoU too.
         out_dir: write evaluation.json, the confusion matrix and the worst pictures there.
         worst: how many of them.
@@ -98,6 +108,9 @@ def evaluate(
     from segformer_jax.training.layouts import open_dataset
     from segformer_jax.training.report import write_report
 
+    how = make_protocol(
+        protocol, slide=slide, scales=scales, flip=flip, short_side=short_side, divisor=divisor
+    )
     keep_freed_memory()
     keep_compiled_programs()
     dataset = open_dataset(data, split=split, layout=layout, reduce_zero_label=reduce_zero_label)
@@ -108,8 +121,7 @@ def evaluate(
         found = evaluated(
             segmenter,
             dataset,
-            short_side=short_side,
-            divisor=divisor,
+            protocol=how,
             boundary=boundary,
             progress=bar.update,
         )

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from segformer_jax.errors import ImageError
 
 MAX_PIXELS = 178_956_970  # 512 MiB at 3 bytes a pixel; Pillow's own Image.open raises above it, too
+GEOREFERENCE = (33550, 33922, 34264, 34735)  # GeoTIFF: scale, tie points, transform, keys
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 NOT_THIS_KIND = (SyntaxError, IndexError, TypeError, KeyError, struct.error)  # as Pillow takes it
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -67,6 +68,17 @@ def check_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Non
     """
     with _opened(path, max_pixels):
         pass
+
+
+def has_georeference(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether a file is a TIFF that says where on earth it lies.
+
+    Raises:
+        ImageError: as `check_image`.
+    """
+    with _opened(path, max_pixels) as image:
+        tags = getattr(image, "tag_v2", {})
+        return any(tag in tags for tag in GEOREFERENCE)
 
 
 @contextlib.contextmanager

@@ -20,10 +20,13 @@ from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.compiling import compiler_options
 from segformer_jax.inference.forward import forward_pass
+from segformer_jax.inference.pixels import ImagePixels
+from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
 Picture = str | Path | Image.Image | np.ndarray
+WHOLE = Protocol()  # each picture at the processor's size
 
 
 class Segmenter:
@@ -113,18 +116,26 @@ class Segmenter:
         names = dict(self.config.id2label)
         return names if len(names) > 1 else {0: "background", 1: next(iter(names.values()))}
 
-    @overload
-    def __call__(self, images: Picture, *, scores: bool = False) -> Segmentation: ...
+    @property
+    def device_count(self) -> int:
+        """The devices that a batch is split over."""
+        return self._mesh.size
+
     @overload
     def __call__(
-        self, images: Sequence[Picture], *, scores: bool = False
+        self, images: Picture, *, scores: bool = False, protocol: Protocol = WHOLE
+    ) -> Segmentation: ...
+    @overload
+    def __call__(
+        self, images: Sequence[Picture], *, scores: bool = False, protocol: Protocol = WHOLE
     ) -> list[Segmentation]: ...
-    def __call__(self, images, *, scores=False):
+    def __call__(self, images, *, scores=False, protocol=WHOLE):
         """Segments one picture, or a list of pictures of any sizes in batches.
 
         Args:
             images: a path, PIL picture or array, (h, w) or (h, w, 1|3|4) in 0…255; or a list.
             scores: keep each pixel's probability of its class as well.
+            protocol: in windows, at several scales, or mirrored too; see `Protocol`.
 
         Returns:
             A `Segmentation` at the picture's own size, EXIF orientation applied; a list for a list.
@@ -135,9 +146,10 @@ class Segmenter:
         if isinstance(images, list | tuple):
             results: list[Segmentation] = []
             for start in range(0, len(images), self.batch_size):
-                results += self._segment(images[start : start + self.batch_size], scores)
+                some = images[start : start + self.batch_size]
+                results += self._segment(some, scores, protocol)
             return results
-        return self._segment([images], scores)[0]
+        return self._segment([images], scores, protocol)[0]
 
     def logits(self, pixel_values: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b _ _ _"]:
         """The compiled forward pass alone: (b, ⌈h/4⌉, ⌈w/4⌉, labels) float32, before softmax.
@@ -217,10 +229,19 @@ class Segmenter:
                 )
         self._leaves = self._on_every_device(leaves)
 
-    def _segment(self, images: Sequence[Picture], scores: bool) -> list[Segmentation]:
+    def _segment(
+        self, images: Sequence[Picture], scores: bool, protocol: Protocol
+    ) -> list[Segmentation]:
         pictures = [read_image(image, max_pixels=self.max_pixels) for image in images]
-        inputs = [self.processor(picture)["pixel_values"][0] for picture in pictures]
-        maps = self.class_maps(inputs, [(p.height, p.width) for p in pictures], scores=scores)
+        if protocol.simple:
+            inputs = [protocol.inputs(self.processor, picture) for picture in pictures]
+            maps = self.class_maps(inputs, [(p.height, p.width) for p in pictures], scores=scores)
+        else:
+            from segformer_jax.inference.strips import whole_class_map  # it needs `Segmenter`
+
+            maps = [
+                whole_class_map(self, ImagePixels(p), protocol, scores=scores) for p in pictures
+            ]
         return [
             Segmentation(classes, self.id2label, picture, certainty)
             for picture, (classes, certainty) in zip(pictures, maps, strict=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt, UInt8
 
+from segformer_jax.inference.pixels import ImagePixels
 from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.inference.strips import whole_class_map
 from segformer_jax.training.boundary import boundary_counts
 from segformer_jax.training.dataset import Dataset
 from segformer_jax.training.metrics import (
@@ -76,8 +78,7 @@ class Evaluation:
         if self.boundary_iou is not None:
             values["boundary_iou"] = _number(mean(self.boundary_iou))
             values["per_class_boundary_iou"] = self._by_name(self.boundary_iou)
-        if self.protocol.short_side is not None:
-            values |= {"short_side": self.protocol.short_side, "divisor": self.protocol.divisor}
+        values |= self.protocol.to_dict()
         if details:
             values["confusion_matrix"] = self.confusion.tolist()
             values["per_image"] = {name: _number(iou) for name, iou in self.per_image.items()}
@@ -98,6 +99,7 @@ def evaluate(
     batch_size: int | None = None,
     short_side: int | None = None,
     divisor: int = 32,
+    protocol: Protocol | None = None,
     boundary: bool = False,
     progress: Callable[[int], Any] | None = None,
     process_index: int | None = None,
@@ -116,6 +118,7 @@ def evaluate(
         short_side: the paper's protocol instead of the processor's size: the whole picture with
             this shorter side, its ratio kept (512 for ADE20K).
         divisor: with `short_side`, both sides are rounded up to a multiple of it.
+        protocol: windows, scales and flips, in place of `short_side` and `divisor`.
         boundary: boundary IoU as well; costs a few milliseconds a picture.
         progress: called with the number of pictures that were just done.
         process_index: this process's place among those that share the work; JAX's when left out.
@@ -126,18 +129,19 @@ def evaluate(
         ValueError: no pictures, classes that are not the model's, or an option out of range.
         ImageError: as `Dataset.pair`.
     """
-    protocol = Protocol(short_side, divisor)
+    protocol = Protocol(short_side, divisor) if protocol is None else protocol
     if batch_size is None:
-        batch_size = segmenter.batch_size if protocol.batches_well(segmenter) else 1
+        batch_size = segmenter.batch_size if protocol.batches_well(segmenter.processor) else 1
     process_index = jax.process_index() if process_index is None else process_index
     process_count = jax.process_count() if process_count is None else process_count
     _check(dataset, batch_size, process_index, process_count)
     indices = range(process_index, len(dataset), process_count)
     table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
 
-    def read(index: int) -> tuple[Float[np.ndarray, "h w c"], UInt8[np.ndarray, "H W"]]:
+    def read(index: int) -> tuple[Any, UInt8[np.ndarray, "H W"]]:
         image, labels = dataset.pair(index)
-        return protocol.inputs(segmenter, image), table[labels]
+        whole = protocol.simple  # else the picture is cut up or resized when its turn comes
+        return protocol.inputs(segmenter.processor, image) if whole else image, table[labels]
 
     confusion = RunningConfusion(count)
     edges = np.zeros((2, count), np.int64)
@@ -145,8 +149,8 @@ def evaluate(
     batches = np.array_split(indices, -(-len(indices) // batch_size)) if indices else []
     for batch, pairs in _ahead(lambda batch: [read(int(i)) for i in batch], batches):
         inputs, masks = zip(*pairs, strict=True)
-        maps = segmenter.class_maps(inputs, [mask.shape for mask in masks])
-        for index, labels, (classes, _) in zip(batch, masks, maps, strict=True):
+        maps = _class_maps(segmenter, protocol, inputs, masks)
+        for index, labels, classes in zip(batch, masks, maps, strict=True):
             own = confusion_matrix(*_padded(labels, classes), num_classes=count)
             confusion.add(own, labels.size)
             ious[index], seen[index] = mean_iou(own), 1
@@ -193,6 +197,16 @@ def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "2
     table = np.full(256, IGNORED, np.uint8)
     table[_by_label(given)] = _by_label(own)
     return table
+
+
+def _class_maps(
+    segmenter: Segmenter, protocol: Protocol, inputs: Sequence[Any], masks: Sequence[np.ndarray]
+) -> list[UInt[np.ndarray, "_ _"]]:
+    if protocol.simple:
+        maps = segmenter.class_maps(inputs, [mask.shape for mask in masks])
+    else:
+        maps = [whole_class_map(segmenter, ImagePixels(image), protocol) for image in inputs]
+    return [classes for classes, _ in maps]
 
 
 def _by_label(id2label: Mapping[int, str]) -> list[int]:

@@ -98,8 +98,7 @@ def comparison(
     """Photo, labels and prediction side by side with a legend; black is ignored."""
     image, mask = dataset.pair(index)
     labels = model_labels(segmenter, dataset)[mask]
-    inputs = evaluation.protocol.inputs(segmenter, image)
-    classes = segmenter.class_maps([inputs], [labels.shape])[0][0]
+    classes = segmenter(image, protocol=evaluation.protocol).class_map
     palette = palette_for(evaluation.id2label)
     iou = evaluation.per_image[dataset.names[index]]
     size = _panel_size(image)

@@ -1,0 +1,48 @@
+"""--protocol, --slide, --scales and --flip, which `segment` and `evaluate` share."""
+
+import dataclasses
+from typing import Any, Literal
+
+from segformer_jax.inference.protocol import Protocol, Windows
+
+Name = Literal["cityscapes", "cityscapes-ms", "ade20k", "ade20k-ms"]
+
+
+def make_protocol(
+    name: Name | None,
+    *,
+    slide: tuple[int, ...] = (),
+    scales: tuple[float, ...] = (),
+    flip: bool = False,
+    **size: int | None,
+) -> Protocol:
+    """The named protocol, or the processor's, with the parts that are given in place of its own.
+
+    Args:
+        name: whose options are the start; -ms is with all scales and flips.
+        slide: a window's side, and the stride: three quarters of it when left out.
+        scales: times the size, a view each.
+        flip: each view mirrored as well.
+        size: `short_side` and `divisor`; None leaves them as they are.
+
+    Raises:
+        ValueError: more than two numbers in `slide`, or one out of its range.
+    """
+    protocol = Protocol()
+    if name is not None:
+        family, _, scaled = name.partition("-")
+        protocol = getattr(Protocol, family)(multi_scale=bool(scaled))
+    changes: dict[str, Any] = {key: value for key, value in size.items() if value is not None}
+    if slide:
+        if len(slide) > 2:
+            raise ValueError(
+                f"--slide is {' '.join(map(str, slide))}; it takes a window's side and, if not "
+                "three quarters of it, the stride: --slide 1024 768"
+            )
+        stride = None if len(slide) == 1 else (slide[1], slide[1])
+        changes["windows"] = Windows((slide[0], slide[0]), stride)
+    if scales:
+        changes["scales"] = scales
+    if flip:
+        changes["flip"] = True
+    return dataclasses.replace(protocol, **changes)

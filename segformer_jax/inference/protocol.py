@@ -1,0 +1,169 @@
+"""How a picture becomes class scores: whole or in windows, at one scale or several, flipped too."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.images.sizes import target_size
+
+LONGEST = 4  # times the short side: the recipe's 2048 to 512
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmsegmentation's test-time augmentation
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A picture is cut into overlapping windows; where they overlap, their logits are averaged.
+
+    Attributes:
+        size: height and width of a window, in pixels.
+        stride: pixels from one window to the next, down and across; None: three quarters of the
+            size, as on Cityscapes.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.stride is None:
+            object.__setattr__(self, "stride", tuple(max(1, side * 3 // 4) for side in self.size))
+        for name in ("size", "stride"):
+            value = getattr(self, name)
+            if len(value) != 2 or min(value) < 1:
+                raise ValueError(
+                    f"the windows' {name} is {value}; it is height and width in pixels, at least 1"
+                )
+        if any(step > side for side, step in zip(self.size, self.steps, strict=True)):
+            raise ValueError(
+                f"windows of {self.size} pixels at stride {self.stride} leave pixels out: a stride "
+                "is at most the window's side"
+            )
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The stride, which is never None once the windows are made."""
+        assert self.stride is not None
+        return self.stride
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at a picture: resized to `size`, height and width, and perhaps mirrored."""
+
+    size: tuple[int, int]
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a picture becomes class scores.
+
+    Left as it is, the whole picture is resized as the segmenter's processor says. With several
+    views of a picture (scales, flips), each view's logits are brought to the picture's size, and
+    their softmax is averaged, as mmsegmentation does; averaged logits would let one sure view
+    outvote the others.
+
+    Attributes:
+        short_side: pixels of the shorter side that the picture is resized to; it keeps its ratio
+            but for the rounding. None leaves the size to the processor, or to the picture itself
+            where windows are cut.
+        divisor: with `short_side`, both sides are rounded up to a multiple of it.
+        windows: the resized picture is cut into these; None takes it whole.
+        scales: times the size that is meant above, one view for each.
+        flip: a mirrored view for each scale as well.
+    """
+
+    short_side: int | None = None
+    divisor: int = 32
+    windows: Windows | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self):
+        for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales are {self.scales}; they are numbers above 0, one at least")
+
+    @classmethod
+    def cityscapes(cls, *, multi_scale: bool = False) -> "Protocol":
+        """Windows of 1024×1024 at stride 768, the picture as large as it is."""
+        return cls(windows=Windows((1024, 1024), (768, 768)))._with_views(multi_scale)
+
+    @classmethod
+    def ade20k(cls, *, multi_scale: bool = False) -> "Protocol":
+        """The whole picture at short side 512, 2048 long at most, sides multiples of 32."""
+        return cls(short_side=512)._with_views(multi_scale)
+
+    def _with_views(self, multi_scale: bool) -> "Protocol":
+        return dataclasses.replace(self, scales=SCALES, flip=True) if multi_scale else self
+
+    @property
+    def simple(self) -> bool:
+        """Whether a picture is one input of the network, whole and once."""
+        return self.windows is None and self.scales == (1.0,) and not self.flip
+
+    def size(self, height: int, width: int, *, scale: float = 1.0) -> tuple[int, int] | None:
+        """The height and width that a picture is resized to; None: without a `short_side`.
+
+        The sizes are those of mmsegmentation's keep-ratio resize to (4 · short_side, short_side),
+        rounded up as its `AlignedResize`; there the picture is resized twice, here once.
+        """
+        if self.short_side is None:
+            return None
+        shorter, longer = int(self.short_side * scale), int(LONGEST * self.short_side * scale)
+        factor = min(shorter / min(height, width), longer / max(height, width))
+        kept = (_rounded(side * factor) for side in (height, width))
+        new_height, new_width = (max(1, -(-side // self.divisor)) * self.divisor for side in kept)
+        return new_height, new_width
+
+    def inputs(
+        self, processor: SegformerImageProcessor, image: Image.Image
+    ) -> Float[np.ndarray, "h w c"]:
+        """The normalised pixels of a picture that is taken whole and once."""
+        size = self.size(image.height, image.width)
+        options: dict[str, Any] = {} if size is None else {"do_resize": True, "size": size}
+        return processor(image, **options)["pixel_values"][0]
+
+    def batches_well(self, processor: SegformerImageProcessor) -> bool:
+        """Whether all pictures go through the network whole, once, and at one size."""
+        return (
+            self.simple
+            and self.short_side is None
+            and processor.do_resize
+            and "height" in processor.size
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: what differs from the processor's way."""
+        values: dict[str, Any] = {}
+        if self.short_side is not None:
+            values |= {"short_side": self.short_side, "divisor": self.divisor}
+        if self.windows is not None:
+            values |= {"windows": list(self.windows.size), "stride": list(self.windows.steps)}
+        if self.scales != (1.0,):
+            values["scales"] = list(self.scales)
+        return values | ({"flip": True} if self.flip else {})
+
+    def views(self, processor: SegformerImageProcessor, height: int, width: int) -> list[View]:
+        """All looks at a picture of height × width."""
+        own = (height, width)
+        if self.windows is None and processor.do_resize:
+            own = target_size(processor.size, height, width)
+        views = []
+        for scale in self.scales:
+            size = self.size(height, width, scale=scale)
+            if size is None:
+                size = max(1, _rounded(own[0] * scale)), max(1, _rounded(own[1] * scale))
+            views += [View(size, flip) for flip in ((False, True) if self.flip else (False,))]
+        return views
+
+
+def _rounded(value: float) -> int:
+    return math.floor(value + 0.5)
