@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +19,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ValueError: as `writable_folder`.
     """
     path = Path(path)
-    folder = writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+    # not `tempfile`, whose files are for their owner alone: what a user's umask is, only a call
+    # tells that changes it, for all threads
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
@@ -48,8 +48,3 @@ def writable_folder(folder: str | Path) -> Path:
         raise ValueError(f"the output folder {folder} can't be written: {error}") from error
     return folder
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
