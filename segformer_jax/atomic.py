@@ -47,4 +47,3 @@ def writable_folder(folder: str | Path) -> Path:
     except OSError as error:
         raise ValueError(f"the output folder {folder} can't be written: {error}") from error
     return folder
-

@@ -29,6 +29,7 @@ class Request:
     batch_size: int
     max_pixels: int
     json: bool
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from segformer_jax.cli.many import names_many, segment_many_files
 from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.request import DEFAULT_MODEL, Output, Request
 
@@ -23,12 +24,17 @@ def segment(
     dtype: Literal["float32", "bfloat16"] = "float32",
     batch_size: int = 8,
     max_pixels: int = 178_956_970,
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
+    A folder, a quoted pattern such as 'photos/**/*.jpg' or a LIST.txt with a path a line stands for
+    many: what can't be read is reported in DIR/report.json, the rest is done, and the same command
+    goes on after an interruption.
+
     Args:
-        images: the pictures.
+        images: the pictures; or one folder, pattern or list.
         model: a weights package, a folder, or a hub name.
         out_dir: where the results go; made when missing.
         outputs: which files to write for each picture.
@@ -37,6 +43,7 @@ def segment(
         dtype: what the matrix products compute in.
         batch_size: pictures that go through the network together.
         max_pixels: the largest picture that is opened.
+        overwrite: begin anew where the results of a folder are there already.
         json: print one JSON object, and nothing else, on standard output.
     """
     if not images:
@@ -51,5 +58,11 @@ def segment(
         batch_size=batch_size,
         max_pixels=max_pixels,
         json=json,
+        overwrite=overwrite,
     )
+    many = [source for source in images if names_many(source)]
+    if many and len(images) > 1:
+        raise ValueError(f"{many[0]} stands for many pictures; segment it alone")
+    if many:
+        return segment_many_files(many[0], request)
     return segment_photos(images, request)
