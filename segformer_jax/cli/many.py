@@ -165,12 +165,12 @@ def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
 def _print_report(report: dict[str, Any]) -> None:
     if report["done"]:
         print(
-            f"{report['done']:,} pictures in {report['seconds']:.1f} s, "
+            f"pictures done: {report['done']:,} in {report['seconds']:.1f} s, "
             f"{report['images_per_second']:.1f} a second; the device waited "
             f"{100 * report['device_waited_share']:.1f} % of the time"
         )
     if report["done_before"]:
-        print(f"{report['done_before']:,} were there already")
+        print(f"there already: {report['done_before']:,}")
     if report["failed"]:
-        say(f"{len(report['failed']):,} pictures could not be read")
+        say(f"pictures that could not be read: {len(report['failed']):,}")
     print(Path(report["out_dir"]) / REPORT)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from segformer_jax.cli.film import is_film, segment_films
 from segformer_jax.cli.many import names_many, segment_many_files
 from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.request import DEFAULT_MODEL, Output, Request
@@ -18,12 +19,13 @@ def segment(
     ],
     model: str = DEFAULT_MODEL,
     out_dir: Path = Path("out"),
-    outputs: tuple[Output, ...] = ("overlay", "mask"),
+    outputs: tuple[Output, ...] = (),
     alpha: float = 0.5,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     batch_size: int = 8,
     max_pixels: int = 178_956_970,
+    smoothing: float = 0.0,
     overwrite: bool = False,
     json: bool = False,
 ) -> int:
@@ -31,27 +33,30 @@ def segment(
 
     A folder, a quoted pattern such as 'photos/**/*.jpg' or a LIST.txt with a path a line stands for
     many: what can't be read is reported in DIR/report.json, the rest is done, and the same command
-    goes on after an interruption.
+    goes on after an interruption. A film becomes DIR/<stem>.overlay.mp4, DIR/<stem>.masks/, or both.
 
     Args:
-        images: the pictures; or one folder, pattern or list.
+        images: the pictures; or one folder, pattern or list; or films.
         model: a weights package, a folder, or a hub name.
         out_dir: where the results go; made when missing.
-        outputs: which files to write for each picture.
+        outputs: which files to write for each picture; overlay and mask when left out, overlay
+            alone for films, which have these two.
         alpha: weight of the colours in the overlay, 0 to 1.
         device: cpu, gpu or tpu; the fastest there is when left out.
         dtype: what the matrix products compute in.
         batch_size: pictures that go through the network together.
         max_pixels: the largest picture that is opened.
+        smoothing: for films, the weight of the frames before, at least 0 (none) and below 1.
         overwrite: begin anew where the results of a folder are there already.
         json: print one JSON object, and nothing else, on standard output.
     """
     if not images:
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
+    films = [source for source in images if is_film(source) and not names_many(source)]
     request = Request(
         model=model,
         out_dir=out_dir,
-        outputs=outputs,
+        outputs=outputs or (("overlay",) if films else ("overlay", "mask")),
         alpha=alpha,
         device=device,
         dtype=dtype,
@@ -59,7 +64,14 @@ def segment(
         max_pixels=max_pixels,
         json=json,
         overwrite=overwrite,
+        smoothing=smoothing,
     )
+    if films and len(films) < len(images):
+        raise ValueError(f"{films[0]} is a film; segment films and pictures by two commands")
+    if films:
+        return segment_films(images, request)
+    if smoothing:
+        raise ValueError("--smoothing is for films; pictures have no frames before them")
     many = [source for source in images if names_many(source)]
     if many and len(images) > 1:
         raise ValueError(f"{many[0]} stands for many pictures; segment it alone")

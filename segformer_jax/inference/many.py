@@ -58,7 +58,7 @@ def segment_many(
     sources: Iterable[Any],
     *,
     read: Callable[[Any], Image.Image] | None = None,
-    between: Callable[[list[jax.Array]], list[jax.Array]] | None = None,
+    between: Callable[[list[Any], list[jax.Array]], list[jax.Array]] | None = None,
     then: Callable[[Any, Segmentation], Any] | None = None,
     threads: int | None = None,
     spans: list[Span] | None = None,
@@ -74,8 +74,8 @@ def segment_many(
         sources: paths, PIL pictures or arrays; or whatever `read` takes. Read in the caller's
             thread, only as far ahead as needed.
         read: a source → an RGB picture, in a reading thread; `read_image` when left out.
-        between: the logits of the pictures in their order → those that class maps are made of; on
-            the device, in the caller's thread.
+        between: sources and their logits, batch by batch in their order → the logits that class
+            maps are made of; in the caller's thread, which it must not keep waiting.
         then: what is done with each result in a writing thread, such as saving it; its value is the
             outcome's.
         threads: that read, and as many that write; one a core when left out.
@@ -134,7 +134,7 @@ def segment_many(
             if logits and spans is not None:
                 watched = watcher.submit(_watch, logits, time.perf_counter(), spans)
             if between is not None:
-                logits = between(logits)
+                logits = between([one.source for one in good], logits)
             maps = iter(
                 [
                     start_class_map(own, (one.picture.height, one.picture.width))
