@@ -32,11 +32,17 @@ class Request:
     json: bool
     protocol: Protocol = field(default_factory=Protocol)
     bands: tuple[int, ...] = ()
+    overwrite: bool = False
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(
                 f"--alpha is {self.alpha}; it lies between 0 (the photo) and 1 (the colours)"
+            )
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(
+                f"--smoothing is {self.smoothing}; it is at least 0 (none) and below 1"
             )
 
     def segmenter(self) -> Any:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from segformer_jax.cli.film import is_film, segment_films
+from segformer_jax.cli.many import names_many, segment_many_files
 from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.protocol import Name, make_protocol
 from segformer_jax.cli.raster import is_raster, segment_rasters
@@ -19,7 +21,7 @@ def segment(
     ],
     model: str = DEFAULT_MODEL,
     out_dir: Path = Path("out"),
-    outputs: tuple[Output, ...] = ("overlay", "mask"),
+    outputs: tuple[Output, ...] = (),
     alpha: float = 0.5,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -30,15 +32,22 @@ def segment(
     scales: tuple[float, ...] = (),
     flip: bool = False,
     bands: tuple[int, ...] = (),
+    smoothing: float = 0.0,
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
+    A folder, a quoted pattern such as 'photos/**/*.jpg' or a LIST.txt with a path a line stands for
+    many: what can't be read is reported in DIR/report.json, the rest is done, and the same command
+    goes on after an interruption. A film becomes DIR/<stem>.overlay.mp4, DIR/<stem>.masks/, or both.
+
     Args:
-        images: the pictures.
+        images: the pictures; or one folder, pattern or list; or films.
         model: a weights package, a folder, or a hub name.
         out_dir: where the results go; made when missing.
-        outputs: which files to write for each picture.
+        outputs: which files to write for each picture; overlay and mask when left out, overlay
+            alone for films, which have these two.
         alpha: weight of the colours in the overlay, 0 to 1.
         device: cpu, gpu or tpu; the fastest there is when left out.
         dtype: what the matrix products compute in.
@@ -52,14 +61,17 @@ def segment(
         scales: times the picture's size; the probabilities of all are averaged.
         flip: average with the mirrored picture, too.
         bands: of a raster, from 1: those that are grey, or red, green and blue.
+        smoothing: for films, the weight of the frames before, at least 0 (none) and below 1.
+        overwrite: begin anew where the results of a folder are there already.
         json: print one JSON object, and nothing else, on standard output.
     """
     if not images:
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
+    films = [source for source in images if is_film(source) and not names_many(source)]
     request = Request(
         model=model,
         out_dir=out_dir,
-        outputs=outputs,
+        outputs=outputs or (("overlay",) if films else ("overlay", "mask")),
         alpha=alpha,
         device=device,
         dtype=dtype,
@@ -68,15 +80,28 @@ def segment(
         json=json,
         protocol=make_protocol(protocol, slide=slide, scales=scales, flip=flip),
         bands=bands,
+        overwrite=overwrite,
+        smoothing=smoothing,
     )
-    rasters = [image for image in images if is_raster(image, request)]
-    if 0 < len(rasters) < len(images):
-        raise ValueError(
-            f"{rasters[0]} is a raster, and others are not: segment rasters in a command of their "
-            "own"
-        )
-    if rasters:
-        return segment_rasters(images, request)
-    if bands:
+    if films:
+        if len(films) < len(images):
+            raise ValueError(f"{films[0]} is a film; segment films and pictures by two commands")
+        return segment_films(images, request)
+    if smoothing:
+        raise ValueError("--smoothing is for films; pictures have no frames before them")
+    many = [source for source in images if names_many(source)]
+    rasters = [source for source in images if source not in many and is_raster(source, request)]
+    if bands and not rasters:
         raise ValueError(f"{images[0]} is no raster: --bands is for TIFF, .vrt, .jp2 and .img")
+    if many:
+        if len(images) > 1:
+            raise ValueError(f"{many[0]} stands for many pictures; segment it alone")
+        return segment_many_files(many[0], request)
+    if rasters:
+        if len(rasters) < len(images):
+            raise ValueError(
+                f"{rasters[0]} is a raster, and others are not: segment rasters in a command of "
+                "their own"
+            )
+        return segment_rasters(images, request)
     return segment_photos(images, request)

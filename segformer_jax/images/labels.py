@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import UInt8
@@ -40,6 +41,12 @@ def palette_for(id2label: Mapping[int, str]) -> UInt8[np.ndarray, "labels 3"]:
     VOC's rule; none of these repeats a colour. Names are compared without regard to case, spaces
     and punctuation.
     """
+    return _palette(tuple(id2label.items())).copy()
+
+
+@lru_cache(maxsize=16)  # a folder of pictures asks for the same one again and again
+def _palette(names: tuple[tuple[int, str], ...]) -> UInt8[np.ndarray, "labels 3"]:
+    id2label = dict(names)
     best = max(CLASS_SETS.values(), key=lambda classes: _shared(classes, id2label))
     colours: dict[int, tuple[int, int, int]] = {}
     for classes in (best, *(other for other in CLASS_SETS.values() if other is not best)):

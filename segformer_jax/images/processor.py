@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
 from segformer_jax.config import FrozenDict
@@ -259,6 +259,22 @@ class SegformerImageProcessor:
             )
         given = {name: value for name, value in options.items() if value is not None}
         return dataclasses.replace(self, **given)
+
+    def eight_bits(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+        """A PIL picture at the network's size, a quarter of the bytes of its `pixel_values`.
+
+        Those are `byte_values(c)[eight_bits, range(c)]`, bit for bit, wherever that is looked up.
+
+        Raises:
+            ImageError: as `__call__`.
+        """
+        pixels, _ = to_eight_bits(self._channels(image))
+        self._check_channels(pixels.shape[-1])
+        return self._resized(pixels, self.resample) if self.do_resize else pixels
+
+    def byte_values(self, channels: int) -> Float[np.ndarray, "256 c"]:
+        """What each of the 256 values of a byte is in `pixel_values`, channel by channel."""
+        return self._scaled(np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, 1))
 
     def _pixel_values(self, image: Any) -> Float[np.ndarray, "h w c"]:
         """One picture, in HF's order of operations and types."""

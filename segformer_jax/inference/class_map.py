@@ -6,7 +6,8 @@ so that photos of a thousand sizes compile a few programs. CPUs have a faster wa
 without scores.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +28,54 @@ def class_map(
     The logits are upsampled bilinearly as torch does, then compared. With a single label the map is
     1 where its logit is above 0. The map is uint8, or uint16 above 255 classes.
     """
+    return start_class_map(logits, size, scores=scores)()
+
+
+def start_class_map(
+    logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool = False
+) -> Callable[[], tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
+    """`class_map` in two steps, for a device that is never to wait for the host.
+
+    Returns:
+        A function that waits for the class map and gives it. A GPU or TPU has been told all there
+        is to do, down to the copy to the host; on a CPU most of the work is done in the call.
+    """
     if logits.shape[-1] > 1 and not scores and _on_cpu(logits):
-        return class_map_on_cpu(logits, size), None
+        return lambda: (class_map_on_cpu(logits, size), None)
     strips = list(class_map_strips(logits, size, scores=scores))
-    classes, certainties = (
-        [np.asarray(part)[:, : size[1]] for part in parts] for parts in zip(*strips, strict=True)
-    )
-    whole = np.concatenate(classes)[: size[0]]
-    return whole, np.concatenate(certainties)[: size[0]] if scores else None
+    for strip in strips:
+        for part in strip:
+            part.copy_to_host_async()
+
+    def finish():
+        classes, certainties = (
+            [np.asarray(part)[:, : size[1]] for part in parts]
+            for parts in zip(*strips, strict=True)
+        )
+        whole = np.concatenate(classes)[: size[0]]
+        return whole, np.concatenate(certainties)[: size[0]] if scores else None
+
+    return finish
 
 
 def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool):
     """One strip after another, still on the device: (classes, probabilities), padded to `ROWS`."""
-    height, width = size
-    _, h, w, _ = logits.shape
-    rows = bilinear_neighbours(h, height)
-    columns = [padded(a, rounded_width(width)) for a in bilinear_neighbours(w, width)]
-    for start in range(0, height, ROWS):
-        strip = [padded(a[start : start + ROWS], ROWS) for a in rows]
+    rows, columns = _neighbours(logits.shape[1:3], size, logits.sharding)
+    for strip in rows:
         yield _strip(logits, strip, columns, scores)
+
+
+@lru_cache(maxsize=16)  # the pictures of a folder, and the frames of a film, are mostly of one size
+def _neighbours(grid, size, sharding):
+    """The neighbours of every strip's rows, and of the columns, on the device if it is one."""
+    rows = bilinear_neighbours(grid[0], size[0])
+    columns = bilinear_neighbours(grid[1], size[1])
+    strips = [
+        [padded(a[start : start + ROWS], ROWS) for a in rows] for start in range(0, size[0], ROWS)
+    ]
+    found = strips, [padded(a, rounded_width(size[1])) for a in columns]
+    one = len(sharding.device_set) == 1
+    return jax.device_put(found, next(iter(sharding.device_set))) if one else found
 
 
 def rounded_width(width: int) -> int:

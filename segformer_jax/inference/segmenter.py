@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt
+from jaxtyping import Array, Float, UInt, UInt8
 from PIL import Image
 
 from segformer_jax.checkpoints.pretrained import load_model
@@ -73,8 +73,15 @@ class Segmenter:
         def forward_each(leaves, pixel_values):  # one array a picture: slices would be compiled
             return tuple(own[None] for own in forward(leaves, pixel_values))
 
+        def normalised(table, pixels):
+            channels = [
+                jnp.take(table[:, c], pixels[..., c], mode="clip") for c in range(pixels.shape[-1])
+            ]
+            return jnp.stack(channels, -1)
+
         self._forward = self._compiled(forward)
         self._forward_each = self._compiled(forward_each)
+        self._normalised = self._compiled(normalised)
 
     @classmethod
     def from_pretrained(
@@ -192,11 +199,15 @@ class Segmenter:
         ]
 
     def start(
-        self, inputs: Sequence[Float[np.ndarray, "_ _ c"]]
+        self, inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]]
     ) -> list[Float[Array, "1 _ _ labels"]]:
         """Each picture's logits, on the device that makes them; returned before they are there.
 
         `class_map(logits, size)` waits for them and makes the class map.
+
+        Args:
+            inputs: the normalised pixels of each picture, or what `processor.eight_bits` gives:
+                a quarter of the bytes to send, normalised by the device, bit for bit the same.
 
         Raises:
             ValueError: as the model's `__call__`.
@@ -263,10 +274,19 @@ class Segmenter:
 
     def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
         """Every picture's logits, (1, h, w, labels), each on the device that made them."""
-        check_pixel_values(inputs[0][None], self.config)
+        in_bytes = inputs[0].dtype == np.uint8
+        values = jax.ShapeDtypeStruct(
+            (1, *inputs[0].shape), np.float32 if in_bytes else inputs[0].dtype
+        )
+        check_pixel_values(values, self.config)
         batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
-        batch[: len(inputs)] = inputs
-        parts = self._forward_each(self._leaves, self._put(batch))
+        for place, pixels in zip(batch, inputs, strict=False):
+            place[...] = pixels
+        pixel_values = self._put(batch)
+        if in_bytes:
+            table = self.processor.byte_values(batch.shape[-1])
+            pixel_values = self._normalised(table, pixel_values)
+        parts = self._forward_each(self._leaves, pixel_values)
         shards = [_shards_in_order(part) for part in parts]
         for index in range(len(inputs)):  # device d has the pictures d·n … d·n + n - 1
             device, place = divmod(index, len(parts))
@@ -291,9 +311,9 @@ def _shards_in_order(array: Array) -> list[Any]:
 
 
 def _by_shape(inputs: Sequence[np.ndarray]) -> list[list[int]]:
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for index, x in enumerate(inputs):
-        groups.setdefault(x.shape, []).append(index)
+        groups.setdefault((x.shape, x.dtype), []).append(index)
     return list(groups.values())
 
 

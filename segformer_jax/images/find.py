@@ -1,0 +1,139 @@
+"""Pictures in a folder, by a pattern or in a list, and the names of what is made of them."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+# Pillow tells these from others, but can't decode them without a handler of somebody else's
+ONLY_IDENTIFIED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture, and the name of what is made of it.
+
+    Attributes:
+        file: where the picture is.
+        name: its path below the folder it was looked for in, without the ending: "a/b" of
+            FOLDER/a/b.jpg.
+    """
+
+    file: Path
+    name: str
+
+
+def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[Path, list[Found]]:
+    """The pictures of a folder, of a pattern, or of a list, in the order of their names.
+
+    A folder is searched to its depths for files whose ending is that of a kind that Pillow decodes.
+    A pattern has `*`, `?`, `[…]` or `**` and takes every file that it fits. A list is a text file
+    that ends in `.txt`: a path a line, relative to the list's own folder; `#` starts a comment. It
+    is taken in its order, missing files too, but each only once. Hidden files and folders are no
+    pictures, unless a list names them.
+
+    Args:
+        source: a folder, a pattern, or a list.
+        without: a folder that is not searched, where the results go.
+
+    Returns:
+        The folder that names are relative to, and the pictures. Those of a list that lie elsewhere
+        have their whole path for a name.
+
+    Raises:
+        ValueError: nothing there, no picture in it, or two pictures of one name.
+    """
+    path = Path(source)
+    if path.is_dir():
+        root, files = path, list(_in_folder(path, without))
+        nothing = f"{source} holds no picture of a kind that Pillow reads"
+    elif is_pattern(path):
+        root, files = _root_of(path), list(_by_pattern(str(path), without))
+        nothing = f"no file fits the pattern {source}"
+    elif path.suffix.lower() == ".txt":
+        root, files = path.parent, list(_listed(path))
+        nothing = f"the list {source} names no picture"
+    else:
+        raise ValueError(f"{source} is no folder, no pattern such as 'photos/*.jpg', no list.txt")
+    if not files:
+        raise ValueError(nothing)
+    return root, _named(files, root)
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path that is no file stands for several."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+@cache
+def picture_endings() -> frozenset[str]:
+    """The endings of the kinds of pictures that this Pillow decodes, such as ".jpg"."""
+    Image.init()
+    kinds = set(Image.OPEN) - set(ONLY_IDENTIFIED)
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in kinds)
+
+
+def _in_folder(folder: Path, without: Path | None) -> Iterator[Path]:
+    forbidden = without.resolve() if without is not None else None
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and Path(place, name).resolve() != forbidden
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in picture_endings():
+                yield Path(place, name)
+
+
+def _by_pattern(pattern: str, without: Path | None) -> Iterator[Path]:
+    forbidden = without.resolve() if without is not None else None
+    for name in sorted(glob.iglob(pattern, recursive=True)):  # leaves hidden files out
+        file = Path(name)
+        if file.is_file() and (forbidden is None or forbidden not in file.resolve().parents):
+            yield file
+
+
+def _root_of(pattern: Path) -> Path:
+    """The part of a pattern that is one folder."""
+    plain = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        plain.append(part)
+    return Path(*plain)
+
+
+def _listed(file: Path) -> Iterator[Path]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no list {file}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the list {file} can't be read as UTF-8 text: {error}") from error
+    for line in text.splitlines():
+        name = line.strip()
+        if name and not name.startswith("#"):
+            yield file.parent / name
+
+
+def _named(files: Iterable[Path], root: Path) -> list[Found]:
+    by_name: dict[str, Path] = {}
+    top = os.path.abspath(root)
+    for file in files:
+        whole = os.path.abspath(file)
+        inside = os.path.relpath(whole, top)
+        if inside.split(os.sep)[0] == os.pardir:
+            inside = os.path.relpath(whole, Path(whole).anchor)
+        name = Path(inside).with_suffix("").as_posix()
+        other = by_name.setdefault(name, file)
+        if os.path.abspath(other) != whole:
+            raise ValueError(
+                f"{other} and {file} would both be written as {name}.*: segment them into two "
+                "folders (--out-dir), by two patterns such as 'photos/*.jpg' and 'photos/*.png'"
+            )
+    return [Found(file, name) for name, file in by_name.items()]

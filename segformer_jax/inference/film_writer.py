@@ -1,0 +1,105 @@
+"""An .mp4 that keeps another film's timestamps and sound."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # what an .mp4 holds as it is
+BT709, TV_RANGE = 1, 1  # of FFmpeg's numbers for matrix, primaries and transfer; and for ranges
+TICKS = 65535  # a second, the most that MPEG-4 part 2 counts
+
+Write = Callable[[Any, int], None]
+
+
+def picture_frame(picture: Image.Image) -> Any:
+    """A picture as the encoder takes it, 4:2:0; an odd side gets a copy of its last pixels."""
+    import av
+
+    pixels = np.asarray(picture)
+    height, width, _ = pixels.shape
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=TV_RANGE)
+
+
+def fate_of_sound(container: Any) -> str:
+    """What `open_writer` does with a film's sound: "copied", "none", or why it is dropped."""
+    sound = next(iter(container.streams.audio), None)
+    if sound is None:
+        return "none"
+    codec = sound.codec_context.codec.canonical_name
+    return "copied" if codec in COPIED else f"dropped: an .mp4 does not hold {codec}"
+
+
+@contextlib.contextmanager
+def open_writer(
+    file: Path, container: Any, stream: Any, *, size: tuple[int, int], sound: deque[Any]
+) -> Iterator[Write]:
+    """Gives a function of a `picture_frame` and its timestamp, in units of `stream.time_base`.
+
+    Args:
+        file: where to; whatever its ending, it becomes an .mp4.
+        container: the film whose sound is copied.
+        stream: its video.
+        size: width and height of the frames; frames of another size are resized.
+        sound: the packets that have been read so far; those that are due are taken.
+
+    Raises:
+        ValueError: this FFmpeg has no H.264, and its other encoder can't keep such timestamps.
+    """
+    import av
+
+    with av.open(str(file), "w", format="mp4") as out:
+        video = _add_video(out, stream, size)
+        copied = None
+        if fate_of_sound(container) == "copied":
+            copied = out.add_stream_from_template(container.streams.audio[0])
+
+        def pass_on(until: Fraction | None) -> None:
+            while sound and (until is None or sound[0].dts * sound[0].time_base <= until):
+                packet = sound.popleft()
+                if copied is not None:
+                    packet.stream = copied
+                    out.mux(packet)
+
+        def write(frame: Any, pts: int) -> None:
+            if (frame.width, frame.height) != size:
+                frame = frame.reformat(*size)
+            frame.pts, frame.time_base = pts, stream.time_base
+            out.mux(video.encode(frame))
+            pass_on(pts * stream.time_base)
+
+        yield write
+        out.mux(video.encode(None))
+        pass_on(None)
+
+
+def _add_video(out: Any, stream: Any, size: tuple[int, int]) -> Any:
+    import av
+
+    ours = "libx264" in av.codecs_available
+    if not ours and stream.time_base.denominator > TICKS:
+        raise ValueError(
+            f"this PyAV has no libx264, and MPEG-4 does not count in {stream.time_base} s: "
+            "pip install --upgrade av"
+        )
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    options = {"crf": "20", "preset": "veryfast"} if ours else {"qscale": "3"}
+    video = out.add_stream("libx264" if ours else "mpeg4", rate=rate, options=options)
+    video.width, video.height = size
+    video.pix_fmt = "yuv420p"
+    coder = video.codec_context
+    coder.time_base = stream.time_base
+    coder.colorspace = coder.color_primaries = coder.color_trc = BT709
+    coder.color_range = TV_RANGE
+    shape = stream.sample_aspect_ratio
+    if shape and shape != 1:
+        coder.sample_aspect_ratio = shape
+    return video
