@@ -33,7 +33,7 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
             if not request.json:
                 with tqdm.external_write_mode():  # the bar steps aside
                     for result in results[start:]:
-                        _print_segmentation(result)
+                        print_segmentation(result)
     if request.json:
         print_json({"model": request.model, "images": results})
     return 0
@@ -54,7 +54,7 @@ def _check_pictures(images: tuple[Path, ...], max_pixels: int) -> None:
         by_stem[image.stem] = image
 
 
-def _print_segmentation(result: dict[str, Any]) -> None:
+def print_segmentation(result: dict[str, Any]) -> None:
     table = make_table(
         "class", "share", title=f"{result['image']}, {result['width']}×{result['height']}"
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from segformer_jax.cli.on_ray import segment_on_ray
 from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.request import DEFAULT_MODEL, Output, Request
 
@@ -24,6 +25,7 @@ def segment(
     batch_size: int = 8,
     max_pixels: int = 178_956_970,
     json: bool = False,
+    ray: str | None = None,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
@@ -38,6 +40,8 @@ def segment(
         batch_size: pictures that go through the network together.
         max_pixels: the largest picture that is opened.
         json: print one JSON object, and nothing else, on standard output.
+        ray: on a Ray cluster, where images may be folders and URIs too: local starts one here, auto
+            finds the one of this machine, HOST:PORT and ray://HOST:PORT are elsewhere.
     """
     if not images:
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
@@ -52,4 +56,6 @@ def segment(
         max_pixels=max_pixels,
         json=json,
     )
+    if ray is not None:
+        return segment_on_ray(images, request, ray)
     return segment_photos(images, request)

@@ -60,14 +60,16 @@ def open_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS)
         return _upright(image)
 
 
-def check_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> None:
-    """Looks at the header alone of a picture in a file, or of a file's content.
+def check_image(
+    path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """Width and height of a picture in a file, or in its content: the header alone is looked at.
 
     Raises:
         ImageError: as `read_image`, but for damage further on.
     """
-    with _opened(path, max_pixels):
-        pass
+    with _opened(path, max_pixels) as image:
+        return image.size
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ REACHED_WITHIN = 10  # seconds, for an address to answer
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default, without its warning
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 # Ray replaces 127.0.0.1 by an address that other machines reach, unless it is told, as it tells
 # itself on a Mac, that no cluster is wanted

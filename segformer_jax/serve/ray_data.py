@@ -35,7 +35,7 @@ def segment_dataset(
     workers: int | None = None,
     cpus_per_worker: int | None = None,
 ) -> Any:
-    """Segments pictures on the Ray cluster that this process is connected to, and writes the results.
+    """Segments pictures on the Ray cluster that this process is connected to; writes the results.
 
     A worker that dies is started anew by Ray and its batches are done again; files are there whole
     or not at all. What can't be read is a row with an `error`, and the rest goes on.

@@ -17,9 +17,7 @@ from segformer_jax.serve.workers import Workers, limit_threads
 
 ENDINGS = {"overlay": ".overlay.png", "mask": ".mask.png", "npy": ".npy", "json": ".json"}
 CLASSES = pa.list_(
-    pa.struct(
-        {"id": pa.int32(), "label": pa.string(), "share": pa.float64(), "pixels": pa.int64()}
-    )
+    pa.struct({"id": pa.int32(), "label": pa.string(), "share": pa.float64(), "pixels": pa.int64()})
 )
 ROW = {
     "path": pa.string(),

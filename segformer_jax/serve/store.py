@@ -1,4 +1,4 @@
-"""Where pictures come from and results go to: folders, or any store that pyarrow knows by its URI."""
+"""Where pictures and results are: in folders, or in any store that pyarrow knows by its URI."""
 
 import functools
 import posixpath
@@ -19,7 +19,9 @@ def is_uri(place: str) -> bool:
 def absolute(place: str | Path) -> str:
     """A path that holds in every worker, whatever its folder; a URI as it is."""
     place = str(place)
-    return place if is_uri(place) else str(Path(place.removeprefix("file://")).expanduser().absolute())
+    return (
+        place if is_uri(place) else str(Path(place.removeprefix("file://")).expanduser().absolute())
+    )
 
 
 def inside_store(place: str) -> str:
@@ -52,7 +54,7 @@ def write(out: str, name: str, content: bytes) -> str:
 
 @functools.cache
 def open_store(uri: str) -> tuple[Any, str]:
-    """pyarrow's file system and the path in it.
+    """The file system of a URI, and the path in it.
 
     Raises:
         ValueError: pyarrow knows no such scheme.
