@@ -47,9 +47,9 @@ def serve(
     stop = threading.Event()
 
     def ready(address: str) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # Ray had put its own there
         say(f"{model} answers at {address}/segment (Ctrl-C ends it)")
 
-    usual = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         run(
             name,
@@ -65,8 +65,6 @@ def serve(
         )
     except RuntimeError as error:  # what Ray says of a replica that does not start
         raise ValueError(f"the server did not start: {error}") from error
-    finally:
-        signal.signal(signal.SIGTERM, usual)
     return 0
 
 

@@ -91,7 +91,8 @@ def _check_reachable(ray: Any, address: str) -> None:
         raise ValueError(
             f"{address!r} is no address of Ray; it is local, auto, HOST:PORT or ray://HOST:PORT"
         )
-    with grpc.insecure_channel(target) as channel:  # both kinds of server speak gRPC
+    direct = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(target, options=direct) as channel:  # both kinds speak gRPC
         try:
             grpc.channel_ready_future(channel).result(timeout=REACHED_WITHIN)
         except grpc.FutureTimeoutError as error:
