@@ -15,6 +15,7 @@ from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.serve import protocol
+from segformer_jax.serve.cluster import keep_replica_on_loopback
 from segformer_jax.serve.metrics import Metrics
 from segformer_jax.serve.protocol import Limits, Refused, Wanted
 from segformer_jax.serve.workers import Workers, limit_threads
@@ -53,6 +54,7 @@ class Replica:
     """One segmenter and its programs, compiled for every size of a batch before requests come."""
 
     def __init__(self, model: Model, limits: Limits, workers: Workers):
+        keep_replica_on_loopback()
         limit_threads(workers)
         import jax.numpy as jnp
         import numpy as np
@@ -112,6 +114,7 @@ class Door:
     """POST /segment, GET /health, GET /metrics; a request says neither files nor addresses."""
 
     def __init__(self, replicas: Any, limits: Limits, batch_size: int):
+        keep_replica_on_loopback()
         self._replicas, self._limits = replicas, limits
         self._metrics = Metrics(batch_size)
         self._inside = 0

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import secrets
 from typing import Any
 
 REACHED_WITHIN = 10  # seconds, for an address to answer
@@ -31,7 +32,9 @@ def import_ray(*parts: str) -> Any:
 
 
 def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -> Any:
-    """Ray on this machine alone, ended with this process; all of its ports are on loopback.
+    """Ray on this machine alone, ended with this process.
+
+    All of its ports are on loopback, and take nothing from whoever does not know this run's token.
 
     Args:
         parts: as `import_ray`.
@@ -39,6 +42,8 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
         driver_log: show what the workers print.
     """
     os.environ.update(LOOPBACK)
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = import_ray(*parts)
     ray.init(
         address="local",
@@ -49,6 +54,19 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
         _node_ip_address="127.0.0.1",
     )
     return ray
+
+
+def keep_replica_on_loopback() -> None:
+    """In a replica of Ray Serve on a Ray of `start_here`, before it opens its port to the others.
+
+    It would listen on all of the machine's addresses, and there is no setting for it.
+    """
+    if any(os.environ.get(name) != value for name, value in LOOPBACK.items()):
+        return
+    replica = importlib.import_module("ray.serve._private.replica")
+    listen = getattr(replica, "add_port_to_grpc_server", None)
+    if listen is not None:  # another Ray opens it elsewhere
+        replica.add_port_to_grpc_server = lambda server, _: listen(server, "127.0.0.1:0")
 
 
 def connect(address: str, *parts: str) -> Any:

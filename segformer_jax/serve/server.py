@@ -75,8 +75,8 @@ def run(
     check_port(host, port)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray = start_here("serve", cpus=max(os.cpu_count() or 1, replicas or 1))
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         from segformer_jax.serve.app import Model, application
 

@@ -29,7 +29,7 @@ from segformer_jax import Segmenter
 
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()"]
-QUEUE, BATCH = 6, 4
+QUEUE, BATCH = 6, 2
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
