@@ -52,11 +52,7 @@ class Request:
         from segformer_jax import Segmenter
         from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
-        if self.model == DEFAULT_MODEL:
-            say(
-                "street-b0: a small model of 11 street classes, trained on CamVid; its weights are "
-                "CC BY-NC 4.0, not for commercial use (choose another with --model)"
-            )
+        say_licence(self.model)
         keep_freed_memory()
         keep_compiled_programs()
         return Segmenter.from_pretrained(
@@ -65,4 +61,13 @@ class Request:
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
+        )
+
+
+def say_licence(model: str) -> None:
+    """Of the model that nobody chose: what it is, and that its licence has a limit."""
+    if model == DEFAULT_MODEL:
+        say(
+            "street-b0: a small model of 11 street classes, trained on CamVid; its weights are "
+            "CC BY-NC 4.0, not for commercial use (choose another with --model)"
         )

@@ -7,6 +7,7 @@ import tyro
 
 from segformer_jax.cli.film import is_film, segment_films
 from segformer_jax.cli.many import names_many, segment_many_files
+from segformer_jax.cli.on_ray import segment_on_ray
 from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.protocol import Name, make_protocol
 from segformer_jax.cli.raster import is_raster, segment_rasters
@@ -35,6 +36,7 @@ def segment(
     smoothing: float = 0.0,
     overwrite: bool = False,
     json: bool = False,
+    ray: str | None = None,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
@@ -64,6 +66,8 @@ def segment(
         smoothing: for films, the weight of the frames before, at least 0 (none) and below 1.
         overwrite: begin anew where the results of a folder are there already.
         json: print one JSON object, and nothing else, on standard output.
+        ray: on a Ray cluster, where images may be folders and URIs too: local starts one here, auto
+            finds the one of this machine, HOST:PORT and ray://HOST:PORT are elsewhere.
     """
     if not images:
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
@@ -83,6 +87,8 @@ def segment(
         overwrite=overwrite,
         smoothing=smoothing,
     )
+    if ray is not None:
+        return segment_on_ray(images, request, ray)
     if films:
         if len(films) < len(images):
             raise ValueError(f"{films[0]} is a film; segment films and pictures by two commands")

@@ -1,6 +1,7 @@
 """A picture of any kind → RGB, 8 bits, upright; whatever is wrong with it is one `ImageError`."""
 
 import contextlib
+import io
 import os
 import struct
 from collections.abc import Generator
@@ -26,10 +27,10 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     white; Pillow would clip them.
 
     Args:
-        source: a path, a PIL image, or an array of shape (h, w) or (h, w, 1|3|4). uint8 is taken as
-            it is; bool is black and white; uint16 is divided by 257, and so are other integers when
-            one of them is above 255; floats are read as transformers reads them: whole numbers are
-            0…255, all else is 0…1.
+        source: a path, a file's content as bytes, a PIL image, or an array of shape (h, w) or
+            (h, w, 1|3|4). uint8 is taken as it is; bool is black and white; uint16 is divided by
+            257, and so are other integers when one of them is above 255; floats are read as
+            transformers reads them: whole numbers are 0…255, all else is 0…1.
         max_pixels: the most pixels that are decoded; the size is known before that.
 
     Returns:
@@ -39,7 +40,7 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: no such file, a folder, not a picture, damaged, too large, or an array of
             another shape, such as (3, h, w), or range.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike | bytes):
         return to_rgb(open_image(source, max_pixels=max_pixels))
     if isinstance(source, Image.Image):
         _check_size(source.size, "the image", max_pixels)
@@ -50,8 +51,8 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return _rgb_image(pixels)
 
 
-def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in a file, upright and decoded, in the mode that the file has.
+def open_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in a file, or in its content, upright and decoded, in the mode that it has there.
 
     Raises:
         ImageError: as `read_image`.
@@ -60,14 +61,16 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
         return _upright(image)
 
 
-def check_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> None:
-    """Looks at a picture's header alone.
+def check_image(
+    path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """Width and height of a picture in a file, or in its content: the header alone is looked at.
 
     Raises:
         ImageError: as `read_image`, but for damage further on.
     """
-    with _opened(path, max_pixels):
-        pass
+    with _opened(path, max_pixels) as image:
+        return image.size
 
 
 def has_georeference(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> bool:
@@ -82,8 +85,14 @@ def has_georeference(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, max_pixels: int) -> Generator[Image.Image]:
+def _opened(path: str | os.PathLike | bytes, max_pixels: int) -> Generator[Image.Image]:
     """The picture in a file, not yet decoded."""
+    if isinstance(path, bytes):
+        with _decoding("the picture"):
+            image = _identify(io.BytesIO(path), "the content")
+            _check_size(image.size, "the picture", max_pixels)
+            yield image
+        return
     name = os.fspath(path)
     if os.path.isdir(name):
         raise ImageError(f"{name} is a folder; give a picture")

@@ -1,0 +1,242 @@
+"""The Ray Serve application: a door that reads, checks and counts, and replicas that segment."""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import MAX_PIXELS, read_image
+from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.serve import protocol
+from segformer_jax.serve.cluster import keep_replica_on_loopback
+from segformer_jax.serve.metrics import Metrics
+from segformer_jax.serve.protocol import Limits, Refused, Wanted
+from segformer_jax.serve.workers import Workers, limit_threads
+
+RETRY_AFTER = "1"  # seconds
+CLIENT_GONE = 499  # as nginx counts them
+BATCH_WAIT = 0.005  # seconds for a batch to fill; while one is computed the next fills anyway
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What replicas load.
+
+    Attributes:
+        name: a weights package, a folder that every machine has, or a hub name.
+        dtype: what the matrix products compute in.
+        batch_size: the most pictures that go through a replica's network together.
+    """
+
+    name: str = "street-b0"
+    dtype: str = "float32"
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A replica's: the body, or what is wrong; and the batch that this request was the first of."""
+
+    status: int
+    body: bytes
+    batch: int = 0
+
+
+class Replica:
+    """One segmenter and its programs, compiled for every size of a batch before requests come."""
+
+    def __init__(self, model: Model, limits: Limits, workers: Workers):
+        keep_replica_on_loopback()
+        limit_threads(workers)
+        import jax.numpy as jnp
+        import numpy as np
+
+        from segformer_jax.inference.segmenter import Segmenter
+        from segformer_jax.process import keep_compiled_programs, keep_freed_memory
+
+        keep_freed_memory()
+        keep_compiled_programs()
+        self._limits = limits
+        self._segmenter = Segmenter.from_pretrained(
+            model.name,
+            dtype=jnp.dtype(model.dtype),
+            device=workers.device,
+            batch_size=model.batch_size,
+            max_pixels=limits.pixels,
+        )
+        self._logits.set_max_batch_size(model.batch_size)
+        grey = self._prepared(np.full((64, 64, 3), 128, np.uint8))[1]
+        size = 1
+        while size < 2 * model.batch_size:
+            logits = self._segmenter.start([grey] * min(size, model.batch_size))
+            size *= 2
+        class_map(logits[0], (512, 512))
+
+    async def segment(self, body: bytes, wish: Wanted) -> Answer:
+        """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
+        try:
+            picture, pixels = await asyncio.to_thread(self._prepared, body)
+        except ImageError as error:
+            return Answer(422, str(error).encode())
+        logits, batch = await self._logits(pixels)
+        return Answer(200, await asyncio.to_thread(self._finished, picture, logits, wish), batch)
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT)
+    async def _logits(self, inputs: list[Any]) -> list[tuple[Any, int]]:
+        def computed() -> list[Any]:
+            logits = self._segmenter.start(inputs)
+            for own in logits:  # the next batch fills meanwhile
+                own.block_until_ready()
+            return logits
+
+        logits = await asyncio.to_thread(computed)
+        return [(own, 0 if i else len(inputs)) for i, own in enumerate(logits)]
+
+    def _prepared(self, source: Any) -> tuple[Any, Any]:
+        picture = read_image(source, max_pixels=self._limits.pixels)
+        return picture, self._segmenter.processor(picture)["pixel_values"][0]
+
+    def _finished(self, picture: Any, logits: Any, wish: Wanted) -> bytes:
+        classes, _ = class_map(logits, (picture.height, picture.width))
+        result = Segmentation(classes, self._segmenter.id2label, picture)
+        return protocol.answer(result, wish)
+
+
+class Door:
+    """POST /segment, GET /health, GET /metrics; a request says neither files nor addresses."""
+
+    def __init__(self, replicas: Any, limits: Limits, batch_size: int):
+        keep_replica_on_loopback()
+        self._replicas, self._limits = replicas, limits
+        self._metrics = Metrics(batch_size)
+        self._inside = 0
+
+    async def __call__(self, request: Request) -> Response:
+        """One request; whatever is wrong with it is JSON, {"error": …}."""
+        status = CLIENT_GONE
+        try:
+            try:
+                response = await self._routed(request)
+            except Refused as refused:
+                response = _error(refused)
+            status = response.status_code
+            return response
+        finally:
+            self._metrics.count(status)
+
+    async def _routed(self, request: Request) -> Response:
+        routes = {"/segment": "POST", "/health": "GET", "/metrics": "GET"}
+        path = request.url.path
+        if path not in routes:
+            raise Refused(404, f"there is no {path[:80]}; there are {', '.join(routes)}")
+        if request.method != routes[path]:
+            raise Refused(405, f"{path} takes {routes[path]}, not {request.method[:20]}")
+        if path == "/health":
+            return Response(b'{"status": "ok"}', media_type="application/json")
+        if path == "/metrics":
+            self._metrics.inside(self._inside)
+            return Response(self._metrics.text(), media_type=METRICS_TYPE)
+        if self._inside >= self._limits.queue:
+            raise Refused(503, f"{self._inside} requests are waiting, as many as may; come again")
+        self._inside += 1
+        try:
+            return await self._segmented(request)
+        finally:
+            self._inside -= 1
+
+    async def _segmented(self, request: Request) -> Response:
+        start = time.monotonic()
+        protocol.check_length(request.headers, self._limits)
+        wish = protocol.wanted(request.query_params, request.headers.get("accept", ""))
+        body = await self._body(request)
+        await asyncio.to_thread(protocol.check_picture, body, self._limits)
+        answer = await self._replicas.segment.remote(body, wish)
+        if answer.batch:
+            self._metrics.batch(answer.batch)
+        if answer.status != 200:
+            raise Refused(answer.status, answer.body.decode())
+        self._metrics.answered(time.monotonic() - start)
+        return Response(answer.body, media_type=wish.media_type)
+
+    async def _body(self, request: Request) -> bytes:
+        """Not a byte more than the limit is kept."""
+        parts: list[bytes] = []
+        length = 0
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                async for part in request.stream():
+                    length += len(part)
+                    if length > self._limits.body_bytes:
+                        raise protocol.too_long(self._limits)
+                    parts.append(part)
+        except TimeoutError as error:
+            seconds = self._limits.seconds
+            raise Refused(408, f"the body did not arrive within {seconds:g} s") from error
+        except ClientDisconnect as error:
+            raise Refused(CLIENT_GONE, "the client is gone") from error
+        return b"".join(parts)
+
+
+def application(
+    model: Model, limits: Limits, workers: Workers, *, name: str = "segformer"
+) -> serve.Application:
+    """What `ray.serve.run` takes: one door before the replicas."""
+    replicas = serve.deployment(
+        Replica,
+        name=f"{name}-replica",
+        num_replicas=workers.count,
+        ray_actor_options=workers.options(),
+        max_ongoing_requests=2 * model.batch_size,  # one batch computed, the next one decoded
+        health_check_timeout_s=120,
+    ).bind(model, limits, workers)
+    return serve.deployment(
+        Door,
+        name=f"{name}-door",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=4 * limits.queue + 100,  # those above the queue's limit are told so
+        health_check_timeout_s=120,
+    ).bind(replicas, limits, model.batch_size)
+
+
+def build(arguments: dict[str, str]) -> serve.Application:
+    """For a cluster's own `serve run segformer_jax.serve.app:build model=street-b0 gpus=1 …`.
+
+    Args:
+        arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue; replicas, and of
+            each replica cpus, gpus or tpus.
+    """
+    usual = {
+        "model": "street-b0", "dtype": "float32", "batch_size": 8, "max_body_mib": 32,
+        "max_pixels": MAX_PIXELS, "max_queue": 256, "replicas": 1, "cpus": 1, "gpus": 0, "tpus": 0,
+    }  # fmt: skip
+    unknown = set(arguments) - set(usual)
+    if unknown:
+        raise ValueError(f"there is no argument {min(unknown)!r}; there are {', '.join(usual)}")
+    given = {name: type(value)(arguments.get(name, value)) for name, value in usual.items()}
+    device = "gpu" if given["gpus"] else "tpu" if given["tpus"] else "cpu"
+    workers = Workers(
+        given["replicas"],
+        device,
+        cpus=given["cpus"],
+        gpus=given["gpus"],
+        resources={"TPU": given["tpus"]} if given["tpus"] else {},
+    )
+    return application(
+        Model(given["model"], given["dtype"], given["batch_size"]),
+        Limits(given["max_body_mib"] * 2**20, given["max_pixels"], given["max_queue"]),
+        workers,
+    )
+
+
+def _error(refused: Refused) -> Response:
+    body = json.dumps({"error": refused.message}, ensure_ascii=False).encode()
+    headers = {"Retry-After": RETRY_AFTER} if refused.status == 503 else {}
+    return Response(body, refused.status, headers, media_type="application/json")

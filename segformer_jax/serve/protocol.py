@@ -1,0 +1,144 @@
+"""What a request may be and what it asks for; nothing here knows of Ray or of HTTP's transport."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import MAX_PIXELS, check_image
+from segformer_jax.inference.segmentation import Segmentation
+
+SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+)  # JPEG, PNG: the only decoders that are reached
+HEADER_BYTES = 16 * 1024
+OUTPUTS = ("mask", "overlay", "json")
+
+
+class Refused(ValueError):
+    """A request that gets an error: its status, and what is wrong with it."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(status, message)
+        self.status, self.message = status, message
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost.
+
+    Attributes:
+        body_bytes: the longest body.
+        pixels: of the largest picture.
+        queue: requests that are read, waiting or computed at one time.
+        seconds: in which a body has to arrive.
+    """
+
+    body_bytes: int = 32 * 2**20
+    pixels: int = MAX_PIXELS
+    queue: int = 256
+    seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("body_bytes", "pixels", "queue"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"the limit of {name} is {getattr(self, name)}; it is at least 1")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The answer that a request asks for.
+
+    Attributes:
+        output: mask (PNG of class indices), overlay or json.
+        media_type: image/png, image/jpeg or application/json.
+        alpha: weight of the colours in an overlay, 0 to 1.
+        with_mask: JSON holds the mask's PNG too, in base64.
+    """
+
+    output: str
+    media_type: str
+    alpha: float = 0.5
+    with_mask: bool = False
+
+
+def wanted(query: Mapping[str, str], accept: str = "") -> Wanted:
+    """Of ?output=mask|overlay|json&alpha=0.5&mask=base64, or of the header Accept.
+
+    Raises:
+        Refused: 422, an unknown parameter or value.
+    """
+    unknown = set(query) - {"output", "alpha", "mask"}
+    if unknown:
+        raise Refused(422, f"unknown parameter {min(unknown)!r}; there are output, alpha and mask")
+    kinds = [kind.split(";")[0].strip().lower() for kind in accept.split(",")]
+    by_accept = {"application/json": "json", "image/jpeg": "overlay"}
+    output = query.get("output") or next((by_accept[k] for k in kinds if k in by_accept), "mask")
+    if output not in OUTPUTS:
+        raise Refused(422, f"output is {output!r}; it is one of {', '.join(OUTPUTS)}")
+    try:
+        alpha = float(query.get("alpha", "0.5"))
+    except ValueError:
+        alpha = -1.0
+    if not 0 <= alpha <= 1:
+        raise Refused(422, f"alpha is {query['alpha']!r}; it lies between 0 and 1")
+    if query.get("mask", "base64") != "base64":
+        raise Refused(422, f"mask is {query['mask']!r}; it is base64")
+    jpeg = output == "overlay" and "image/jpeg" in kinds
+    media_type = "application/json" if output == "json" else f"image/{'jpeg' if jpeg else 'png'}"
+    return Wanted(output, media_type, alpha, with_mask="mask" in query)
+
+
+def check_length(headers: Mapping[str, str], limits: Limits) -> None:
+    """All that is told before the body comes.
+
+    Raises:
+        Refused: 431, headers beyond 16 KiB; 413, a body that says that it is too long.
+    """
+    if sum(len(name) + len(value) for name, value in headers.items()) > HEADER_BYTES:
+        raise Refused(431, f"the headers are longer than {HEADER_BYTES:,} bytes")
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.body_bytes:
+        raise too_long(limits)
+
+
+def too_long(limits: Limits) -> Refused:
+    return Refused(413, f"the body is longer than the limit of {limits.body_bytes:,} bytes")
+
+
+def check_picture(body: bytes, limits: Limits) -> None:
+    """Looks at the header of a picture, decoding nothing.
+
+    Raises:
+        Refused: 400, no body; 415, neither JPEG nor PNG; 413, too many pixels; 422, damaged.
+    """
+    if not body:
+        raise Refused(400, "the body is empty; it is a JPEG or PNG file's content")
+    if not body.startswith(SIGNATURES):
+        raise Refused(415, "the body is neither JPEG nor PNG; send the file itself, not a form")
+    try:
+        width, height = check_image(body, max_pixels=2**62)
+    except ImageError as error:
+        raise Refused(422, str(error)) from error
+    if width * height > limits.pixels:
+        raise Refused(
+            413,
+            f"the picture has {width} x {height} = {width * height:,} pixels, more than the limit "
+            f"of {limits.pixels:,}",
+        )
+
+
+def answer(result: Segmentation, wish: Wanted) -> bytes:
+    """The body of an answer."""
+    if wish.output == "json":
+        told: dict[str, Any] = result.to_dict()
+        if wish.with_mask:
+            told["mask"] = base64.b64encode(result.encode("mask.png")).decode()
+        return json.dumps(told, ensure_ascii=False).encode()
+    if wish.output == "mask":
+        return result.encode("mask.png")
+    name = "overlay.jpg" if wish.media_type == "image/jpeg" else ".overlay.png"
+    return result.encode(name, alpha=wish.alpha)

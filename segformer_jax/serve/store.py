@@ -1,0 +1,68 @@
+"""Where pictures and results are: in folders, or in any store that pyarrow knows by its URI."""
+
+import functools
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.atomic import atomic_path
+
+URI = re.compile(r"[a-z][a-z0-9+.-]+://")
+
+
+def is_uri(place: str) -> bool:
+    """Whether it is s3://…, gs://… and so on, not a path of this machine."""
+    return URI.match(place) is not None and not place.startswith("file://")
+
+
+def absolute(place: str | Path) -> str:
+    """A path that holds in every worker, whatever its folder; a URI as it is."""
+    place = str(place)
+    return (
+        place if is_uri(place) else str(Path(place.removeprefix("file://")).expanduser().absolute())
+    )
+
+
+def inside_store(place: str) -> str:
+    """As Ray writes paths into its rows: a URI without its scheme."""
+    return open_store(place)[1] if is_uri(place) else place
+
+
+def is_folder(place: str) -> bool:
+    """Whether pictures are looked for below it."""
+    if not is_uri(place):
+        return Path(place).is_dir()
+    from pyarrow.fs import FileType
+
+    store, path = open_store(place)
+    return store.get_file_info(path).type == FileType.Directory
+
+
+def write(out: str, name: str, content: bytes) -> str:
+    """Writes out/name, whole or not at all, and gives its address."""
+    if not is_uri(out):
+        file = Path(out) / name
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(content)
+        return str(file)
+    store, path = open_store(out)
+    with store.open_output_stream(posixpath.join(path, name)) as stream:  # there when it is closed
+        stream.write(content)
+    return f"{out.rstrip('/')}/{name}"
+
+
+@functools.cache
+def open_store(uri: str) -> tuple[Any, str]:
+    """The file system of a URI, and the path in it.
+
+    Raises:
+        ValueError: pyarrow knows no such scheme.
+    """
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(uri)
+    except ArrowInvalid as error:
+        raise ValueError(f"{uri} can't be opened: {error}") from error
