@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from inference.tiny import make_checkpoint, make_picture
 from PIL import Image
 
 from segformer_jax import Segmenter, cli, process
+from segformer_jax.cli.raster import is_raster
+from segformer_jax.cli.request import Request
 from segformer_jax.inference.protocol import Protocol, Windows
 
 PLACE = {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_600_000)}
@@ -69,13 +72,13 @@ def test_a_photo_in_windows_at_several_scales(run, segmenter, tmp_path):
 def test_a_georeferenced_tiff_gives_tiffs_in_its_place(run, segmenter, tmp_path):
     picture, out = make_picture(90, 120), tmp_path / "out"
     write_raster(tmp_path / "a.tif", picture, **PLACE)
-    outputs = ["--outputs", "mask", "overlay", "json"]
-    code, printed, said = run("segment", tmp_path / "a.tif", "--out-dir", out, *outputs, "--json")
+    options = ["--outputs", "mask", "overlay", "json", "--slide", 64, "--json"]
+    code, printed, said = run("segment", tmp_path / "a.tif", "--out-dir", out, *options)
     assert (code, said) == (0, "")
     with rasterio.open(out / "a.mask.tif") as mask, rasterio.open(out / "a.overlay.tif") as drawn:
         assert (mask.crs.to_string(), mask.transform) == (PLACE["crs"], PLACE["transform"])
         assert (mask.count, drawn.count) == (1, 3)
-        windows = Protocol(windows=Windows((64, 96), (48, 72)))
+        windows = Protocol(windows=Windows((64, 64)))
         assert same(mask.read(1), segmenter(picture, protocol=windows).class_map)
     report = json.loads(printed)["images"][0]
     assert report["outputs"]["mask"] == str(out / "a.mask.tif")
@@ -84,15 +87,28 @@ def test_a_georeferenced_tiff_gives_tiffs_in_its_place(run, segmenter, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_a_plain_tiff_is_a_photo_unless_it_is_too_large_or_windows_are_asked_for(run, tmp_path):
-    source, out = write_raster(tmp_path / "a.tif", make_picture(90, 120)), tmp_path / "out"
-    names = []
-    for options in ([], ["--max-pixels", 10_000], ["--slide", 64], ["--bands", 3, 2, 1]):
-        code, _, said = run("segment", source, "--out-dir", out, "--outputs", "mask", *options)
-        assert (code, said) == (0, "")
-        names.append(*(file.name for file in out.iterdir()))
-        (out / names[-1]).unlink()
-    assert names == ["a.mask.png"] + ["a.mask.tif"] * 3
+def test_a_plain_tiff_is_a_photo_unless_it_is_too_large_or_windows_are_asked_for(tmp_path):
+    request = Request(
+        model="none",
+        out_dir=tmp_path,
+        outputs=("mask",),
+        alpha=0.5,
+        device=None,
+        dtype="float32",
+        batch_size=1,
+        max_pixels=90 * 120,
+        json=False,
+    )
+    plain = write_raster(tmp_path / "a.tif", make_picture(90, 120))
+    placed = write_raster(tmp_path / "b.tif", make_picture(90, 120), **PLACE)
+    assert not is_raster(plain, request)
+    assert is_raster(placed, request)
+    assert is_raster(plain, replace(request, max_pixels=90 * 120 - 1))
+    assert is_raster(plain, replace(request, protocol=Protocol.cityscapes()))
+    assert is_raster(plain, replace(request, bands=(3, 2, 1)))
+    assert is_raster(tmp_path / "a.vrt", request)
+    assert not is_raster(tmp_path / "a.png", replace(request, protocol=Protocol.cityscapes()))
+    assert not is_raster(tmp_path / "missing.tif", request)
 
 
 def test_an_evaluation_in_windows_is_that_of_the_same_class_maps(run, segmenter, tmp_path):

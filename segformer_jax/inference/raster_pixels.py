@@ -158,8 +158,8 @@ class RasterPixels:
 class ResizedRaster:
     """A raster at another size, each part resized from what its pixels are made of.
 
-    Pillow rounds between rows and columns, and the order depends on their numbers: a value may
-    differ by 1 from the resized whole.
+    Pillow takes the place of a part in single precision, and rounds between rows and columns in an
+    order that depends on their numbers: a value may differ by 1 from the resized whole.
     """
 
     whole: RasterPixels

@@ -109,11 +109,8 @@ def test_scales_and_flips_of_a_raster_are_those_of_the_picture(segmenter, tmp_pa
     assert (classes == expected).mean() > 0.99  # values may be resized to 1 more or less
 
 
-@pytest.mark.parametrize(
-    ("size", "most"),  # Pillow rounds between rows and columns, whose order it chooses
-    [((60, 290), 0), ((200, 173), 0), ((400, 221), 0), ((60, 173), 1), ((200, 290), 0)],
-)
-def test_a_part_of_a_resized_raster_is_that_of_the_whole(tmp_path, rng, size, most):
+@pytest.mark.parametrize("size", [(60, 290), (200, 173), (400, 221), (60, 173), (200, 290)])
+def test_a_part_of_a_resized_raster_is_that_of_the_whole(tmp_path, rng, size):
     picture = Image.fromarray(rng.integers(0, 256, (200, 290, 3), np.uint8))
     write_raster(tmp_path / "a.tif", planes_of(picture))
     whole = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
@@ -122,7 +119,7 @@ def test_a_part_of_a_resized_raster_is_that_of_the_whole(tmp_path, rng, size, mo
         assert resized.size == size
         for top, left in ((0, 0), (7, 31), (size[0] - 50, size[1] - 40), (0, size[1] - 40)):
             part = resized.read(top, left, (50, 40)).astype(int)
-            assert np.abs(part - whole[top : top + 50, left : left + 40]).max() <= most
+            assert np.abs(part - whole[top : top + 50, left : left + 40]).max() <= 1  # 0…255
 
 
 def test_sixteen_bits_are_divided_by_257_and_grey_becomes_rgb(tmp_path, rng):
