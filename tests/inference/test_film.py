@@ -164,14 +164,12 @@ def test_smoothing_is_the_moving_average_of_the_logits(segmenter, tmp_path):
 def test_a_truncated_film_is_segmented_as_far_as_it_goes(segmenter, tmp_path):
     whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
     pts = tuple(range(30))
-    make_film(whole, codec="mpeg4", pixels="yuv420p", time_base=Fraction(1, 10), pts=pts)
+    make_film(whole, codec="mjpeg", pixels="yuvj420p", time_base=Fraction(1, 10), pts=pts)
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    readable = times(cut)
-    assert 5 < len(readable) < 30
     result = segment_film(segmenter, cut, overlay=tmp_path / "cut.mp4")
-    assert result.frames == len(readable)
-    assert "has 30 frames" in result.damage
-    assert times(tmp_path / "cut.mp4") == readable
+    assert 15 < result.frames < 25  # frames of a size, each on its own
+    assert result.damage is not None
+    assert times(tmp_path / "cut.mp4") == times(whole)[: result.frames]
 
 
 def test_what_is_no_film_is_one_error(segmenter, tmp_path, monkeypatch):
