@@ -106,6 +106,9 @@ def main(
         "photos_per_second": round(1 / per_photo["whole"], 2),
         "whole_over_sum_of_parts": round(statistics.median(ratios), 3),
         "whole_over_bare_forward": round(statistics.median(bare), 3),
+        "cpu_sum_of_parts_over_whole": round(
+            sum(cores[name] for name in parts) / cores["whole"], 3
+        ),
         "rounds_over_sum_of_parts": [round(ratio, 3) for ratio in ratios],
         "device_waited_share": round(_whole.waited, 4),
         "machine": describe(),
@@ -118,7 +121,8 @@ def main(
     print(
         f"throughput ÷ that of the sum of the parts {report['whole_over_sum_of_parts']:.2f}, "
         f"÷ the bare forward's {report['whole_over_bare_forward']:.2f}, "
-        f"the device waited {100 * _whole.waited:.1f} %"
+        f"the device waited {100 * _whole.waited:.1f} %; seconds of all cores, parts ÷ whole: "
+        f"{report['cpu_sum_of_parts_over_whole']:.2f}"
     )
     print(json.dumps(report, ensure_ascii=False))
 

@@ -42,7 +42,7 @@ def segment(
 
     A folder, a quoted pattern such as 'photos/**/*.jpg' or a LIST.txt with a path a line stands for
     many: what can't be read is reported in DIR/report.json, the rest is done, and the same command
-    goes on after an interruption. A film becomes DIR/<stem>.overlay.mp4, DIR/<stem>.masks/, or both.
+    goes on after an interruption. A film becomes DIR/<stem>.overlay.mp4, or DIR/<stem>.masks/.
 
     Args:
         images: the pictures; or one folder, pattern or list; or films.

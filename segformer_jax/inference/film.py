@@ -21,7 +21,7 @@ from PIL import Image
 
 from segformer_jax.atomic import atomic_folder, atomic_path
 from segformer_jax.images.read import read_image
-from segformer_jax.inference.film_writer import fate_of_sound, open_writer, picture_frame
+from segformer_jax.inference.film_writer import Write, fate_of_sound, open_writer, picture_frame
 from segformer_jax.inference.many import Span, segment_many
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.inference.segmenter import Segmenter
@@ -77,8 +77,8 @@ def segment_film(
     *,
     overlay: str | Path | None = None,
     masks: str | Path | None = None,
-    alpha: float = 0.5,
-    smoothing: float = 0.0,
+    alpha: int | float = 0.5,
+    smoothing: int | float = 0.0,
     progress: Callable[[], None] | None = None,
     threads: int | None = None,
     spans: list[Span] | None = None,
@@ -112,7 +112,8 @@ def segment_film(
     trouble: list[str] = []
     sound: deque[Any] = deque()
     times: list[int] = []
-    size, write = (0, 0), None
+    write: Write | None = None  # opened when the first frame tells the size
+    size = (0, 0)
     with ExitStack() as stack:
         container, stream = stack.enter_context(_opened(path))
         film = None if overlay is None else stack.enter_context(atomic_path(overlay))
@@ -138,16 +139,15 @@ def segment_film(
             if outcome.error is not None:
                 raise outcome.error
             own, drawn = outcome.value
-            if not times:
-                size = own
-                if film is not None:
-                    inner = (drawn.width, drawn.height)
-                    write = stack.enter_context(
-                        open_writer(film, container, stream, size=inner, sound=sound)
-                    )
-            times.append(outcome.source.pts)
-            if film is not None:
+            if film is not None and write is None:
+                inner = (drawn.width, drawn.height)
+                write = stack.enter_context(
+                    open_writer(film, container, stream, size=inner, sound=sound)
+                )
+            if write is not None:
                 write(drawn, outcome.source.pts)
+            size = size if times else own
+            times.append(outcome.source.pts)
             if progress is not None:
                 progress()
         if not times:

@@ -10,7 +10,7 @@ the order that they went in.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def segment_many(
     protocol: Protocol = WHOLE,
     threads: int | None = None,
     spans: list[Span] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Segments pictures without end, one outcome for each, in their order.
 
     A picture that can't be read becomes an outcome with an error, and the rest goes on. Where the

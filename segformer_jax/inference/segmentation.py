@@ -73,7 +73,7 @@ class Segmentation:
             for index in sorted(self.counts())
         ]
 
-    def overlay(self, image: Any = None, alpha: float = 0.5) -> Image.Image:
+    def overlay(self, image: Any = None, alpha: int | float = 0.5) -> Image.Image:
         """The classes' colours over the picture.
 
         Args:
@@ -83,7 +83,7 @@ class Segmentation:
         picture = self.image if image is None else read_image(image)
         return draw.overlay(picture, self.class_map, palette_for(self.id2label), alpha=alpha)
 
-    def save(self, path: str | Path, *, alpha: float = 0.5) -> None:
+    def save(self, path: str | Path, *, alpha: int | float = 0.5) -> None:
         """Writes what the name's ending says, whole or not at all.
 
         `.overlay.png` and `.jpg` hold the overlay, any other `.png` the class indices with a
