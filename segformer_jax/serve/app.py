@@ -74,11 +74,9 @@ class Replica:
         )
         self._logits.set_max_batch_size(model.batch_size)
         grey = self._prepared(np.full((64, 64, 3), 128, np.uint8))[1]
-        size = 1
-        while size < 2 * model.batch_size:
-            logits = self._segmenter.start([grey] * min(size, model.batch_size))
-            size *= 2
-        class_map(logits[0], (512, 512))
+        for power in range((model.batch_size - 1).bit_length() + 1):
+            size = min(1 << power, model.batch_size)
+            class_map(self._segmenter.start([grey] * size)[0], (512, 512))
 
     async def segment(self, body: bytes, wish: Wanted) -> Answer:
         """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
@@ -220,7 +218,9 @@ def build(arguments: dict[str, str]) -> serve.Application:
     unknown = set(arguments) - set(usual)
     if unknown:
         raise ValueError(f"there is no argument {min(unknown)!r}; there are {', '.join(usual)}")
-    given = {name: type(value)(arguments.get(name, value)) for name, value in usual.items()}
+    given: dict[str, Any] = {
+        name: type(value)(arguments.get(name, value)) for name, value in usual.items()
+    }
     device = "gpu" if given["gpus"] else "tpu" if given["tpus"] else "cpu"
     workers = Workers(
         given["replicas"],

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +31,12 @@ ORIENTATION = 0x0112  # in EXIF
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory):
-    pytest.MonkeyPatch.context()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("PYTHONPATH", os.pathsep.join(str(Path(p).absolute()) for p in _paths()))
-        with pytest.warns(DeprecationWarning):
-            started = cluster.start_here("data", cpus=2)
-            started.data.DataContext.get_current().enable_progress_bars = False
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        started = cluster.start_here("data", cpus=2)
+        started.data.DataContext.get_current().enable_progress_bars = False
         yield started
         started.shutdown()
 
@@ -188,9 +189,3 @@ def test_a_store_gets_whole_files(monkeypatch, tmp_path):
 
 def _one_process(pictures):
     return Segmenter.from_pretrained("street-b0", batch_size=2)([str(p) for p in pictures])
-
-
-def _paths():
-    import sys
-
-    return [path for path in sys.path if path]

@@ -21,11 +21,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from serve import processes
 
 from segformer_jax import Segmenter
-
 
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()"]
