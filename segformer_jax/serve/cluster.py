@@ -63,7 +63,7 @@ def keep_replica_on_loopback() -> None:
     """
     if any(os.environ.get(name) != value for name, value in LOOPBACK.items()):
         return
-    replica = importlib.import_module("ray.serve._private.replica")
+    replica: Any = importlib.import_module("ray.serve._private.replica")
     listen = getattr(replica, "add_port_to_grpc_server", None)
     if listen is not None:  # another Ray opens it elsewhere
         replica.add_port_to_grpc_server = lambda server, _: listen(server, "127.0.0.1:0")
