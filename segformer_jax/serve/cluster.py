@@ -38,7 +38,7 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
 
     Args:
         parts: as `import_ray`.
-        cpus: that Ray counts with; those of the machine when left out.
+        cpus: that Ray counts with; those of the machine when left out, and two at least.
         driver_log: show what the workers print.
     """
     os.environ.update(LOOPBACK)
@@ -47,7 +47,7 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
     ray = import_ray(*parts)
     ray.init(
         address="local",
-        num_cpus=cpus,
+        num_cpus=cpus or max(2, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=driver_log,
         logging_level="ERROR",
