@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class Replica:
         keep_freed_memory()
         keep_compiled_programs()
         self._limits = limits
+        self._network = ThreadPoolExecutor(1)  # never behind pictures that are decoded
         self._segmenter = Segmenter.from_pretrained(
             model.name,
             dtype=jnp.dtype(model.dtype),
@@ -95,7 +97,8 @@ class Replica:
                 own.block_until_ready()
             return logits
 
-        logits = await asyncio.to_thread(computed)
+        loop = asyncio.get_running_loop()
+        logits = await loop.run_in_executor(self._network, computed)
         return [(own, 0 if i else len(inputs)) for i, own in enumerate(logits)]
 
     def _prepared(self, source: Any) -> tuple[Any, Any]:
@@ -192,7 +195,7 @@ def application(
         name=f"{name}-replica",
         num_replicas=workers.count,
         ray_actor_options=workers.options(),
-        max_ongoing_requests=2 * model.batch_size,  # one batch computed, the next one decoded
+        max_ongoing_requests=max(16, 4 * model.batch_size),  # decoded, waiting, computed, encoded
         health_check_timeout_s=120,
     ).bind(model, limits, workers)
     return serve.deployment(
