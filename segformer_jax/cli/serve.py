@@ -37,11 +37,12 @@ def serve(
         dtype: what the matrix products compute in.
     """
     from segformer_jax.serve.protocol import Limits
-    from segformer_jax.serve.server import run
+    from segformer_jax.serve.server import check_port, run
 
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}; it is at least 1")
     limits = Limits(body_bytes=max_body_mib * 2**20, pixels=max_pixels, queue=max_queue)
+    check_port(host, port)
     name = _checked_model(model)
     say_licence(model)
     stop = threading.Event()

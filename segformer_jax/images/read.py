@@ -247,7 +247,7 @@ def _rgb_image(pixels: Shaped[np.ndarray, "h w c"]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
 
 
-def _identify(file: IO[bytes], name: str) -> Image.Image:
+def _identify(file: IO[bytes] | io.BytesIO, name: str) -> Image.Image:
     """`Image.open` without its check of the size, which is a global of Pillow's.
 
     Changing that global, or silencing its warning, would reach other threads.

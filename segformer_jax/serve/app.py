@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class Replica:
         keep_freed_memory()
         keep_compiled_programs()
         self._limits = limits
+        self._network = ThreadPoolExecutor(1)  # never behind pictures that are decoded
         self._segmenter = Segmenter.from_pretrained(
             model.name,
             dtype=jnp.dtype(model.dtype),
@@ -74,11 +76,9 @@ class Replica:
         )
         self._logits.set_max_batch_size(model.batch_size)
         grey = self._prepared(np.full((64, 64, 3), 128, np.uint8))[1]
-        size = 1
-        while size < 2 * model.batch_size:
-            logits = self._segmenter.start([grey] * min(size, model.batch_size))
-            size *= 2
-        class_map(logits[0], (512, 512))
+        for power in range((model.batch_size - 1).bit_length() + 1):
+            size = min(1 << power, model.batch_size)
+            class_map(self._segmenter.start([grey] * size)[0], (512, 512))
 
     async def segment(self, body: bytes, wish: Wanted) -> Answer:
         """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
@@ -97,7 +97,8 @@ class Replica:
                 own.block_until_ready()
             return logits
 
-        logits = await asyncio.to_thread(computed)
+        loop = asyncio.get_running_loop()
+        logits = await loop.run_in_executor(self._network, computed)
         return [(own, 0 if i else len(inputs)) for i, own in enumerate(logits)]
 
     def _prepared(self, source: Any) -> tuple[Any, Any]:
@@ -194,7 +195,7 @@ def application(
         name=f"{name}-replica",
         num_replicas=workers.count,
         ray_actor_options=workers.options(),
-        max_ongoing_requests=2 * model.batch_size,  # one batch computed, the next one decoded
+        max_ongoing_requests=max(16, 4 * model.batch_size),  # decoded, waiting, computed, encoded
         health_check_timeout_s=120,
     ).bind(model, limits, workers)
     return serve.deployment(
@@ -220,7 +221,9 @@ def build(arguments: dict[str, str]) -> serve.Application:
     unknown = set(arguments) - set(usual)
     if unknown:
         raise ValueError(f"there is no argument {min(unknown)!r}; there are {', '.join(usual)}")
-    given = {name: type(value)(arguments.get(name, value)) for name, value in usual.items()}
+    given: dict[str, Any] = {
+        name: type(value)(arguments.get(name, value)) for name, value in usual.items()
+    }
     device = "gpu" if given["gpus"] else "tpu" if given["tpus"] else "cpu"
     workers = Workers(
         given["replicas"],

@@ -38,7 +38,7 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
 
     Args:
         parts: as `import_ray`.
-        cpus: that Ray counts with; those of the machine when left out.
+        cpus: that Ray counts with; those of the machine when left out, and two at least.
         driver_log: show what the workers print.
     """
     os.environ.update(LOOPBACK)
@@ -47,7 +47,7 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
     ray = import_ray(*parts)
     ray.init(
         address="local",
-        num_cpus=cpus,
+        num_cpus=cpus or max(2, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=driver_log,
         logging_level="ERROR",
@@ -63,7 +63,7 @@ def keep_replica_on_loopback() -> None:
     """
     if any(os.environ.get(name) != value for name, value in LOOPBACK.items()):
         return
-    replica = importlib.import_module("ray.serve._private.replica")
+    replica: Any = importlib.import_module("ray.serve._private.replica")
     listen = getattr(replica, "add_port_to_grpc_server", None)
     if listen is not None:  # another Ray opens it elsewhere
         replica.add_port_to_grpc_server = lambda server, _: listen(server, "127.0.0.1:0")

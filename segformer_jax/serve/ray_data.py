@@ -95,8 +95,7 @@ def segment_dataset(
 
 def _mapped(ray: Any, pictures: Any, job: Job, workers: Workers) -> Any:
     options = workers.options()
-    if not workers.gpus and not workers.resources:
-        options["num_cpus"] = workers.cpus * (1 - READING)  # else nobody reads for the workers
+    options["num_cpus"] /= 2  # as Ray counts: else its tasks that read and write never get a CPU
     return pictures.map_batches(
         SegmentBatch,
         fn_constructor_args=(job, workers),

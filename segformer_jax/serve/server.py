@@ -68,11 +68,9 @@ def run(
         stop: ends it.
 
     Raises:
-        OSError: the port is in use.
         RuntimeError: the replicas do not start, with the reason that Ray gives.
         TimeoutError: the server does not answer in time.
     """
-    check_port(host, port)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     ray = start_here("serve", cpus=max(os.cpu_count() or 1, replicas or 1))

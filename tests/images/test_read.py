@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from segformer_jax import ImageError
-from segformer_jax.images.read import read_class_indices, read_image
+from segformer_jax.images.read import check_image, read_class_indices, read_image
 
 
 @pytest.fixture
@@ -209,3 +209,17 @@ def test_class_indices_of_palettes_and_files_are_as_stored(rng, tmp_path):
 def test_what_is_no_map_of_classes_is_refused(source):
     with pytest.raises(ImageError):
         read_class_indices(source)
+
+
+def test_a_files_content_is_read_as_the_file(tmp_path):
+    file = tmp_path / "grey.png"
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(file)
+    content = file.read_bytes()
+    assert np.array_equal(np.asarray(read_image(content)), np.asarray(read_image(file)))
+    assert check_image(content) == (4, 3)
+    with pytest.raises(ImageError, match="more than the limit of 11"):
+        check_image(content, max_pixels=11)
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(content[:-30])
+    with pytest.raises(ImageError, match="not a picture"):
+        read_image(b"text")

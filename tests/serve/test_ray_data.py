@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +31,12 @@ ORIENTATION = 0x0112  # in EXIF
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory):
-    pytest.MonkeyPatch.context()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("PYTHONPATH", os.pathsep.join(str(Path(p).absolute()) for p in _paths()))
-        with pytest.warns(DeprecationWarning):
-            started = cluster.start_here("data", cpus=2)
-            started.data.DataContext.get_current().enable_progress_bars = False
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        started = cluster.start_here("data", cpus=2)
+        started.data.DataContext.get_current().enable_progress_bars = False
         yield started
         started.shutdown()
 
@@ -57,14 +58,19 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_workers_give_the_class_maps_of_one_process(ray, photos, tmp_path):
+@pytest.fixture(scope="module")
+def one_process() -> Segmenter:
+    return Segmenter.from_pretrained("street-b0", batch_size=1)
+
+
+def test_two_workers_give_the_class_maps_of_one_process(ray, photos, one_process, tmp_path):
     (tmp_path / "named.txt").write_text("no picture either")
     rows = segment_dataset(
         [photos, tmp_path / "named.txt"],
         tmp_path / "out",
         outputs=("mask", "json"),
         workers=2,
-        batch_size=2,
+        batch_size=1,
     ).take_all()
     by_path = {row["path"]: row for row in rows}
     broken = by_path.pop(str(tmp_path / "named.txt"))
@@ -72,7 +78,7 @@ def test_two_workers_give_the_class_maps_of_one_process(ray, photos, tmp_path):
     names = {str(Path(path).relative_to(photos)) for path in by_path}
     assert names == {str(f.relative_to(photos)) for f in photos.rglob("*.*g") if f.is_file()}
     assert len(names) == 6
-    for path, expected in zip(by_path, _one_process(list(by_path)), strict=True):
+    for path, expected in zip(by_path, one_process(list(by_path)), strict=True):
         row = by_path[path]
         mask, report = (Path(file) for file in row["outputs"])
         stem = Path(path).relative_to(photos).with_suffix("")
@@ -85,8 +91,8 @@ def test_two_workers_give_the_class_maps_of_one_process(ray, photos, tmp_path):
     assert len([file for file in (tmp_path / "out").rglob("*") if file.is_file()]) == 12
 
 
-def test_the_result_is_complete_when_a_worker_is_killed(ray, tmp_path):
-    street, count = Image.open(STREET), 40
+def test_the_result_is_complete_when_a_worker_is_killed(ray, one_process, tmp_path):
+    street, count = Image.open(STREET), 24
     (tmp_path / "in").mkdir()
     for i in range(count):
         street.resize((64 + i, 48)).save(tmp_path / "in" / f"{i:02}.png")
@@ -102,7 +108,7 @@ def test_the_result_is_complete_when_a_worker_is_killed(ray, tmp_path):
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    rows = segment_dataset(tmp_path / "in", out, workers=2, batch_size=2).take_all()
+    rows = segment_dataset(tmp_path / "in", out, workers=2, batch_size=1).take_all()
     killer.join(timeout=60)
     assert killed
     assert killed[0][1] < count
@@ -110,23 +116,23 @@ def test_the_result_is_complete_when_a_worker_is_killed(ray, tmp_path):
     assert not [row["error"] for row in rows if row["error"]]
     files = [row["path"] for row in rows]
     assert len(set(files)) == count
-    for path, expected in zip(files, _one_process(files), strict=True):
+    for path, expected in zip(files, one_process(files), strict=True):
         mask = np.asarray(Image.open(out / f"{Path(path).stem}.mask.png"))
         assert np.array_equal(mask, expected.class_map)
     assert not [file for file in out.iterdir() if file.name.endswith(".part")]
 
 
-def test_a_parquet_table_holds_masks_and_errors(ray, photos, tmp_path):
+def test_a_parquet_table_holds_masks_and_errors(ray, photos, one_process, tmp_path):
     pictures = ray.data.from_items(
         [
-            {"path": "a", "bytes": (photos / "a.jpg").read_bytes()},
             {"path": "cut", "bytes": (photos / "a.jpg").read_bytes()[:500]},
+            {"path": "a", "bytes": (photos / "a.jpg").read_bytes()},
         ]
     )
     out = tmp_path / "made" / "table"
     segment_dataset(pictures, out, outputs="parquet", workers=1)
     rows = {row["path"]: row for row in pyarrow.parquet.read_table(out).to_pylist()}
-    (expected,) = _one_process([photos / "a.jpg"])
+    expected = one_process(photos / "a.jpg")
     told = {key: rows["a"][key] for key in ("height", "width", "classes")}
     assert told == expected.to_dict()
     assert rows["a"]["mask"] == expected.encode("mask.png")
@@ -184,13 +190,3 @@ def test_a_store_gets_whole_files(monkeypatch, tmp_path):
     assert store.is_folder("s3://bucket")
     assert not store.is_folder("s3://bucket/a.png")
     assert store.inside_store("s3://bucket/a") == "bucket/a"
-
-
-def _one_process(pictures):
-    return Segmenter.from_pretrained("street-b0", batch_size=2)([str(p) for p in pictures])
-
-
-def _paths():
-    import sys
-
-    return [path for path in sys.path if path]
