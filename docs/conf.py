@@ -1,0 +1,61 @@
+"""How the pages are built: `sphinx-build -W docs out/docs`, without the network."""
+
+import importlib
+import pkgutil
+import tomllib
+from pathlib import Path
+
+import segformer_jax
+
+HERE = Path(__file__).parent
+
+project = "segformer-jax"
+author = "the authors of segformer-jax"
+copyright = "under Apache-2.0"
+version = release = segformer_jax.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["**.ipynb_checkpoints"]
+suppress_warnings = ["toc.empty_glob"]
+
+myst_enable_extensions = ["attrs_inline"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"  # the tour is run at every build, and an error in it is the build's
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+
+default_role = "code"  # docstrings write `names` as Markdown does
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them, and "b *grid c" is no markup
+napoleon_use_rtype = False
+python_maximum_signature_line_length = 80
+
+html_theme = "furo"
+html_title = f"segformer-jax {version}"
+
+
+def api_page(package: str) -> str:
+    """A package's docstring, and all that its modules document, as reStructuredText."""
+    path = importlib.import_module(package).__path__
+    modules = [found.name for found in pkgutil.iter_modules(path) if not found.ispkg]
+    lines = [package, "=" * len(package), "", f".. automodule:: {package}"]
+    for name in modules:
+        lines += ["", name, "-" * len(name), ""]
+        lines += [f".. automodule:: {package}.{name}", "   :members:"]
+    return "\n".join([*lines, ""])
+
+
+def write_api_pages() -> None:
+    """One page for every package that is shipped, so that none is forgotten."""
+    settings = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    for package in settings["tool"]["setuptools"]["packages"]:
+        page, text = HERE / "api" / f"{package}.rst", api_page(package)
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+write_api_pages()
