@@ -22,7 +22,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["**.ipynb_checkpoints"]
 suppress_warnings = ["toc.empty_glob"]
 
-myst_enable_extensions = ["attrs_inline"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"  # the tour is run at every build, and an error in it is the build's
 nb_execution_raise_on_error = True

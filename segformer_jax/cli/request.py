@@ -43,17 +43,18 @@ class Request:
         from segformer_jax import Segmenter
         from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
-        if self.model == DEFAULT_MODEL:
-            say(
-                "street-b0: a small model of 11 street classes, trained on CamVid; its weights are "
-                "CC BY-NC 4.0, not for commercial use (choose another with --model)"
-            )
         keep_freed_memory()
         keep_compiled_programs()
-        return Segmenter.from_pretrained(
+        segmenter = Segmenter.from_pretrained(
             self.model,
             dtype=jnp.dtype(self.dtype),
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
         )
+        if self.model == DEFAULT_MODEL:  # found, so that its licence is the reader's concern
+            say(
+                "street-b0: a small model of 11 street classes, trained on CamVid; its weights are "
+                "CC BY-NC 4.0, not for commercial use (choose another with --model)"
+            )
+        return segmenter
