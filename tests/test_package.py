@@ -1,4 +1,4 @@
-"""What is built and shipped: both packages outside the checkout, the release's papers, the example."""
+"""What is built and shipped: both packages outside the checkout, the papers, the example."""
 
 import os
 import re

@@ -68,9 +68,8 @@ def blocks_of(page: Path) -> list[Block]:
             before.append(lines[number])
             number += 1
             continue
-        end = next(
-            i for i in range(number + 1, len(lines)) if lines[i].strip() == fence.group(1)
-        )
+        rest = range(number + 1, len(lines))
+        end = next((i for i in rest if lines[i].strip() == fence.group(1)), len(lines))
         language = fence.group(2)
         if language in RUN:
             code = "\n".join(lines[number + 1 : end]) + "\n"

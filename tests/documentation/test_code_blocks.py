@@ -1,7 +1,6 @@
 """What the pages tell readers to type works: every block runs, or says why it doesn't."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +8,9 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from documentation.blocks import RUN, blocks_of
+from documentation.blocks import blocks_of
 from PIL import Image
-from training.runs import ROOT, compiled_once, environment, write_model, write_shapes
+from training.runs import ROOT, compiled_once, write_model, write_shapes
 
 from segformer_jax import SegformerImageProcessor
 
@@ -20,9 +19,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Programs of all pages, compiled once."""
+    """Programs of all pages, compiled fast, and equal ones once."""
     folder = tmp_path_factory.mktemp("cache")
-    with compiled_once(folder / "here"):
+    with compiled_once(folder):
         yield folder
 
 
@@ -57,10 +56,16 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, desk, cache):
 
 def run_in_bash(block, cache):
     own = Path(sys.executable).parent
-    more = {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `compiled_once` in this process
+    }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.runnable()],
-        env=environment(cache, **more),
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
