@@ -156,8 +156,8 @@ def _unknown(name: str) -> str:
     )
     package = f"pip install segformer-jax-{name}, " if name == "street-b0" else ""
     return (
-        f"{start}; {package}or take another (--model), a folder or a hub name such as "
-        "nvidia/segformer-b0-finetuned-ade-512-512"
+        f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512, "
+        "or a folder (--model)"
     )
 
 
