@@ -33,6 +33,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     with Image.open(ROOT / "examples" / "street.jpg") as street:
         for name, size in {"wide.jpg": (128, 96), "tall.jpg": (96, 128)}.items():
             street.resize(size).save(tmp_path / "photos" / name)
+    shutil.copy(tmp_path / "photos" / "wide.jpg", tmp_path / "photo.jpg")
     write_shapes(tmp_path / "FOLDER")
     write_model(tmp_path / "tiny")
     SegformerImageProcessor(size=64).save_pretrained(tmp_path / "tiny")
