@@ -1,0 +1,1 @@
+"""Checkpoints of other layouts, and comparisons with PyTorch and with published logits."""

@@ -28,9 +28,9 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
         image: the picture; normally distributed pixels, 512 × 512, when left out.
 
     Returns:
-        `stages`: max |Δ| by stage and precision. `argmax_agreement`: of the last of them by
-        precision, as a share of its cells. `equal`: whether every difference is within `BOUNDS` of
-        the largest value and the argmax agrees on 99.99 %. And what was compared.
+        `stages`: the largest difference by stage and precision. `argmax_agreement`: of the last of
+        them by precision, as a share of its cells. `equal`: whether every difference is within
+        `BOUNDS` of the largest value and the argmax agrees on 99.99 %. And what was compared.
 
     Raises:
         ImportError: torch or transformers is not installed.

@@ -155,7 +155,10 @@ def _unknown(name: str) -> str:
         f"there is no model {name!r}: no such folder or weights package (installed: {installed})"
     )
     package = f"pip install segformer-jax-{name}, " if name == "street-b0" else ""
-    return f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512"
+    return (
+        f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512, "
+        "or a folder (--model)"
+    )
 
 
 def _weights_packages() -> dict[str, str]:

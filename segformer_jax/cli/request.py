@@ -52,16 +52,17 @@ class Request:
         from segformer_jax import Segmenter
         from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
-        say_licence(self.model)
         keep_freed_memory()
         keep_compiled_programs()
-        return Segmenter.from_pretrained(
+        segmenter = Segmenter.from_pretrained(
             self.model,
             dtype=jnp.dtype(self.dtype),
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
         )
+        say_licence(self.model)
+        return segmenter
 
 
 def say_licence(model: str) -> None:

@@ -1,0 +1,1 @@
+"""A model in use: folded, compiled, on all devices; pictures in, class maps out."""

@@ -2,7 +2,7 @@
 
 An operation's derivative is a linear map, and its gradient that map's transpose. JAX transposes
 equation by equation, so how the map is written decides how the gradient is computed, and forward
-differentiation works as ever. The maps here equal the plain ones of `ops.py`, whose `defjvp`s take
+differentiation works as ever. The maps here equal the plain ones of `ops.py`, where `defjvp` takes
 them on CPUs alone; GELU and the norms are the same everywhere.
 """
 

@@ -114,7 +114,7 @@ def ade20k(root: Path, *, split: str | None, reduce_zero_label: bool = True) -> 
 
 
 def cityscapes(root: Path, *, split: str | None, reduce_zero_label: bool = False) -> Dataset:
-    """Cityscapes: *_labelTrainIds where every picture has them, else *_labelIds."""
+    """Cityscapes: `*_labelTrainIds` where every picture has them, else `*_labelIds`."""
     _check_zero(reduce_zero_label, "Cityscapes")
     part = _split_folder(root / "leftImg8bit", split)
     ending = "_leftImg8bit.png"

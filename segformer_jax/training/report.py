@@ -31,7 +31,7 @@ def write_report(
     *,
     worst: int = 8,
 ) -> None:
-    """Writes evaluation.json, confusion_matrix.png and worst/01_IOU_NAME.jpg, 02_… .
+    """Writes evaluation.json, confusion_matrix.png and `worst/01_IOU_NAME.jpg`, `02_…`.
 
     Args:
         evaluation: what `evaluate` gave for the segmenter and the data set.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import time
 from dataclasses import replace
 
@@ -138,10 +139,27 @@ def test_a_finished_run_shows_its_curves_and_what_it_sees(finished):
     assert (out / "validation" / "confusion_matrix.png").is_file()
 
 
+@contextlib.contextmanager
+def told_by_transformers():
+    """A list that its warnings come into."""
+    told, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = told.append
+    transformers.utils.logging.add_handler(handler)
+    try:
+        yield told
+    finally:
+        transformers.utils.logging.remove_handler(handler)
+
+
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_models_open_in_transformers_with_our_logits(name, finished):
+def test_models_open_in_transformers_without_a_warning_with_our_logits(name, finished):
     out, _, _ = finished
-    theirs = transformers.SegformerForSemanticSegmentation.from_pretrained(out / name).eval()
+    with told_by_transformers() as told:
+        theirs, loading = transformers.SegformerForSemanticSegmentation.from_pretrained(
+            out / name, output_loading_info=True
+        )
+    assert (told, any(loading.values())) == ([], False)
+    theirs.eval()
     ours = SegformerForSemanticSegmentation.from_pretrained(out / name)
     assert theirs.config.id2label == NAMES
     pixels = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)

@@ -1,0 +1,74 @@
+"""What the pages tell readers to type works: every block runs, or says why it doesn't."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from documentation.blocks import blocks_of
+from PIL import Image
+from training.runs import ROOT, compiled_once, write_model, write_shapes
+
+from segformer_jax import SegformerImageProcessor
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Programs of all pages, compiled fast, and equal ones once."""
+    folder = tmp_path_factory.mktemp("cache")
+    with compiled_once(folder):
+        yield folder
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch) -> Path:
+    """Where a reader sits: the examples, photos, data of three classes, a tiny model, no hub."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "photos").mkdir()
+    with Image.open(ROOT / "examples" / "street.jpg") as street:
+        for name, size in {"wide.jpg": (128, 96), "tall.jpg": (96, 128)}.items():
+            street.resize(size).save(tmp_path / "photos" / name)
+    shutil.copy(tmp_path / "photos" / "wide.jpg", tmp_path / "photo.jpg")
+    write_shapes(tmp_path / "FOLDER")
+    write_model(tmp_path / "tiny")
+    SegformerImageProcessor(size=64).save_pretrained(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, desk, cache):
+    names = {"__name__": "__main__"}  # python blocks of a page go on from each other
+    for block in blocks_of(page):
+        if block.not_run is not None:
+            continue
+        if block.language == "python":
+            code = "\n" * (block.line - 1) + block.runnable()  # so that errors name the page's line
+            exec(compile(code, str(page), "exec"), names)
+        else:
+            run_in_bash(block, cache)
+
+
+def run_in_bash(block, cache):
+    own = Path(sys.executable).parent
+    environment = os.environ | {
+        "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `compiled_once` in this process
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.runnable()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{block}:\n{block.runnable()}{done.stdout}{done.stderr}"
