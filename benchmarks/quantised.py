@@ -2,9 +2,11 @@
 
 `python -m benchmarks.quantised --data CAMVID/test` writes a model's weights both ways, loads both,
 runs both over all pictures, and then multiplies int8 by int8, as weights that stay int8 would.
-Times are the least of the rounds, which take turns: what else a machine does only adds to them.
+Times are processor time, of all cores together, medians of rounds in turns: the same work then
+takes the same on a machine that does other things besides.
 """
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,7 +44,7 @@ PRODUCTS = {  # rows × inputs × outputs of the layers that b0 and b2 spend mos
 }
 
 
-def quantised(data: Path | None = None, model: str = "street-b0", rounds: int = 51) -> None:
+def quantised(data: Path | None = None, model: str = "street-b0", rounds: int = 31) -> None:
     """Prints the tables of docs/quantised.md.
 
     Args:
@@ -53,14 +55,14 @@ def quantised(data: Path | None = None, model: str = "street-b0", rounds: int = 
     with tempfile.TemporaryDirectory() as folder:
         folders = {kind: Path(folder) / kind for kind in KINDS}
         saved(model, folders)
-        loading = least(
+        loading = medians(
             {kind: lambda own=own: Segmenter.from_pretrained(own) for kind, own in folders.items()},
             rounds=5,
         )
         sizes = {kind: file_size(own) for kind, own in folders.items()}
         segmenters = {kind: Segmenter.from_pretrained(own) for kind, own in folders.items()}
     pixels = make_pixels(1, 512, 512)
-    calls = least(
+    calls = medians(
         {
             kind: lambda own=own: own.logits(pixels).block_until_ready()
             for kind, own in segmenters.items()
@@ -147,7 +149,7 @@ def product(name: str, rows: int, inputs: int, outputs: int, rounds: int) -> dic
         exact = x.astype(np.float64) @ whole
         result = np.asarray(runs[kind, "ours"]()) * (per_row * scale if kind == "int8" else 1)
         assert np.linalg.norm(result - exact) < 0.02 * np.linalg.norm(exact), kind
-    found = least(runs, rounds=rounds)
+    found = medians(runs, rounds=rounds)
     best = {kind: min(found[kind, way] for way in options) for kind in works}
     return {"work": name, "rows × inputs × outputs": f"{rows} × {inputs} × {outputs}"} | {
         f"{kind}, ms": f"{ms:.2f} ({ms / best['float32']:.2f})" for kind, ms in best.items()
@@ -171,16 +173,16 @@ def rounded(x: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.rint(x / per_row).astype(jnp.int8), per_row
 
 
-def least(runs: dict[Any, Callable[[], Any]], *, rounds: int) -> dict[Any, float]:
-    """Milliseconds of each, run in turns; a first round, which may compile, is not counted."""
+def medians(runs: dict[Any, Callable[[], Any]], *, rounds: int) -> dict[Any, float]:
+    """Milliseconds of processor time of each, in turns; the first round, to warm up, is left out."""
     times: dict[Any, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
             time.sleep(REST)
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: min(own[1:]) for name, own in times.items()}
+            times[name].append(1e3 * (time.process_time() - start))
+    return {name: statistics.median(own[1:]) for name, own in times.items()}
 
 
 if __name__ == "__main__":
