@@ -127,33 +127,34 @@ def compared(segmenters: dict[str, Segmenter], dataset: Dataset) -> tuple[dict[s
 def product(name: str, rows: int, inputs: int, outputs: int, rounds: int) -> dict[str, str]:
     """A layer in float32, in int8, and in int8 with the rounding of its inputs that this needs.
 
-    Each under the faster of two ways to compile it, the segmenter's and XLA's own.
+    int8 under the options that the segmenter compiles float32 with, under those for bfloat16, which
+    give YNNPACK the products alone, and under XLA's own.
     """
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, inputs)).astype(np.float32)
     kernel = rng.integers(-127, 128, (inputs, outputs), np.int8)
     scale = rng.uniform(1e-3, 1e-2, outputs).astype(np.float32)
     whole, (own, per_row) = kernel * scale, rounded(x)
-    works: dict[str, tuple[Callable, tuple[Any, ...]]] = {
-        "float32": (partial(times, out=jnp.float32), (x, whole)),
-        "int8": (partial(times, out=jnp.int32), (own, kernel)),
-        "int8 layer": (int8_layer, (x, kernel, scale)),
+    platform = jax.default_backend()
+    floats, halves = (compiler_options(platform, kind) for kind in (jnp.float32, jnp.bfloat16))
+    layer, operands = int8_layer, (x, kernel, scale)
+    works: dict[str, tuple[Callable, tuple[Any, ...], dict[str, str] | None]] = {
+        "float32": (partial(times, out=jnp.float32), (x, whole), floats),
+        "int8 product, XLA's options": (partial(times, out=jnp.int32), (own, kernel), None),
+        "int8 layer, float32's options": (layer, operands, floats),
+        "int8 layer, bfloat16's": (layer, operands, halves),
+        "int8 layer, XLA's": (layer, operands, None),
     }
-    options = {"ours": compiler_options(jax.default_backend(), jnp.float32), "XLA's": None}
-    runs = {}
-    for kind, (work, operands) in works.items():
-        operands = jax.device_put(operands)
-        for way, chosen in options.items():
-            compiled = jax.jit(work, compiler_options=chosen)
-            runs[kind, way] = lambda f=compiled, o=operands: f(*o).block_until_ready()
-        exact = x.astype(np.float64) @ whole
-        result = np.asarray(runs[kind, "ours"]()) * (per_row * scale if kind == "int8" else 1)
+    exact, runs = x.astype(np.float64) @ whole, {}
+    for kind, (work, given, options) in works.items():
+        compiled, given = jax.jit(work, compiler_options=options), jax.device_put(given)
+        runs[kind] = lambda f=compiled, o=given: f(*o).block_until_ready()
+        result = np.asarray(runs[kind]()) * (per_row * scale if "product" in kind else 1)
         assert np.linalg.norm(result - exact) < 0.02 * np.linalg.norm(exact), kind
     found = medians(runs, rounds=rounds)
-    best = {kind: min(found[kind, way] for way in options) for kind in works}
-    return {"work": name, "rows × inputs × outputs": f"{rows} × {inputs} × {outputs}"} | {
-        f"{kind}, ms": f"{ms:.2f} ({ms / best['float32']:.2f})" for kind, ms in best.items()
-    }
+    least = found.pop("float32")
+    sides = {"work": name, "size": f"{rows}×{inputs}×{outputs}", "float32, ms": f"{least:.2f}"}
+    return sides | {kind: f"{ms / least:.2f}" for kind, ms in found.items()}
 
 
 def times(x: Any, kernel: Any, *, out: Any) -> jax.Array:
@@ -174,7 +175,7 @@ def rounded(x: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def medians(runs: dict[Any, Callable[[], Any]], *, rounds: int) -> dict[Any, float]:
-    """Milliseconds of processor time of each, in turns; the first round, to warm up, is left out."""
+    """Milliseconds of processor time of each, in turns after a round that warms up."""
     times: dict[Any, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
