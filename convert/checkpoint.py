@@ -25,26 +25,28 @@ from segformer_jax.models import (
 SIZES = {19: 1024}  # the side of Cityscapes' training crops; all else was trained at 512
 
 
-def convert_checkpoint(source: str | Path, out_dir: str | Path) -> str:
+def convert_checkpoint(source: str | Path, out_dir: str | Path, *, weights: str = "float") -> str:
     """Writes config.json, model.safetensors and preprocessor_config.json; says what it was.
 
-    The weights keep their type. They pass through the model, so that what is written is known to
-    fit its config.
+    The weights keep their type; int8 ones become float32. They pass through the model, so that what
+    is written is known to fit its config.
 
     Args:
         source: a hub name, a folder, or a .bin, .pth or .safetensors file: HF's with config.json
             beside it, or the authors' own (NVlabs), which needs none.
         out_dir: made when missing.
+        weights: "float" or "int8", as in `save_model`.
 
     Raises:
         WeightsError: as `load_model`, `read_weights` and `nvlabs_to_hf`.
+        ValueError: as `save_model`.
     """
     path = hub.resolve(source)
     tensors = files.read_weights(path)
     if not nvlabs.is_nvlabs(tensors):
         folder = path if path.is_dir() else path.parent
         processor = _processor(folder)  # before anything is written
-        kind = _convert(path, tensors, out_dir)
+        kind = _convert(path, tensors, out_dir, weights)
         processor.save_pretrained(out_dir)
         return f"{kind}, from Hugging Face's layout"
     converted, config = nvlabs.nvlabs_to_hf(tensors)
@@ -52,19 +54,21 @@ def convert_checkpoint(source: str | Path, out_dir: str | Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         files.write_safetensors(converted, Path(folder) / "model.safetensors")
         (Path(folder) / CONFIG).write_text(json.dumps(config))
-        kind = _convert(Path(folder), converted, out_dir)
+        kind = _convert(Path(folder), converted, out_dir, weights)
     labels = len(config.get("id2label", ()))
     side = SIZES.get(labels, 512)
     SegformerImageProcessor(size=side, do_reduce_labels=labels == 150).save_pretrained(out_dir)
     return f"{kind} {variant}, from the authors' layout"
 
 
-def _convert(path: Path, tensors: Mapping[str, np.ndarray], out_dir: str | Path) -> str:
+def _convert(
+    path: Path, tensors: Mapping[str, np.ndarray], out_dir: str | Path, weights: str
+) -> str:
     cls = _model_of(tensors)
     dtype = _dtype(tensors)
     wide = jax.enable_x64(True) if dtype.itemsize > 4 else contextlib.nullcontext()
     with wide:
-        save_model(load_model(cls, path, param_dtype=dtype), out_dir)
+        save_model(load_model(cls, path, param_dtype=dtype), out_dir, weights=weights)
     return cls.__name__
 
 

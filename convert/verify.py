@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segformer_jax.checkpoints import hub
+from segformer_jax.checkpoints import files, hub
 from segformer_jax.checkpoints.pretrained import load_config, load_model, save_model
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models.segformer import SegformerModel, model_class
@@ -21,7 +21,7 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
     """Compares every feature map and the logits with those of transformers' PyTorch model.
 
     Of a folder or a hub repository transformers reads the files itself; a single file, which may
-    have any name, reaches it as we save it.
+    have any name, and int8 weights reach it as we save them.
 
     Args:
         name_or_path: any of the three models: a weights package, folder or hub name.
@@ -43,7 +43,8 @@ def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[
     stages: dict[str, dict[str, float]] = {}
     relative, agreement = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        readable = source if source.is_dir() else Path(folder)
+        itself = source.is_dir() and not files.is_int8(source)
+        readable = source if itself else Path(folder)
         for precision in PRECISIONS:
             x = pixel_values.astype(precision)
             with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+import safetensors.numpy
 import torch
 import transformers
 from PIL import Image
@@ -290,6 +291,27 @@ def test_convert_writes_what_verify_finds_equal(run, model, tmp_path):
         assert one == other
     code, _, said = run("convert", tmp_path / "missing.pth", tmp_path / "other")
     assert (code, "there is no model" in said) == (2, True)
+
+
+def test_int8_weights_go_there_and_back(run, tmp_path):
+    reference.hf_model("ForSemanticSegmentation").save_pretrained(tmp_path / "hf")
+    small, back = tmp_path / "int8", tmp_path / "back"
+    code, printed, _ = run("convert", tmp_path / "hf", small, "--weights", "int8")
+    assert (code, "in int8" in printed) == (0, True)
+    assert sorted(file.name for file in small.iterdir()) == [
+        "config.json", "model.int8.safetensors", "preprocessor_config.json",
+    ]  # fmt: skip
+    for folder, weights in ((small, "int8"), (tmp_path / "hf", "float"), ("b0", None)):
+        assert json.loads(run("info", folder, "--json")[1])["weights"] == weights
+        assert ("weights: int8" in run("info", folder)[1]) == (weights == "int8")
+    assert run("convert", small, back)[0] == 0
+    hf = transformers.SegformerForSemanticSegmentation.from_pretrained(back)
+    kernel = hf.decode_head.linear_fuse.weight.detach().numpy()[:, :, 0, 0]
+    written = safetensors.numpy.load_file(small / "model.int8.safetensors")
+    multiples = kernel / written["decode_head.linear_fuse.weight_scale"][:, None]
+    np.testing.assert_allclose(multiples, np.rint(multiples), rtol=1e-6)
+    code, _, said = run("convert", small, back, "--weights", "int8")
+    assert (code, "holds model.safetensors, which is read before" in said) == (2, True)
 
 
 def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_path):

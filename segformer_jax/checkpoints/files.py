@@ -1,40 +1,60 @@
 """Weight files, of every container that a SegFormer comes in, as NumPy arrays by name."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from segformer_jax.atomic import atomic_path
+from segformer_jax.checkpoints.quantised import INT8_FILE, dequantise
 from segformer_jax.checkpoints.torch_file import read_torch_file
 from segformer_jax.errors import WeightsError
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
-CONTAINERS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
+FLOATS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
+CONTAINERS = (*FLOATS, INT8_FILE)  # in the order in which they are looked for
 TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint under the names that it gives them, in the types it has.
 
+    Kernels that it has in int8 come as float32.
+
     Args:
         path: a file (.safetensors, .bin, .pth, .pt), or a folder with `model.safetensors` or
-            `pytorch_model.bin`, whole or in shards; safetensors go first.
+            `pytorch_model.bin`, whole or in shards, or `model.int8.safetensors`; safetensors go
+            first, and floats before int8.
 
     Raises:
         WeightsError: no such file, a missing shard, a damaged file, a pickle that imports code.
     """
+    file = weights_file(path)
+    if file is None:
+        raise WeightsError(f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}")
+    read = _read_shards if file.name.endswith(".index.json") else _read_file
+    return dequantise(read(file), source=file)
+
+
+def weights_file(path: str | Path) -> Path | None:
+    """The file that `read_weights` starts with: itself, or the first kind that a folder holds."""
     path = Path(path)
     if path.is_file():
-        return _read_file(path)
-    for name in CONTAINERS:
-        if (path / name).is_file():
-            read = _read_shards if name.endswith(".index.json") else _read_file
-            return read(path / name)
-    raise WeightsError(f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}")
+        return path
+    return next((path / name for name in CONTAINERS if (path / name).is_file()), None)
+
+
+def is_int8(path: str | Path) -> bool:
+    """Whether the weights of a file or folder are int8, which a file's header tells."""
+    file = weights_file(path)
+    if file is None or file.suffix != ".safetensors":
+        return False
+    with _safetensors(file), safe_open(file, "numpy") as opened:
+        return any(opened.get_slice(name).get_dtype() == "I8" for name in list(opened.keys()))
 
 
 def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
@@ -50,8 +70,14 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".safetensors":
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
         raise WeightsError(f"{path} is none of the weight files that are known: {known}")
-    try:
+    with _safetensors(path):
         return load_file(path)
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
 

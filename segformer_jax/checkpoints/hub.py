@@ -1,9 +1,11 @@
 """From a name or a path to a local folder; the only code that touches `huggingface_hub`."""
 
+from fnmatch import fnmatch
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from segformer_jax.checkpoints.quantised import INT8_FILE
 from segformer_jax.errors import WeightsError
 
 ENTRY_POINTS = "segformer_jax.weights"
@@ -25,7 +27,8 @@ def resolve(
     """The folder (or file) that a name stands for.
 
     An installed weights package goes first, then a path that exists, then the Hugging Face hub, of
-    which the configs and one kind of weights are fetched: safetensors where there are any.
+    which the configs and one kind of weights are fetched: the first that there is of safetensors,
+    pickles, int8.
 
     Args:
         name_or_path: "street-b0", a path, or a hub name such as "nvidia/mit-b0".
@@ -79,12 +82,17 @@ def upload(
     """Uploads a folder to a model repository on the hub, made when missing; gives its address.
 
     Raises:
-        WeightsError: the hub refuses or can't be reached.
+        WeightsError: the hub refuses or can't be reached; int8 weights for a repository that holds
+            float ones, which would be read instead.
     """
     import huggingface_hub
 
     try:
         huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True)
+        if (Path(folder) / INT8_FILE).is_file():
+            _check_no_floats(
+                repo_id, huggingface_hub.list_repo_files(repo_id, token=token, revision=revision)
+            )
         commit = huggingface_hub.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -105,14 +113,24 @@ def _download(repo_id: str, *, prefix: str, **options: Any) -> Path:
         return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **options))
 
     try:
-        folder = fetch(SMALL_FILES + SAFETENSORS)
-        if not any((folder / prefix).glob("*.safetensors")):
-            folder = fetch(SMALL_FILES + PICKLES)
+        for kind in (SAFETENSORS, PICKLES, (INT8_FILE,)):
+            folder = fetch(SMALL_FILES + kind)
+            if any(any((folder / prefix).glob(pattern)) for pattern in kind):
+                break
     except _hub_errors() as error:
         raise WeightsError(_unavailable(repo_id, error)) from error
     if not (folder / prefix).is_dir():
         raise WeightsError(f"{repo_id} has no folder {prefix or '/'}")
     return folder
+
+
+def _check_no_floats(repo_id: str, held: list[str]) -> None:
+    floats = [file for file in held for kind in SAFETENSORS + PICKLES if fnmatch(file, kind)]
+    if floats:
+        raise WeightsError(
+            f"{repo_id} holds {floats[0]}, which is read before {INT8_FILE}: push int8 weights to "
+            "another repository, or remove the float ones there"
+        )
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from segformer_jax.atomic import atomic_path
-from segformer_jax.checkpoints import files, hub, names
+from segformer_jax.checkpoints import files, hub, names, quantised
 from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError
 from segformer_jax.models.segformer import SegformerModel
@@ -209,7 +209,9 @@ def _listed(items: list[str]) -> str:
 # --- saving
 
 
-def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -> None:
+def save_model(
+    model: Any, folder: str | Path, *, original_names: bool = True, weights: str = "float"
+) -> None:
     """Writes `folder`/config.json and model.safetensors, each whole or not at all.
 
     Args:
@@ -217,33 +219,51 @@ def save_model(model: Any, folder: str | Path, *, original_names: bool = True) -
         folder: made when missing.
         original_names: the names that hub files carry, which transformers writes by default too;
             False gives those of transformers 5's modules.
+        weights: "float", or "int8" for a quarter of the size: `quantised` says how. The file is
+            then model.int8.safetensors, which transformers doesn't read.
 
     Raises:
-        ValueError: a folded model, whose parameters are no longer HF's; a folder that can't be
+        ValueError: a folded model, whose parameters are no longer HF's; other `weights`; int8 for a
+            folder that holds float weights, which would be read instead; a folder that can't be
             written.
     """
+    if weights not in ("float", "int8"):
+        raise ValueError(f"weights is {weights!r}; it is 'float' or 'int8'")
+    folder = Path(folder)
+    if weights == "int8":
+        _check_no_floats(folder)
     flat = flat_state(model)
     if any(name.startswith("decode_head.kernels.") for name in flat):
         raise ValueError("a folded model can't be saved: save the model that it was folded from")
     params = {n: v for n, v in flat.items() if not n.endswith((".mean", ".var", "_tracked"))}
-    dtype = jnp.result_type(*params.values())
+    dtype = jnp.result_type(*params.values()) if weights == "float" else jnp.dtype(jnp.float32)
     tensors = {
         name: np.asarray(value if name.endswith("_tracked") else value.astype(dtype))
         for name, value in flat.items()
     }
-    folder = Path(folder)
-    files.write_safetensors(
-        names.to_hf(tensors, original_names=original_names), folder / "model.safetensors"
-    )
+    renamed = names.to_hf(tensors, original_names=original_names)
+    if weights == "float":
+        files.write_safetensors(renamed, folder / files.SAFETENSORS)
+    else:
+        files.write_safetensors(quantised.quantise(renamed), folder / quantised.INT8_FILE)
     values = {k: v for k, v in model.config.to_dict().items() if k != "torch_dtype"}
     about = {"architectures": [type(model).__name__], "dtype": dtype.name}
     _write_json(values | about, folder / CONFIG)
 
 
-def push_model(model: Any, repo_id: str, **options: Any) -> str:
+def _check_no_floats(folder: Path) -> None:
+    file = files.weights_file(folder)
+    if file is not None and file.name in files.FLOATS:
+        raise ValueError(
+            f"{folder} holds {file.name}, which is read before {quantised.INT8_FILE}: save int8 "
+            "weights into another folder, or remove the float ones first"
+        )
+
+
+def push_model(model: Any, repo_id: str, *, weights: str = "float", **options: Any) -> str:
     """Uploads what `save_model` writes; `options` are `hub.upload`'s."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model, folder)
+        save_model(model, folder, weights=weights)
         return hub.upload(folder, repo_id, **options)
 
 

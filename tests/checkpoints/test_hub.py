@@ -2,19 +2,24 @@
 
 import inspect
 import os
+import shutil
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
+from flax import nnx
 from huggingface_hub import errors
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
 from segformer_jax.checkpoints import hub
+from segformer_jax.checkpoints.pretrained import flat_state
 from segformer_jax.errors import WeightsError
 
 SNAPSHOT = inspect.signature(huggingface_hub.snapshot_download)
 CREATE = inspect.signature(huggingface_hub.create_repo)
 UPLOAD = inspect.signature(huggingface_hub.upload_folder)
+LIST = inspect.signature(huggingface_hub.list_repo_files)
 
 
 class StandIn:
@@ -47,16 +52,22 @@ class StandIn:
     def create_repo(self, *args, **kwargs):
         self.calls.append(CREATE.bind(*args, **kwargs).arguments)
 
+    def list_repo_files(self, *args, **kwargs):
+        call = LIST.bind(*args, **kwargs).arguments
+        self.calls.append(call)
+        return found(self.folder / call["repo_id"])
+
     def upload_folder(self, *args, **kwargs):
         call = UPLOAD.bind(*args, **kwargs).arguments
         self.calls.append(call | {"files": sorted(os.listdir(call["folder_path"]))})
+        shutil.copytree(call["folder_path"], self.folder / call["repo_id"], dirs_exist_ok=True)
         return "https://hub.example/commit/1"
 
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     own = StandIn(tmp_path / "repositories")
-    for name in ("snapshot_download", "create_repo", "upload_folder"):
+    for name in ("snapshot_download", "create_repo", "list_repo_files", "upload_folder"):
         monkeypatch.setattr(huggingface_hub, name, getattr(own, name))
     return own
 
@@ -102,6 +113,18 @@ def test_pickles_are_fetched_where_there_is_nothing_else(stand_in):
     stand_in.add("a/c", "config.json", "pytorch_model.bin.index.json",
                  "pytorch_model-00001-of-00001.bin")  # fmt: skip
     assert len(found(hub.resolve("a/c"))) == 3
+
+
+def test_int8_is_fetched_where_there_are_no_floats(stand_in):
+    stand_in.add("a/b", "config.json", "model.int8.safetensors")
+    assert found(hub.resolve("a/b")) == ["config.json", "model.int8.safetensors"]
+    stand_in.add("a/c", "config.json", "model.int8.safetensors", "pytorch_model.bin")
+    assert found(hub.resolve("a/c")) == ["config.json", "pytorch_model.bin"]
+    stand_in.add("a/d", "model.int8.safetensors", "model-00001-of-00001.safetensors",
+                 "model.safetensors.index.json", "small/model.int8.safetensors")  # fmt: skip
+    assert found(hub.resolve("a/d")) == ["model-00001-of-00001.safetensors",
+                                         "model.safetensors.index.json"]  # fmt: skip
+    assert found(hub.resolve("a/d", subfolder="small")) == ["model.int8.safetensors"]
 
 
 def test_a_subfolder_of_a_repository_is_fetched_alone(stand_in):
@@ -153,8 +176,6 @@ def test_without_the_weights_package_both_ways_out_are_named(stand_in, monkeypat
 
 def test_a_model_is_pushed_as_it_is_saved(stand_in):
     config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3)
-    from flax import nnx
-
     model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))
     address = model.push_to_hub("me/mine", token="secret", private=True, commit_message="First")
     created, uploaded = stand_in.calls
@@ -163,3 +184,30 @@ def test_a_model_is_pushed_as_it_is_saved(stand_in):
     assert created["private"] is created["exist_ok"] is True
     assert uploaded["commit_message"] == "First"
     assert uploaded["files"] == ["config.json", "model.safetensors"]
+
+
+def test_int8_weights_go_to_the_hub_and_back(stand_in):
+    model = SegformerForSemanticSegmentation(
+        SegformerConfig(depths=(1, 1, 1, 1), num_labels=3), rngs=nnx.Rngs(0)
+    )
+    model.push_to_hub("me/small", weights="int8", token="secret", revision="v1")
+    _, listed, uploaded = stand_in.calls
+    assert (listed["token"], listed["revision"]) == ("secret", "v1")
+    assert uploaded["files"] == ["config.json", "model.int8.safetensors"]
+    own = flat_state(SegformerForSemanticSegmentation.from_pretrained("me/small"))
+    name = "decode_head.linear_fuse.kernel"
+    step = np.abs(flat_state(model)[name]).max(0) / 127
+    assert (np.abs(own[name] - flat_state(model)[name]) <= 0.501 * step).all()
+    assert not np.array_equal(own[name], flat_state(model)[name])
+
+
+@pytest.mark.parametrize("held", ["model.safetensors", "pytorch_model-00001-of-00002.bin"])
+def test_int8_weights_are_not_pushed_beside_floats(stand_in, held):
+    stand_in.add("me/mine", "config.json", held)
+    model = SegformerForSemanticSegmentation(
+        SegformerConfig(depths=(1, 1, 1, 1), num_labels=3), rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(WeightsError, match=f"me/mine holds {held}, which is read before") as caught:
+        model.push_to_hub("me/mine", weights="int8")
+    assert "\n" not in str(caught.value)
+    assert found(stand_in.folder / "me/mine") == ["config.json", held]

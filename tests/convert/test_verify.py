@@ -6,6 +6,7 @@ import torch
 from flax import nnx
 from segformer_jax.convert import verify
 
+from segformer_jax import SegformerModel
 from segformer_jax.checkpoints import files
 from segformer_jax.models import ops
 
@@ -43,6 +44,13 @@ def test_a_single_file_is_compared_too(tmp_path):
     reference.hf_model("Model").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "mine.safetensors")
     assert verify.compare_with_torch(str(tmp_path / "mine.safetensors"))["equal"]
+
+
+def test_int8_weights_are_compared_as_the_floats_they_stand_for(tmp_path):
+    reference.hf_model("Model").save_pretrained(tmp_path / "hf")
+    model = SegformerModel.from_pretrained(tmp_path / "hf")
+    model.save_pretrained(tmp_path / "int8", weights="int8")
+    assert verify.compare_with_torch(str(tmp_path / "int8"))["equal"]
 
 
 def test_a_wrong_activation_is_found(monkeypatch):

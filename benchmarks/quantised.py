@@ -1,0 +1,190 @@
+"""What int8 weights cost and give: size, speed, and the same class on how many pixels.
+
+`python -m benchmarks.quantised --data CAMVID/test` writes a model's weights both ways, loads both,
+runs both over all pictures, and then multiplies int8 by int8, as weights that stay int8 would.
+Times are processor time, of all cores together, medians of rounds in turns: the same work then
+takes the same on a machine that does other things besides.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import lax
+from tqdm import tqdm
+
+from benchmarks.checkpoints import make_pixels
+from benchmarks.race import REST
+from benchmarks.report import print_rows
+from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter
+from segformer_jax.checkpoints.files import weights_file
+from segformer_jax.inference.compiling import compiler_options
+from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.evaluate import model_labels
+from segformer_jax.training.layouts import open_dataset
+from segformer_jax.training.metrics import RunningConfusion, confusion_matrix, scores
+
+KINDS = ("float", "int8")
+PRODUCTS = {  # rows × inputs × outputs of the layers that b0 and b2 spend most in, at 512×512
+    "b0, stage 1, fc1": (16384, 32, 128),
+    "b0, stage 3, fc1": (1024, 160, 640),
+    "b0, stage 4, fc1": (256, 256, 1024),
+    "b2, stage 1, fc1": (16384, 64, 256),
+    "b2, stage 3, fc1": (1024, 320, 1280),
+    "b2, stage 4, fc1": (256, 512, 2048),
+    "a square one": (2048, 2048, 2048),
+}
+
+
+def quantised(data: Path | None = None, model: str = "street-b0", rounds: int = 31) -> None:
+    """Prints the tables of docs/quantised.md.
+
+    Args:
+        data: the folder of one split, such as camvid/test; size and speed alone when left out.
+        model: a weights package, a folder, or a hub name.
+        rounds: of the timed calls.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folders = {kind: Path(folder) / kind for kind in KINDS}
+        saved(model, folders)
+        loading = medians(
+            {kind: lambda own=own: Segmenter.from_pretrained(own) for kind, own in folders.items()},
+            rounds=5,
+        )
+        sizes = {kind: file_size(own) for kind, own in folders.items()}
+        segmenters = {kind: Segmenter.from_pretrained(own) for kind, own in folders.items()}
+    pixels = make_pixels(1, 512, 512)
+    calls = medians(
+        {
+            kind: lambda own=own: own.logits(pixels).block_until_ready()
+            for kind, own in segmenters.items()
+        },
+        rounds=rounds,
+    )
+    rows = [
+        {
+            "weights": kind,
+            "MB": f"{sizes[kind] / 1e6:.2f}",
+            "size ratio": f"{sizes[kind] / sizes['float']:.3f}",
+            "loading, ms": f"{loading[kind]:.0f}",
+            "512×512, ms": f"{calls[kind]:.1f}",
+            "time ratio": f"{calls[kind] / calls['float']:.2f}",
+        }
+        for kind in KINDS
+    ]
+    print_rows(rows, model)
+    if data is not None:
+        ious, same = compared(segmenters, open_dataset(str(data)))
+        told = ", ".join(f"{kind} {100 * iou:.2f} %" for kind, iou in ious.items())
+        print(f"mean IoU: {told}; the same class on {100 * same:.2f} % of the pixels\n")
+    print_rows([product(name, *sides, rounds) for name, sides in PRODUCTS.items()], "products")
+
+
+def saved(model: str, folders: dict[str, Path]) -> None:
+    """Both forms of the weights, the floats in float32 whatever the source has."""
+    own = SegformerForSemanticSegmentation.from_pretrained(model)
+    for kind, folder in folders.items():
+        own.save_pretrained(folder, weights=kind)
+        SegformerImageProcessor.from_pretrained(model).save_pretrained(folder)
+
+
+def file_size(folder: Path) -> int:
+    """Bytes of the weights."""
+    file = weights_file(folder)
+    assert file is not None  # it was just written
+    return file.stat().st_size
+
+
+def compared(segmenters: dict[str, Segmenter], dataset: Dataset) -> tuple[dict[str, float], float]:
+    """Each one's mean IoU over the data set, and the share of pixels given the same class."""
+    first = next(iter(segmenters.values()))
+    table, count = model_labels(first, dataset), len(first.id2label)
+    sums = {kind: RunningConfusion(count) for kind in segmenters}
+    same, pixels = 0, 0
+    for index in tqdm(range(len(dataset)), unit="picture"):
+        picture, labels = dataset.pair(index)
+        labels = table[labels]
+        values = first.processor(picture)["pixel_values"][0]
+        maps = {
+            kind: own.class_maps([values], [labels.shape])[0][0] for kind, own in segmenters.items()
+        }
+        for kind, classes in maps.items():
+            own = confusion_matrix(labels, classes, num_classes=count)
+            sums[kind].add(own, labels.size)
+        one, other = maps.values()
+        same, pixels = same + int((one == other).sum()), pixels + labels.size
+    return {k: scores(own.total()).mean_iou for k, own in sums.items()}, same / pixels
+
+
+def product(name: str, rows: int, inputs: int, outputs: int, rounds: int) -> dict[str, str]:
+    """A layer in float32, in int8, and in int8 with the rounding of its inputs that this needs.
+
+    int8 under the options that the segmenter compiles float32 with, under those for bfloat16, which
+    give YNNPACK the products alone, and under XLA's own.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, inputs)).astype(np.float32)
+    kernel = rng.integers(-127, 128, (inputs, outputs), np.int8)
+    scale = rng.uniform(1e-3, 1e-2, outputs).astype(np.float32)
+    whole, (own, per_row) = kernel * scale, rounded(x)
+    platform = jax.default_backend()
+    floats, halves = (compiler_options(platform, kind) for kind in (jnp.float32, jnp.bfloat16))
+    layer, operands = int8_layer, (x, kernel, scale)
+    works: dict[str, tuple[Callable, tuple[Any, ...], dict[str, str] | None]] = {
+        "float32": (partial(times, out=jnp.float32), (x, whole), floats),
+        "int8 product, XLA's options": (partial(times, out=jnp.int32), (own, kernel), None),
+        "int8 layer, float32's options": (layer, operands, floats),
+        "int8 layer, bfloat16's": (layer, operands, halves),
+        "int8 layer, XLA's": (layer, operands, None),
+    }
+    exact, runs = x.astype(np.float64) @ whole, {}
+    for kind, (work, given, options) in works.items():
+        compiled, given = jax.jit(work, compiler_options=options), jax.device_put(given)
+        runs[kind] = lambda f=compiled, o=given: f(*o).block_until_ready()
+        result = np.asarray(runs[kind]()) * (per_row * scale if "product" in kind else 1)
+        assert np.linalg.norm(result - exact) < 0.02 * np.linalg.norm(exact), kind
+    found = medians(runs, rounds=rounds)
+    least = found.pop("float32")
+    sides = {"work": name, "size": f"{rows}×{inputs}×{outputs}", "float32, ms": f"{least:.2f}"}
+    return sides | {kind: f"{ms / least:.2f}" for kind, ms in found.items()}
+
+
+def times(x: Any, kernel: Any, *, out: Any) -> jax.Array:
+    """A product whose sums are of type `out`."""
+    return lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), preferred_element_type=out)
+
+
+def int8_layer(x: Any, kernel: Any, scale: Any) -> jax.Array:
+    """The floats that come of int8 × int8: inputs rounded row by row, sums scaled back."""
+    own, per_row = rounded(x)
+    return times(own, kernel, out=jnp.int32).astype(jnp.float32) * (per_row * scale)
+
+
+def rounded(x: Any) -> tuple[jax.Array, jax.Array]:
+    """int8 multiples of a scale per row, and the scales."""
+    per_row = jnp.abs(x).max(1, keepdims=True) / 127
+    return jnp.rint(x / per_row).astype(jnp.int8), per_row
+
+
+def medians(runs: dict[Any, Callable[[], Any]], *, rounds: int) -> dict[Any, float]:
+    """Milliseconds of processor time of each, in turns after a round that warms up."""
+    times: dict[Any, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            time.sleep(REST)
+            start = time.process_time()
+            run()
+            times[name].append(1e3 * (time.process_time() - start))
+    return {name: statistics.median(own[1:]) for name, own in times.items()}
+
+
+if __name__ == "__main__":
+    tyro.cli(quantised)

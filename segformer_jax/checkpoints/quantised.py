@@ -1,0 +1,100 @@
+"""Kernels in eight bits: a file a quarter as large, of nearly the same weights.
+
+An output channel of a linear layer or a convolution is whole numbers times a scale of its own, its
+largest weight ÷ 127. They lie in the file as `….weight`, int8, and `….weight_scale`, float32, one
+number per output channel. Norms, biases, statistics and the depthwise kernels, nine weights for a
+scale of four bytes, stay floats. Reading makes floats of all: the network never sees an int8.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segformer_jax.errors import WeightsError
+
+INT8_FILE = "model.int8.safetensors"
+SCALE = "_scale"
+LARGEST = 127  # symmetric: −128 stays unused
+
+
+def quantise(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors, by Hugging Face's names, with int8 kernels and their scales.
+
+    A weight becomes the nearest whole multiple of its scale, the even one of two as near. A channel
+    of zeros has the scale 1.
+
+    Raises:
+        ValueError: kernels with NaN or infinity, all of them named.
+    """
+    quantised, broken = {}, []
+    for name, tensor in tensors.items():
+        if not _is_kernel(name, tensor):
+            quantised[name] = tensor
+            continue
+        rows = np.asarray(tensor, np.float64).reshape(len(tensor), -1)  # output channels go first
+        scale = (np.abs(rows).max(1) / LARGEST).astype(np.float32)
+        if not np.isfinite(scale).all():
+            broken.append(name)
+            continue
+        scale[scale == 0] = 1
+        multiples = np.rint(rows / scale[:, None]).clip(-LARGEST, LARGEST)
+        quantised[name] = multiples.astype(np.int8).reshape(tensor.shape)
+        quantised[name + SCALE] = scale
+    if broken:
+        raise ValueError(
+            f"weights that are NaN or infinite have no int8: {', '.join(broken)}; take a "
+            "checkpoint from before the training went wrong"
+        )
+    return quantised
+
+
+def dequantise(tensors: Mapping[str, np.ndarray], *, source: Path) -> dict[str, np.ndarray]:
+    """Float32 kernels in place of int8 ones and their scales; what holds no int8 stays as it is.
+
+    Args:
+        tensors: what was read, by Hugging Face's names.
+        source: where from, for the error.
+
+    Raises:
+        WeightsError: scales that are missing or can't be right, all of them named.
+    """
+    scales = {n: n + SCALE for n, tensor in tensors.items() if tensor.dtype == np.int8}
+    missing = [scale for scale in scales.values() if scale not in tensors]
+    faults = {
+        scale: _fault(tensors[scale], tensors[name].shape[:1])
+        for name, scale in scales.items()
+        if scale in tensors
+    }
+    damaged = [f"{scale} {fault}" for scale, fault in faults.items() if fault]
+    if missing or damaged:
+        raise WeightsError(
+            f"int8 weights need a scale per output channel; those of {source} are incomplete\n"
+            f"  missing: {', '.join(missing) or 'none'}\n"
+            f"  damaged: {', '.join(damaged) or 'none'}\n"
+            "fetch the file again, or make it anew from the float weights: segformer-jax convert "
+            "SOURCE OUT_DIR --weights int8"
+        )
+    return {
+        name: _times(tensor, tensors[scales[name]]) if name in scales else tensor
+        for name, tensor in tensors.items()
+        if name not in faults
+    }
+
+
+def _is_kernel(name: str, tensor: np.ndarray) -> bool:
+    return tensor.ndim in (2, 4) and not name.endswith(".dwconv.weight")
+
+
+def _fault(scale: np.ndarray, shape: tuple[int, ...]) -> str:
+    """What is wrong with a scale, or nothing."""
+    if scale.dtype != np.float32:
+        return f"is {scale.dtype}, not float32"
+    if scale.shape != shape:
+        return f"has shape {scale.shape}, not {shape}"
+    wrong = int((~(np.isfinite(scale) & (scale > 0))).sum())
+    return f"has {wrong} of {scale.size} values that are not finite and above 0" if wrong else ""
+
+
+def _times(kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return kernel.astype(np.float32) * scale.reshape(scale.shape + (1,) * (kernel.ndim - 1))
