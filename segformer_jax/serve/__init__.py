@@ -1,0 +1,1 @@
+"""A model that others use: over the browser, over HTTP."""
