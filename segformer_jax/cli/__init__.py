@@ -20,7 +20,15 @@ def main(arguments: list[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             app = tyro.extras.SubcommandApp()
-            for command in (segment, train_command(arguments), evaluate, info, convert, verify, demo):
+            for command in (
+                segment,
+                train_command(arguments),
+                evaluate,
+                info,
+                convert,
+                verify,
+                demo,
+            ):
                 app.command(command)
             code = app.cli(
                 prog="segformer-jax",

@@ -30,7 +30,8 @@ POLICY = (  # gradio's templates are compiled in the browser, hence the unsafe w
     "style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self'"
 )
 FRAME_CSS = f"""
-.gradio-container {{ max-width: {WIDTH}px !important; margin: 0 auto !important; }}
+.gradio-container {{ width: 100%; max-width: {WIDTH}px !important; margin: 0 auto !important; }}
+.html-container {{ padding: 0 !important; }}
 """
 
 
@@ -116,7 +117,7 @@ def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
-        theme=gr.themes.Default(primary_hue="emerald", neutral_hue="zinc"),
+        theme=_theme(),
         css=FRAME_CSS,
     )
     config = uvicorn.Config(
@@ -159,6 +160,14 @@ def _asking_nobody_else(app: Any) -> Any:
         await app(scope, receive, send_with_policy)
 
     return guarded
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts come with gradio, or from the visitor's machine."""
+    font = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
+    return gr.themes.Default(
+        primary_hue="teal", neutral_hue="slate", font=(font, "system-ui", "sans-serif")
+    )
 
 
 def _asset(name: str) -> str:

@@ -71,6 +71,7 @@ async function show() {
   const rows = new Map(value.legend.map((row) => [row.id, { row, item: legendRow(row) }]));
   shown = { ...value, map, rows };
   image.src = value.photo;
+  stage.style.setProperty("--ratio", value.width / value.height);
   [canvas.width, canvas.height] = [value.width, value.height];
   legend.replaceChildren(...[...rows.values()].map(({ item }) => item));
   paint();

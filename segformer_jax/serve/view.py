@@ -54,9 +54,7 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def shrunk(
-    class_map: UInt[np.ndarray, "H W"], *, size: tuple[int, int]
-) -> UInt[np.ndarray, "h w"]:
+def shrunk(class_map: UInt[np.ndarray, "H W"], *, size: tuple[int, int]) -> UInt[np.ndarray, "h w"]:
     """The class below the middle of each pixel of a smaller map: classes can't be averaged.
 
     Args:
