@@ -54,7 +54,6 @@ def serving(*models: str) -> Iterator[str]:
             server.terminate()
             said += server.communicate(timeout=PATIENCE)[1]
         assert server.returncode == 0, said
-        assert "Traceback" not in said, said
 
 
 def missing() -> str:

@@ -120,6 +120,7 @@ def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
         theme=_theme(),
         css=FRAME_CSS,
     )
+    page.has_launched = True  # else a mounted page of gradio's takes paths that nobody uploaded
     config = uvicorn.Config(
         _asking_nobody_else(app), log_level="warning", timeout_graceful_shutdown=1
     )
