@@ -104,7 +104,7 @@ def all_of(driver: Any, selector: str) -> list[Any]:
 def upload(driver: Any, photo: Path) -> None:
     """Puts a photo where the last one was; returns as soon as it is sent."""
     empty_page(driver)
-    all_of(driver, "#photo input[type=file]")[0].send_keys(str(photo))
+    wait(lambda: all_of(driver, "#photo input[type=file]"))[0].send_keys(str(photo))
 
 
 def empty_page(driver: Any) -> None:
@@ -116,14 +116,13 @@ def empty_page(driver: Any) -> None:
 
 def legend(driver: Any) -> list[tuple[str, str]]:
     """(class, share) as the legend shows them, once there is one."""
-    find(driver, "#view .legend li")
-    return [
-        (
-            row.find_element("css selector", ".name").text,
-            row.find_element("css selector", ".share").text,
+    rows = wait(
+        lambda: driver.execute_script(
+            "return [...document.querySelectorAll('#view .result:not([hidden]) .legend li')].map("
+            "(row) => ['.name', '.share'].map((part) => row.querySelector(part).textContent))"
         )
-        for row in all_of(driver, "#view .legend li")
-    ]
+    )
+    return [(name, share) for name, share in rows]
 
 
 def set_opacity(driver: Any, percent: int) -> None:

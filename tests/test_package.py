@@ -30,6 +30,7 @@ def test_the_wheel_holds_the_code_and_no_weights(wheel):
         names = archive.namelist()
     assert "segformer_jax/py.typed" in names
     assert "segformer_jax/convert/published_logits.json" in names
+    assert {f"segformer_jax/serve/view.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert not [name for name in names if name.endswith((".safetensors", ".bin", ".jpg"))]
     assert not [name for name in names if name.startswith(("tests", "weights", "convert"))]
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -33,18 +34,32 @@ def demo(
         device: cpu, gpu or tpu; the fastest there is when left out.
         max_pixels: the largest picture that is opened.
     """
-    with tempfile.TemporaryDirectory(prefix="segformer-jax-") as uploads:
+    with (
+        _listening(host, port) as listening,
+        tempfile.TemporaryDirectory(prefix="segformer-jax-") as uploads,
+    ):
         os.environ["GRADIO_TEMP_DIR"] = uploads  # photos are gone when the page is
-        from segformer_jax.serve.page import build_page, listen, serve
+        from segformer_jax.serve.page import build_page, serve
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `uploads` is removed
-        with listen(host, port) as listening:
-            segmenters = {name: _request(name, device, max_pixels).segmenter() for name in models}
-            page = build_page(segmenters, examples=sorted(EXAMPLES.glob("street.jpg")))
-            at = f"[{host}]" if ":" in host else host
-            say(f"http://{at}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
-            serve(page, listening=listening)
+        segmenters = {name: _request(name, device, max_pixels).segmenter() for name in models}
+        page = build_page(segmenters, examples=sorted(EXAMPLES.glob("street.jpg")))
+        at = f"[{host}]" if ":" in host else host
+        say(f"http://{at}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
+        serve(page, listening=listening)
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound before models are loaded: nobody waits for them in vain."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"can't listen at {host}, port {port} ({error}); give another one with --port, or 0 "
+            "for any that is free"
+        ) from error
 
 
 def _request(model: str, device: str | None, max_pixels: int) -> Request:

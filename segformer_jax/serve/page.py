@@ -86,26 +86,6 @@ def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> 
     return page.queue(default_concurrency_limit=1)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket for `serve`, bound: nobody can take the port any more.
-
-    Args:
-        host: the address to listen at.
-        port: its port; 0 takes a free one.
-
-    Raises:
-        ValueError: the port is taken or not allowed, or this machine does not have that address.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"can't listen at {host}, port {port} ({error}); give another one with --port, or 0 "
-            "for any that is free"
-        ) from error
-
-
 def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
     """Answers until Ctrl-C or SIGTERM, which are raised again once all is closed."""
     app = gr.mount_gradio_app(
