@@ -132,7 +132,10 @@ def test_a_file_that_is_no_picture_gets_a_message_and_the_page_goes_on(page, str
 def test_the_camera_and_the_example_are_photos_too(page, street):
     browser.find(page, "#photo button[aria-label='Capture from camera']").click()
     browser.find(page, "#photo [title='grant webcam access']").click()
-    browser.find(page, "#photo button[aria-label='capture photo']").click()
+    capture = browser.find(page, "#photo button[aria-label='capture photo']")
+    filming = "return document.querySelector('#photo video').readyState >= 2"
+    browser.wait(lambda: page.execute_script(filming))  # before the first frame a click is in vain
+    capture.click()
     assert len(browser.legend(page)) > 0
     browser.empty_page(page)
     browser.find(page, ".gallery-item").click()
