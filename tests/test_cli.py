@@ -358,7 +358,7 @@ def test_published_logits_need_the_right_picture_and_checkpoint(run):
 def test_help_names_every_command(run):
     code, printed, _ = run("--help")
     assert code == 0
-    assert all(command in printed for command in ("segment", "info", "convert", "verify"))
+    assert all(command in printed for command in ("segment", "info", "convert", "verify", "demo"))
     code, printed, _ = run("segment", "--help")
     assert code == 0
     assert "--max-pixels" in printed

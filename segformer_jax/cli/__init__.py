@@ -7,6 +7,7 @@ import warnings
 import tyro
 
 from segformer_jax.cli.checkpoints import convert, info, verify
+from segformer_jax.cli.demo import demo
 from segformer_jax.cli.printing import one_line, say, show_warning
 from segformer_jax.cli.segment import segment
 from segformer_jax.cli.serve import serve
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
             warnings.showwarning = show_warning
             app = tyro.extras.SubcommandApp()
             commands = (
-                *(segment, train_command(arguments), evaluate, serve),
+                *(segment, train_command(arguments), evaluate, serve, demo),
                 *(info, convert, verify),
             )
             for command in commands:

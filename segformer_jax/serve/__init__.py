@@ -1,1 +1,1 @@
-"""A segmenter on many machines and behind HTTP: Ray does the work, this room says what it is."""
+"""A segmenter for others: on many machines, behind HTTP, as a page in the browser."""

@@ -1,0 +1,76 @@
+"""`demo`: a page in the browser to try models on photos."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from segformer_jax.cli.printing import say
+from segformer_jax.cli.request import DEFAULT_MODEL, Request
+
+EXAMPLES = Path(__file__).parents[2] / "examples"  # of a clone; an installed wheel has none
+
+
+def demo(
+    models: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL...]")
+    ] = (DEFAULT_MODEL,),
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str | None = None,
+    max_pixels: int = 178_956_970,
+) -> int:
+    """Serve a page to try models on photos: drop one, see its classes, download the mask.
+
+    Args:
+        models: weights packages, folders or hub names to choose from; street-b0 when left out.
+        host: the address to listen at; 127.0.0.1 is reached from this machine alone.
+        port: its port; 0 takes a free one.
+        device: cpu, gpu or tpu; the fastest there is when left out.
+        max_pixels: the largest picture that is opened.
+    """
+    with (
+        _listening(host, port) as listening,
+        tempfile.TemporaryDirectory(prefix="segformer-jax-") as uploads,
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # photos are gone when the page is
+        from segformer_jax.serve.page import build_page, serve
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `uploads` is removed
+        segmenters = {name: _request(name, device, max_pixels).segmenter() for name in models}
+        page = build_page(segmenters, examples=sorted(EXAMPLES.glob("street.jpg")))
+        at = f"[{host}]" if ":" in host else host
+        say(f"http://{at}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
+        serve(page, listening=listening)
+    return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound before models are loaded: nobody waits for them in vain."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"can't listen at {host}, port {port} ({error}); give another one with --port, or 0 "
+            "for any that is free"
+        ) from error
+
+
+def _request(model: str, device: str | None, max_pixels: int) -> Request:
+    return Request(
+        model=model,
+        out_dir=Path(),
+        outputs=(),
+        alpha=0.5,
+        device=device,
+        dtype="float32",
+        batch_size=1,
+        max_pixels=max_pixels,
+        json=False,
+    )
