@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from segformer_jax.bilinear import bilinear_neighbours
 from segformer_jax.models import gradients
 from segformer_jax.models.forms import choose, current_form
+from segformer_jax.models.open_sizes import neighbours, resize_matrix
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:
@@ -73,7 +73,7 @@ def _add_resized_at_once(first, *others):
 
 def _resize_by_gathers(x, *, size):
     for axis, new in zip((1, 2), size, strict=True):
-        x = lerp(x, bilinear_neighbours(x.shape[axis], new, x.dtype), axis)
+        x = lerp(x, neighbours(x.shape[axis], new, x.dtype), axis)
     return x
 
 
@@ -98,17 +98,9 @@ def _resize_on_cpu(x, *, size):
 
 def resize_matrices(
     x: Float[Array, "b h w c"], size: tuple[int, ...]
-) -> tuple[Float[np.ndarray, "h2 h"], Float[np.ndarray, "w2 w"]]:
+) -> tuple[Float[Array | np.ndarray, "h2 h"], Float[Array | np.ndarray, "w2 w"]]:
     """What rows and columns are multiplied by to resize x."""
     rows, columns = (
-        _resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
+        resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
     )
     return rows, columns
-
-
-def _resize_matrix(old: int, new: int, dtype) -> np.ndarray:
-    low, high, weight = bilinear_neighbours(old, new, dtype)
-    matrix = np.zeros((new, old), weight.dtype)
-    np.add.at(matrix, (np.arange(new), low), 1 - weight)
-    np.add.at(matrix, (np.arange(new), high), weight)
-    return matrix.astype(dtype)
