@@ -7,6 +7,7 @@ import warnings
 import tyro
 
 from segformer_jax.cli.checkpoints import convert, info, verify
+from segformer_jax.cli.export import export
 from segformer_jax.cli.printing import one_line, say, show_warning
 from segformer_jax.cli.segment import segment
 from segformer_jax.cli.training import evaluate, train_command
@@ -19,7 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             app = tyro.extras.SubcommandApp()
-            for command in (segment, train_command(arguments), evaluate, info, convert, verify):
+            train = train_command(arguments)
+            for command in (segment, train, evaluate, export, info, convert, verify):
                 app.command(command)
             code = app.cli(
                 prog="segformer-jax",

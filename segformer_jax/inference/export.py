@@ -144,8 +144,6 @@ def _weights_and_network(model: Any) -> tuple[dict[str, Array], Callable]:
 
 
 def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:
-    if signature.preprocess and processor is None:
-        raise ValueError('the step "preprocess" needs a processor')
     table = pixel_table(processor, config) if signature.preprocess else None
 
     def run(weights: dict[str, Array], pixels: Array) -> Array:
@@ -175,9 +173,7 @@ def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[A
 
 def _input(signature: Signature, config: Any) -> Shaped[Any, "b h w c"]:
     least = config.minimum_size
-    b, h, w = export.symbolic_shape(
-        "b, h, w", constraints=[f"h >= {least}", f"w >= {least}"]
-    )
+    b, h, w = export.symbolic_shape("b, h, w", constraints=[f"h >= {least}", f"w >= {least}"])
     batch = b if signature.batch is None else signature.batch
     height, width = (h, w) if signature.size is None else signature.size
     dtype = jnp.uint8 if signature.preprocess else jnp.float32

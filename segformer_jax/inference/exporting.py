@@ -59,13 +59,15 @@ class Signature:
 
 
 def pixel_table(
-    processor: SegformerImageProcessor, config: SegformerConfig
+    processor: SegformerImageProcessor | None, config: SegformerConfig
 ) -> Float[np.ndarray, "256 c"]:
     """What the processor makes of every value of every channel.
 
     Raises:
-        ValueError: the network takes other than three channels.
+        ValueError: there is no processor, or the network takes other than three channels.
     """
+    if processor is None:
+        raise ValueError('the step "preprocess" needs a processor: pass processor=…')
     if config.num_channels != 3:
         raise ValueError(
             f"the network takes {config.num_channels} channels, and preprocessing knows photos of "

@@ -1,6 +1,6 @@
 """Bilinear weights between sizes that are known now, or only when an exported program runs.
 
-Known sizes give NumPy arrays, constants of the program; symbols give the arithmetic that makes them.
+Known sizes give NumPy arrays, constants of the program; symbols give the arithmetic for them.
 """
 
 from collections.abc import Sequence
