@@ -90,7 +90,8 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
         path: of the program; its weights are read as well where they lie beside it.
 
     Returns:
-        A function of pixels, or of photos, that gives logits, or classes: see `Signature`.
+        A function of pixels, or of photos, that gives logits, or classes: see `Signature`. It
+        raises a ValueError where the program can't take their shape or type.
 
     Raises:
         ValueError: the file is no exported program, or its weights are missing or damaged.
@@ -103,12 +104,20 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
         raise ValueError(
             f"{path} is no exported program: make one by segformer-jax export MODEL OUT"
         ) from error
+    weights = [] if len(program.in_avals) == 1 else [jax.device_put(_read_weights(path))]
     options = compiler_options(jax.default_backend(), jnp.float32)
-    run = jax.jit(program.call, compiler_options=options)
-    if len(program.in_avals) == 1:
-        return run
-    weights = jax.device_put(_read_weights(path))
-    return lambda pixels: run(weights, pixels)
+    compiled = jax.jit(program.call, compiler_options=options)
+
+    def run(pixels: Any) -> Array:
+        try:
+            return compiled(*weights, pixels)
+        except ValueError as error:  # jax names the rule in its cause alone
+            raise ValueError(
+                f"{path} takes {program.in_avals[-1]}, not {jax.typeof(pixels)}: "
+                f"{error.__cause__ or error}"
+            ) from error
+
+    return run
 
 
 def weights_path(path: str | Path) -> Path:
@@ -130,17 +139,13 @@ def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
 def _weights_and_network(model: Any) -> tuple[dict[str, Array], Callable]:
     """The parameters by their dotted paths, and the logits as a function of them and pixels."""
     graph, state = nnx.split(model.folded())
-    paths, structure = jax.tree_util.tree_flatten_with_path(state)
-    weights = {
-        jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in paths
-    }
-    names = list(weights)
+    variables = {".".join(map(str, path)): (path, own) for path, own in nnx.to_flat_state(state)}
 
     def network(weights: dict[str, Array], pixels: Array) -> Array:
-        state = jax.tree.unflatten(structure, [weights[name] for name in names])
-        return nnx.merge(graph, state)(pixels).logits.astype(jnp.float32)
+        filled = [(path, own.replace(weights[name])) for name, (path, own) in variables.items()]
+        return nnx.merge(graph, nnx.from_flat_state(filled))(pixels).logits.astype(jnp.float32)
 
-    return weights, network
+    return {name: own.get_value() for name, (_, own) in variables.items()}, network
 
 
 def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:
@@ -155,7 +160,7 @@ def _with_steps(network: Callable, signature: Signature, processor: Any, config:
 
 
 def normalized(
-    photos: UInt[Array, "b h w c"], table: Float[np.ndarray, "256 c"]
+    photos: UInt[Array, "b h w c"], table: Float[Array | np.ndarray, "256 c"]
 ) -> Float[Array, "b h w c"]:
     """The processor's arithmetic, looked up: bit for bit, whatever a compiler reorders."""
     channels = [jnp.asarray(table[:, c])[photos[..., c]] for c in range(table.shape[1])]

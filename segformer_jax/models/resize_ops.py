@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from segformer_jax.models.forms import choose, current_form
 from segformer_jax.models.open_sizes import neighbours, resize_matrix
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:
+def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[Any, ...]) -> Float[Array, "b h2 w2 c"]:
     """Torch's `interpolate(mode="bilinear", align_corners=False)`: never antialiased."""
     if x.shape[1:3] == tuple(size):
         return x
@@ -97,7 +98,7 @@ def _resize_on_cpu(x, *, size):
 
 
 def resize_matrices(
-    x: Float[Array, "b h w c"], size: tuple[int, ...]
+    x: Float[Array, "b h w c"], size: tuple[Any, ...]
 ) -> tuple[Float[Array | np.ndarray, "h2 h"], Float[Array | np.ndarray, "w2 w"]]:
     """What rows and columns are multiplied by to resize x."""
     rows, columns = (
