@@ -1,44 +1,35 @@
-"""Bilinear weights between sizes that are known now, or only when an exported program runs.
+"""Bilinear resizing between sizes that are symbols, known when an exported program runs.
 
-Known sizes give NumPy arrays, constants of the program; symbols give the arithmetic for them.
+The arithmetic is that of `segformer_jax.bilinear`, done by the program itself.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-
-from segformer_jax.bilinear import bilinear_neighbours
-from segformer_jax.models.forms import is_known
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 
-def neighbours(old: Any, new: Any, dtype) -> Sequence[Any]:
-    """`bilinear_neighbours`: for each of `new` cells two of `old`, and the weight of the second."""
-    if is_known(old, new):
-        return bilinear_neighbours(old, new, dtype)
+def neighbours(
+    old: Any, new: Any, dtype: DTypeLike
+) -> tuple[Int[Array, " new"], Int[Array, " new"], Float[Array, " new"]]:
+    """As `bilinear_neighbours`, but that the second cell may be one past the last, weighing 0."""
     position = _positions(old, new, dtype)
     low = position.astype(jnp.int32)
-    return low, low + 1, position - low.astype(position.dtype)  # the reader clips at the last
+    return low, low + 1, position - low.astype(position.dtype)
 
 
-def resize_matrix(old: Any, new: Any, dtype) -> Float[Array | np.ndarray, "new old"]:
-    """What a column of `old` values is multiplied by to resize it."""
-    if is_known(old, new):
-        low, high, weight = bilinear_neighbours(old, new, dtype)
-        matrix = np.zeros((new, old), weight.dtype)
-        np.add.at(matrix, (np.arange(new), low), 1 - weight)
-        np.add.at(matrix, (np.arange(new), high), weight)
-        return matrix.astype(dtype)
+def matrix(old: Any, new: Any, dtype: DTypeLike) -> Float[Array, "new old"]:
+    """What `old` values are multiplied by to give `new` ones."""
     position = _positions(old, new, dtype)
     distance = jnp.abs(position[:, None] - jnp.arange(old, dtype=position.dtype)[None])
     return jnp.maximum(1 - distance, 0).astype(dtype)
 
 
-def _positions(old: Any, new: Any, dtype) -> Float[Array, " new"]:
+def _positions(old: Any, new: Any, dtype: DTypeLike) -> Float[Array, " new"]:
     """Where the new cells' centres lie among the old ones, in torch's order of operations."""
-    wide = np.promote_types(dtype, np.float32)
+    wide = np.promote_types(jnp.dtype(dtype), np.float32)
     half = np.asarray(0.5, wide)
     ratio = jnp.asarray(old, wide) / jnp.asarray(new, wide)
     position = (jnp.arange(new, dtype=wide) + half) * ratio - half

@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from segformer_jax.models import gradients
-from segformer_jax.models.forms import choose, current_form
-from segformer_jax.models.open_sizes import neighbours, resize_matrix
+from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.models import gradients, open_sizes
+from segformer_jax.models.forms import choose, current_form, is_known
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[Any, ...]) -> Float[Array, "b h2 w2 c"]:
@@ -74,7 +74,9 @@ def _add_resized_at_once(first, *others):
 
 def _resize_by_gathers(x, *, size):
     for axis, new in zip((1, 2), size, strict=True):
-        x = lerp(x, neighbours(x.shape[axis], new, x.dtype), axis)
+        old = x.shape[axis]
+        rule = bilinear_neighbours if is_known(old, new) else open_sizes.neighbours
+        x = lerp(x, rule(old, new, x.dtype), axis)
     return x
 
 
@@ -87,7 +89,10 @@ def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[A
 
 
 def _resize_by_matmuls(x, *, size):
-    rows, columns = resize_matrices(x, size)
+    if is_known(*x.shape[1:3], *size):
+        rows, columns = resize_matrices(x, size)
+    else:
+        rows, columns = map(partial(open_sizes.matrix, dtype=x.dtype), x.shape[1:3], size)
     precision = None if x.dtype.itemsize < 4 else lax.Precision.HIGHEST
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=precision)
     return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=precision)
@@ -98,10 +103,18 @@ def _resize_on_cpu(x, *, size):
 
 
 def resize_matrices(
-    x: Float[Array, "b h w c"], size: tuple[Any, ...]
-) -> tuple[Float[Array | np.ndarray, "h2 h"], Float[Array | np.ndarray, "w2 w"]]:
+    x: Float[Array, "b h w c"], size: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "h2 h"], Float[np.ndarray, "w2 w"]]:
     """What rows and columns are multiplied by to resize x."""
     rows, columns = (
-        resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
+        _resize_matrix(*sides, x.dtype) for sides in zip(x.shape[1:3], size, strict=True)
     )
     return rows, columns
+
+
+def _resize_matrix(old: int, new: int, dtype) -> np.ndarray:
+    low, high, weight = bilinear_neighbours(old, new, dtype)
+    matrix = np.zeros((new, old), weight.dtype)
+    np.add.at(matrix, (np.arange(new), low), 1 - weight)
+    np.add.at(matrix, (np.arange(new), high), weight)
+    return matrix.astype(dtype)

@@ -11,6 +11,10 @@ from segformer_jax import SegformerForSemanticSegmentation
 from segformer_jax.models import forms
 from segformer_jax.models.resize_ops import resize_bilinear
 
+TWO_STAGES = dict(
+    num_encoder_blocks=2, depths=[1, 1], sr_ratios=[8, 4], hidden_sizes=[8, 12],
+    patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2],
+)  # fmt: skip
 FORMS = ["cpu", "gpu", "tpu"]
 
 
@@ -36,7 +40,7 @@ def test_a_resize_between_open_sizes_is_torchs(form, rng):
 
 @pytest.mark.parametrize("form", ["gpu", "tpu"])  # tests/inference/test_export.py runs the CPU's
 def test_a_network_of_open_sizes_is_transformers(form, tmp_path):
-    hf = reference.hf_model("ForSemanticSegmentation", depths=[1, 1, 1, 1])
+    hf = reference.hf_model("ForSemanticSegmentation", **TWO_STAGES)
     hf.save_pretrained(tmp_path)
     ours = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
 
