@@ -62,3 +62,8 @@ CONTENDERS = {
     "KerasHub": Contender("keras_hub", tolerance=TANH_GELU),
     "ZeroModels": Contender("zeromodels"),
 }
+EXPORTED = {  # our ONNX files, raced by `benchmarks.exported`
+    "ours in ONNX Runtime": Contender("ours_onnx_runtime"),
+    "ours in OpenVINO": Contender("ours_openvino"),
+    "ours in OpenVINO, bfloat16": Contender("ours_openvino", "bfloat16", BFLOAT16),
+}
