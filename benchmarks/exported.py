@@ -38,15 +38,15 @@ def compare(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
+    about = machine.describe()
     for variant in variants:
         for ours in EXPORTED:
             for sizes in TASKS:
                 more, failed = measure(variant, ours, sizes, batch=batch, side=side, rounds=rounds)
                 rows += more
                 failures += failed
+                report.write_json(out, {"machine": about, "exported": rows, "not_run": failures})
     report.print_rows(rows, f"{batch} × {side}×{side}, ms")
-    result = {"machine": machine.describe(), "exported": rows, "not_run": failures}
-    report.write_json(out, result)
     for failure in failures:
         print("not run:", failure)
 
