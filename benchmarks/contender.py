@@ -69,3 +69,8 @@ ON_CPU = tuple(  # nobody runs PyTorch in bfloat16 there: it is slower than in f
     name for name in CONTENDERS if not (name.startswith("transformers") and "bfloat16" in name)
 )
 TENSORFLOAT32 = 1e-2  # what products of 10 bits, the default for float32 on a GPU, leave
+EXPORTED = {  # our ONNX files, raced by `benchmarks.exported`
+    "ours in ONNX Runtime": Contender("ours_onnx_runtime"),
+    "ours in OpenVINO": Contender("ours_openvino"),
+    "ours in OpenVINO, bfloat16": Contender("ours_openvino", "bfloat16", BFLOAT16),
+}

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
     """A session on all cores, of a graph exported for the shape of its input."""
     if dtype != "float32":
         raise ValueError(f"ONNX Runtime's CPU provider is measured in float32, not {dtype}")
+    return in_session(lambda shape: exported(folder, shape))
+
+
+def in_session(file_for: Callable[[tuple[int, ...]], Path]) -> Forward:
+    """The ONNX file for a shape of the input, (b, h, w, 3), on all cores."""
     import onnxruntime
 
     sessions = {}
@@ -22,7 +28,7 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = os.cpu_count() or 1
         sessions["now"] = onnxruntime.InferenceSession(
-            exported(folder, pixels.shape), options, providers=["CPUExecutionProvider"]
+            file_for(pixels.shape), options, providers=["CPUExecutionProvider"]
         )
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 

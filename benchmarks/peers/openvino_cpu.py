@@ -1,5 +1,6 @@
 """OpenVINO on the exported transformers model, in float32 or at its default precision."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,23 @@ from benchmarks.peers.onnx_runtime import exported
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
     """A compiled model with the latency hint; bfloat16 where the CPU multiplies it natively."""
+    return compiled(lambda shape: exported(folder, shape), dtype)
+
+
+def compiled(file_for: Callable[[tuple[int, ...]], Path], dtype: str) -> Forward:
+    """The ONNX file for a shape of the input, (b, h, w, 3)."""
     import openvino
 
     core, requests = openvino.Core(), {}
 
     def prepare(pixels: np.ndarray) -> np.ndarray:
         precision = {"float32": "f32", "bfloat16": "bf16"}[dtype]
-        compiled = core.compile_model(
-            exported(folder, pixels.shape),
+        model = core.compile_model(
+            file_for(pixels.shape),
             "CPU",
             {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"},
         )
-        requests["now"] = compiled.create_infer_request()
+        requests["now"] = model.create_infer_request()
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
     return Forward(

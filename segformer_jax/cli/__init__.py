@@ -8,6 +8,7 @@ import tyro
 
 from segformer_jax.cli.checkpoints import convert, info, verify
 from segformer_jax.cli.demo import demo
+from segformer_jax.cli.export import export
 from segformer_jax.cli.printing import one_line, say, show_warning
 from segformer_jax.cli.segment import segment
 from segformer_jax.cli.serve import serve
@@ -22,8 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
             warnings.showwarning = show_warning
             app = tyro.extras.SubcommandApp()
             commands = (
-                *(segment, train_command(arguments), evaluate, serve, demo),
-                *(info, convert, verify),
+                *(segment, train_command(arguments), evaluate, export),
+                *(serve, demo, info, convert, verify),
             )
             for command in commands:
                 app.command(command)

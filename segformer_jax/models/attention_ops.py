@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.models import gradients
-from segformer_jax.models.forms import at_least_float32, choose, current_form
+from segformer_jax.models.forms import at_least_float32, choose, current_form, is_known
 from segformer_jax.models.rows import plain_max, plain_sum, row_max, row_sum
 
 SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
@@ -35,7 +35,7 @@ def _attention(q, k, v, dtype, form, cudnn):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     on_cpu = at_least_float32(dtype)  # heads are too narrow to gain by halves there
     b, n, heads, _ = q.shape
-    if b * n * heads * k.shape[1] > SCORES_AT_ONCE:
+    if is_known(b, n, k.shape[1]) and b * n * heads * k.shape[1] > SCORES_AT_ONCE:
         cpu, default = (partial(_by_chunks, dtype=kind) for kind in (on_cpu, dtype))
         return choose(form, cpu, default, q, k, v)
     cpu, default, tpu = partial(_on_cpu, on_cpu), partial(_whole, dtype), partial(_on_tpu, dtype)
@@ -85,7 +85,8 @@ def _on_tpu(dtype, q, k, v):
 def _by_chunks(q, k, v, *, dtype):
     """One head and one run of queries after another: plain 2-D matmuls, bounded memory."""
     b, n, heads, d = q.shape
-    size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1]))
+    known = is_known(n, k.shape[1])
+    size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1])) if known else n
     chunks = -(-n // size)
     size = -(-n // chunks)
     q = jnp.pad(q.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, chunks * size - n), (0, 0)))
@@ -102,7 +103,7 @@ def _by_chunks(q, k, v, *, dtype):
         )
         return (y / total[0, 0]).astype(v.dtype)
 
-    y = lax.map(attend, (q, np.arange(b * heads * chunks) // chunks))
+    y = lax.map(attend, (q, jnp.arange(b * heads * chunks) // chunks))
     return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
 
 

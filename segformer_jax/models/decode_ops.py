@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
 from segformer_jax.models import ops
-from segformer_jax.models.forms import choose, current_form
+from segformer_jax.models.forms import choose, current_form, is_known
 from segformer_jax.models.resize_ops import lerp, resize_bilinear
 
 VALUES_PER_STRIP = 1 << 20  # of the wide map, at once on CPU: 4 MB of float32
@@ -43,7 +43,7 @@ def _decode(x, deeper, kernel, bias, classifier, dtype, form):
         return classify(x, *(resize_bilinear(y, x.shape[1:3]) for y in deeper))
 
     by_strips = partial(_by_strips, classify, width=kernel.shape[-1])
-    return choose(form, by_strips, whole, x, *deeper)
+    return choose(form, by_strips if is_known(*x.shape) else whole, whole, x, *deeper)
 
 
 def _by_strips(classify, x, *deeper, width):

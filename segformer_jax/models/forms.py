@@ -49,6 +49,11 @@ def choose(
     return forms.get(form, default)(*operands)
 
 
+def is_known(*sizes: Any) -> bool:
+    """Whether all sizes are numbers; an export can leave them to whoever runs it, as symbols."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
     """The type to reduce in: halves become float32, float64 stays."""
     return np.promote_types(jnp.dtype(dtype), np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
-from segformer_jax.models import gradients
-from segformer_jax.models.forms import choose, current_form
+from segformer_jax.models import gradients, open_sizes
+from segformer_jax.models.forms import choose, current_form, is_known
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:
+def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[Any, ...]) -> Float[Array, "b h2 w2 c"]:
     """Torch's `interpolate(mode="bilinear", align_corners=False)`: never antialiased."""
     if x.shape[1:3] == tuple(size):
         return x
@@ -73,7 +74,9 @@ def _add_resized_at_once(first, *others):
 
 def _resize_by_gathers(x, *, size):
     for axis, new in zip((1, 2), size, strict=True):
-        x = lerp(x, bilinear_neighbours(x.shape[axis], new, x.dtype), axis)
+        old = x.shape[axis]
+        rule = bilinear_neighbours if is_known(old, new) else open_sizes.neighbours
+        x = lerp(x, rule(old, new, x.dtype), axis)
     return x
 
 
@@ -86,7 +89,10 @@ def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[A
 
 
 def _resize_by_matmuls(x, *, size):
-    rows, columns = resize_matrices(x, size)
+    if is_known(*x.shape[1:3], *size):
+        rows, columns = resize_matrices(x, size)
+    else:
+        rows, columns = map(partial(open_sizes.matrix, dtype=x.dtype), x.shape[1:3], size)
     precision = None if x.dtype.itemsize < 4 else lax.Precision.HIGHEST
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=precision)
     return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=precision)

@@ -11,6 +11,8 @@ from functools import partial, reduce
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from segformer_jax.models.forms import is_known
+
 LANES = 32  # numbers in a slice
 SLICES = 32  # of one row at most: longer rows are cut into wider slices, and these again
 
@@ -31,7 +33,7 @@ def row_max(x: Float[Array, "*batch c"]) -> Float[Array, "*batch 1"]:
 
 def _reduced(x: Array, combine: Callable, whole: Callable) -> Array:
     width = x.shape[-1]
-    if width <= LANES:
+    if not is_known(width) or width <= LANES:
         return whole(x)
     size = LANES * -(-width // (LANES * SLICES))
     even = width - width % size

@@ -317,7 +317,7 @@ def check_pixel_values(pixel_values: Any, config: SegformerConfig) -> None:
             "floats: use SegformerImageProcessor"
         )
     least = config.minimum_size
-    if min(shape[1:3]) < least:
+    if any(side < least for side in shape[1:3]):
         raise ValueError(
             f"pixel_values are {shape[1]} × {shape[2]} pixels; this network takes sides of at "
             f"least {least}: resize the picture"

@@ -1,0 +1,17 @@
+"""OpenVINO on our export."""
+
+from pathlib import Path
+
+from benchmarks.contender import Forward
+from benchmarks.peers.openvino_cpu import compiled
+from benchmarks.peers.ours_onnx_runtime import exported
+
+
+def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
+    """Of a graph whose sizes are set."""
+    return compiled(lambda shape: exported(folder, shape), dtype)
+
+
+def any_size(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
+    """Of a graph that leaves them open."""
+    return compiled(lambda shape: exported(folder, None), dtype)

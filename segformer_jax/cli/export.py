@@ -1,0 +1,86 @@
+"""`export`: a model as one program that runs without this library."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from segformer_jax.cli.folder import output_folder
+
+FORMATS = ("stablehlo", "onnx")
+USUAL: dict[str, dict[str, Any]] = {  # the options that one format alone has
+    "stablehlo": dict(platforms=("cpu", "cuda", "tpu"), precision="default", weights="inside"),
+    "onnx": dict(opset=20),
+}
+
+
+def export(
+    model: Annotated[str, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+    format: Annotated[str | None, tyro.conf.arg(metavar="{stablehlo,onnx}")] = None,
+    batch: int | Literal["dynamic"] = "dynamic",
+    size: tuple[int, int] | Literal["dynamic"] = "dynamic",
+    steps: Annotated[tuple[str, ...], tyro.conf.arg(name="with", metavar="STEP...")] = (),
+    platforms: tuple[str, ...] = USUAL["stablehlo"]["platforms"],
+    precision: Literal["default", "highest"] = "default",
+    weights: Literal["inside", "beside"] = "inside",
+    opset: int = 20,
+) -> int:
+    """Export a model as one program: StableHLO, which runs with jax alone, or ONNX.
+
+    Args:
+        model: a weights package, a folder, or a hub name.
+        out: the file, replaced if it exists.
+        format: stablehlo or onnx; when left out, onnx for a name that ends so, else stablehlo.
+        batch: pictures per call, or dynamic: whatever the caller gives.
+        size: height and width in pixels, or dynamic.
+        steps: preprocess: takes uint8 photos, scales and normalises them, and resizes nothing;
+            argmax: gives the class of every pixel instead of logits at 1/4 of the size.
+        platforms: of StableHLO: what it runs on, of cpu, cuda, rocm, tpu.
+        precision: of StableHLO: of matrix products, the platform's own or float32.
+        weights: of StableHLO: inside the file, or beside it in OUT.safetensors.
+        opset: of ONNX: version of the operators, at least 17.
+    """
+    kind = format or ("onnx" if out.suffix == ".onnx" else "stablehlo")
+    if kind not in FORMATS:
+        raise ValueError(f"--format is {kind!r}; known are {', '.join(FORMATS)}")
+    given = dict(platforms=platforms, precision=precision, weights=weights, opset=opset)
+    for other in FORMATS:
+        for name, usual in USUAL[other].items():
+            if other != kind and given[name] != usual:
+                raise ValueError(f"--{name} is of --format {other} alone; this one is {kind}")
+    options = {name: given[name] for name in USUAL[kind]}
+
+    from segformer_jax.inference.exporting import Signature
+
+    signature = Signature(
+        batch=None if batch == "dynamic" else batch,
+        size=None if size == "dynamic" else size,
+        steps=steps,
+    )
+    with output_folder(out.parent):
+        for file in _write(model, out, kind, signature, options):
+            print(file)
+    return 0
+
+
+def _write(model: str, out: Path, kind: str, signature: Any, options: dict[str, Any]) -> list[Path]:
+    from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
+    from segformer_jax import SegformerImageProcessor as Processor
+    from segformer_jax.inference.export import export_stablehlo, weights_path
+    from segformer_jax.inference.onnx_export import export_onnx
+    from segformer_jax.inference.onnx_package import onnx
+
+    if kind == "onnx":
+        onnx()  # what is missing is said before anything is loaded
+    signature.check(SegformerConfig.from_pretrained(model))
+    network: Any = SegformerForSemanticSegmentation.from_pretrained(model, may_start=False)
+    processor = Processor.from_pretrained(model) if signature.preprocess else None
+    if kind == "onnx":
+        export_onnx(network, out, signature=signature, processor=processor, **options)
+        return [out]
+    beside = options.pop("weights") == "beside"
+    export_stablehlo(
+        network, out, signature=signature, processor=processor, weights_beside=beside, **options
+    )
+    return [out, weights_path(out)] if beside else [out]

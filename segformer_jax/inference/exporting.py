@@ -1,0 +1,77 @@
+"""What an exported program takes and gives, whatever its format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from segformer_jax.config import SegformerConfig
+from segformer_jax.images.processor import SegformerImageProcessor
+
+STEPS = ("preprocess", "argmax")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The door of an exported program.
+
+    Attributes:
+        batch: pictures per call; None leaves it to the caller.
+        size: height and width in pixels; None leaves them to the caller.
+        steps: "preprocess": it takes uint8 photos (b, h, w, 3), and scales and normalises them as
+            the processor does; nothing is resized. "argmax": it gives the class of every pixel,
+            (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of the size.
+
+    Raises:
+        ValueError: a batch or side that is not positive, an unknown step.
+    """
+
+    batch: int | None = None
+    size: tuple[int, int] | None = None
+    steps: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is at least 1, or left out for any")
+        for step in self.steps:
+            if step not in STEPS:
+                raise ValueError(f"there is no step {step!r}; known are {', '.join(STEPS)}")
+
+    @property
+    def preprocess(self) -> bool:
+        """Whether it takes photos."""
+        return "preprocess" in self.steps
+
+    @property
+    def argmax(self) -> bool:
+        """Whether it gives classes."""
+        return "argmax" in self.steps
+
+    def check(self, config: SegformerConfig) -> None:
+        """Raises a ValueError where the network can't take the size."""
+        least = config.minimum_size
+        if self.size is not None and min(self.size) < least:
+            raise ValueError(
+                f"the size is {self.size[0]} × {self.size[1]}; this network takes sides of at "
+                f"least {least} pixels"
+            )
+
+
+def pixel_table(
+    processor: SegformerImageProcessor | None, config: SegformerConfig
+) -> Float[np.ndarray, "256 c"]:
+    """What the processor makes of every value of every channel.
+
+    Raises:
+        ValueError: there is no processor, or the network takes other than three channels.
+    """
+    if processor is None:
+        raise ValueError('the step "preprocess" needs a processor: pass processor=…')
+    if config.num_channels != 3:
+        raise ValueError(
+            f"the network takes {config.num_channels} channels, and preprocessing knows photos of "
+            "3: export it without preprocess"
+        )
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
+    return processor(values, do_resize=False)["pixel_values"][0].reshape(256, 3)
