@@ -40,7 +40,7 @@ def segment(
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
-    A folder, a quoted pattern such as 'photos/**/*.jpg' or a LIST.txt with a path a line stands for
+    A folder, a quoted pattern such as `photos/**/*.jpg` or a LIST.txt with a path a line stands for
     many: what can't be read is reported in DIR/report.json, the rest is done, and the same command
     goes on after an interruption. A film becomes DIR/<stem>.overlay.mp4, or DIR/<stem>.masks/.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import huggingface_hub.constants
 import pytest
 from documentation.blocks import blocks_of
@@ -34,6 +35,10 @@ def desk(tmp_path, monkeypatch) -> Path:
         for name, size in {"wide.jpg": (128, 96), "tall.jpg": (96, 128)}.items():
             street.resize(size).save(tmp_path / "photos" / name)
     shutil.copy(tmp_path / "photos" / "wide.jpg", tmp_path / "photo.jpg")
+    (tmp_path / "list.txt").write_text("photos/wide.jpg\nphoto.jpg\n")
+    write_film(tmp_path / "film.mp4", tmp_path / "photo.jpg", frames=4)
+    with Image.open(tmp_path / "photo.jpg") as photo:
+        photo.save(tmp_path / "orthophoto.tif")
     write_shapes(tmp_path / "FOLDER")
     write_model(tmp_path / "tiny")
     SegformerImageProcessor(size=64).save_pretrained(tmp_path / "tiny")
@@ -53,6 +58,15 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, desk, cache):
             exec(compile(code, str(page), "exec"), names)
         else:
             run_in_bash(block, cache)
+
+
+def write_film(file: Path, photo: Path, *, frames: int) -> None:
+    with Image.open(photo) as picture, av.open(file, "w") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *picture.size, "yuv420p"
+        for _ in range(frames):
+            film.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        film.mux(stream.encode())
 
 
 def run_in_bash(block, cache):
