@@ -109,13 +109,13 @@ def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) 
             step()
     seconds = time.monotonic() - started
     done = len(pictures) - len(failed)
-    return {
+    report = {
         "done": done,
         "failed": failed,
         "seconds": round(seconds, 3),
         "images_per_second": round(done / seconds, 3),
-        "device_waited_share": round(waited_share(spans), 4),
     }
+    return report | ({"device_waited_share": round(waited_share(spans), 4)} if spans else {})
 
 
 def _check_names(pictures: list[Found], request: Request) -> None:
@@ -166,10 +166,11 @@ def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
 
 def _print_report(report: dict[str, Any]) -> None:
     if report["done"]:
+        waited = report.get("device_waited_share")  # unknown where pictures go in windows
         print(
             f"pictures done: {report['done']:,} in {report['seconds']:.1f} s, "
-            f"{report['images_per_second']:.1f} a second; the device waited "
-            f"{100 * report['device_waited_share']:.1f} % of the time"
+            f"{report['images_per_second']:.1f} a second"
+            + ("" if waited is None else f"; the device waited {100 * waited:.1f} % of the time")
         )
     if report["done_before"]:
         print(f"there already: {report['done_before']:,}")
