@@ -97,7 +97,9 @@ def test_the_librarys_wheel_holds_all_its_code_and_no_weights(built):
     assert {name for name in names if name.endswith(".py")} == written
     others = {name for name in names if not name.endswith(".py")}
     assert {"segformer_jax/py.typed", "segformer_jax/convert/published_logits.json"} <= others
-    assert {Path(name).suffix for name in others} <= {".typed", ".json"}
+    view = {f"segformer_jax/serve/view.{kind}" for kind in ("html", "css", "js")}
+    assert view <= others
+    assert {Path(name).suffix for name in others - view} <= {".typed", ".json"}
 
 
 def python_files(folder: Path) -> set[str]:

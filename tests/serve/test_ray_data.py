@@ -24,6 +24,8 @@ from segformer_jax.serve.ray_worker import result_stem
 pytestmark = [  # what Ray does within itself
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # its servers are started by a fork, and are other programs from then on
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
 ]
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 ORIENTATION = 0x0112  # in EXIF
