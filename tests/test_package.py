@@ -23,6 +23,7 @@ from segformer_jax import Segmenter
 ROOT = Path(__file__).resolve().parents[1]
 STREET = ROOT / "examples" / "street.jpg"
 OURS = re.compile(r"__editable__|segformer_jax")
+VIEW = ("view.html", "view.css", "view.js")
 LARGEST = {"segformer_jax": 500_000, "segformer_jax_street_b0": 8_000_000}  # docs/release.md
 
 
@@ -97,9 +98,9 @@ def test_the_librarys_wheel_holds_all_its_code_and_no_weights(built):
     assert {name for name in names if name.endswith(".py")} == written
     others = {name for name in names if not name.endswith(".py")}
     assert {"segformer_jax/py.typed", "segformer_jax/convert/published_logits.json"} <= others
-    view = {f"segformer_jax/serve/view.{kind}" for kind in ("html", "css", "js")}
-    assert view <= others
-    assert {Path(name).suffix for name in others - view} <= {".typed", ".json"}
+    page = {f"segformer_jax/serve/{name}" for name in ("header.html", *VIEW)}
+    assert page <= others
+    assert {Path(name).suffix for name in others - page} <= {".typed", ".json"}
 
 
 def python_files(folder: Path) -> set[str]:
