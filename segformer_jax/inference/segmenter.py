@@ -17,7 +17,7 @@ from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
-from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.compiling import compiler_options
 from segformer_jax.inference.forward import forward_pass
 from segformer_jax.inference.pixels import ImagePixels
@@ -174,7 +174,7 @@ class Segmenter:
 
     def class_maps(
         self,
-        inputs: Sequence[Float[np.ndarray, "_ _ c"]],
+        inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]],
         sizes: Sequence[tuple[int, int]],
         *,
         scores: bool = False,
@@ -182,8 +182,8 @@ class Segmenter:
         """What follows the processor, for callers who prepare pictures themselves.
 
         Args:
-            inputs: the normalised pixels of each picture; those of one size run as one batch,
-                rounded up to a power of two per device.
+            inputs: of each picture, as in `start`; those of one size run as one batch, rounded up
+                to a power of two per device.
             sizes: (height, width) of each class map.
             scores: as in `__call__`.
 
@@ -193,10 +193,11 @@ class Segmenter:
         Raises:
             ValueError: as the model's `__call__`.
         """
-        return [
-            class_map(own, size, scores=scores)
+        maps = [
+            start_class_map(own, size, scores=scores)
             for own, size in zip(self.start(inputs), sizes, strict=True)
         ]
+        return [finish() for finish in maps]
 
     def start(
         self, inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]]

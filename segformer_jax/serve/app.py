@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import MAX_PIXELS, read_image
-from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.serve import protocol
 from segformer_jax.serve.cluster import keep_replica_on_loopback
@@ -23,7 +22,7 @@ from segformer_jax.serve.workers import Workers, limit_threads
 
 RETRY_AFTER = "1"  # seconds
 CLIENT_GONE = 499  # as nginx counts them
-BATCH_WAIT = 0.005  # seconds for a batch to fill; while one is computed the next fills anyway
+BATCH_WAIT = 0.005  # seconds for a batch to fill where none is computed
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -67,6 +66,10 @@ class Replica:
         keep_compiled_programs()
         self._limits = limits
         self._network = ThreadPoolExecutor(1)  # never behind pictures that are decoded
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))  # others wait as bytes
+        self._pictures = ThreadPoolExecutor(workers.threads)  # more would only take its cores away
         self._segmenter = Segmenter.from_pretrained(
             model.name,
             dtype=jnp.dtype(model.dtype),
@@ -74,41 +77,43 @@ class Replica:
             batch_size=model.batch_size,
             max_pixels=limits.pixels,
         )
-        self._logits.set_max_batch_size(model.batch_size)
+        self._class_maps.set_max_batch_size(model.batch_size)
         grey = self._prepared(np.full((64, 64, 3), 128, np.uint8))[1]
         for power in range((model.batch_size - 1).bit_length() + 1):
             size = min(1 << power, model.batch_size)
-            class_map(self._segmenter.start([grey] * size)[0], (512, 512))
+            self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
 
     async def segment(self, body: bytes, wish: Wanted) -> Answer:
         """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
-        try:
-            picture, pixels = await asyncio.to_thread(self._prepared, body)
-        except ImageError as error:
-            return Answer(422, str(error).encode())
-        logits, batch = await self._logits(pixels)
-        return Answer(200, await asyncio.to_thread(self._finished, picture, logits, wish), batch)
+        loop = asyncio.get_running_loop()
+        async with self._decoded:
+            try:
+                picture, pixels = await loop.run_in_executor(self._pictures, self._prepared, body)
+            except ImageError as error:
+                return Answer(422, str(error).encode())
+            await self._idle.wait()  # Ray would make a batch of whatever comes within `BATCH_WAIT`
+            classes, batch = await self._class_maps((pixels, (picture.height, picture.width)))
+            result = Segmentation(classes, self._segmenter.id2label, picture)
+            answer = await loop.run_in_executor(self._pictures, protocol.answer, result, wish)
+        return Answer(200, answer, batch)
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT)
-    async def _logits(self, inputs: list[Any]) -> list[tuple[Any, int]]:
-        def computed() -> list[Any]:
-            logits = self._segmenter.start(inputs)
-            for own in logits:  # the next batch fills meanwhile
-                own.block_until_ready()
-            return logits
-
+    async def _class_maps(self, requests: list[Any]) -> list[tuple[Any, int]]:
+        """While a batch is computed, all that come wait for it to end, and are the next one."""
+        inputs, sizes = zip(*requests, strict=True)
         loop = asyncio.get_running_loop()
-        logits = await loop.run_in_executor(self._network, computed)
-        return [(own, 0 if i else len(inputs)) for i, own in enumerate(logits)]
+        self._idle.clear()
+        try:
+            maps = await loop.run_in_executor(
+                self._network, self._segmenter.class_maps, inputs, sizes
+            )
+        finally:
+            self._idle.set()
+        return [(classes, 0 if i else len(maps)) for i, (classes, _) in enumerate(maps)]
 
     def _prepared(self, source: Any) -> tuple[Any, Any]:
         picture = read_image(source, max_pixels=self._limits.pixels)
-        return picture, self._segmenter.processor(picture)["pixel_values"][0]
-
-    def _finished(self, picture: Any, logits: Any, wish: Wanted) -> bytes:
-        classes, _ = class_map(logits, (picture.height, picture.width))
-        result = Segmentation(classes, self._segmenter.id2label, picture)
-        return protocol.answer(result, wish)
+        return picture, self._segmenter.processor.eight_bits(picture)
 
 
 class Door:
@@ -195,7 +200,7 @@ def application(
         name=f"{name}-replica",
         num_replicas=workers.count,
         ray_actor_options=workers.options(),
-        max_ongoing_requests=max(16, 4 * model.batch_size),  # decoded, waiting, computed, encoded
+        max_ongoing_requests=limits.queue,  # Ray lets those above it come back after up to seconds
         health_check_timeout_s=120,
     ).bind(model, limits, workers)
     return serve.deployment(
