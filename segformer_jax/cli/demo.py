@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from segformer_jax.cli.printing import say
-from segformer_jax.cli.request import DEFAULT_MODEL, Request
+from segformer_jax.cli.request import DEFAULT_MODEL, open_segmenter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"  # of a clone; an installed wheel has none
 
@@ -42,7 +42,8 @@ def demo(
         from segformer_jax.serve.page import build_page, serve
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `uploads` is removed
-        segmenters = {name: _request(name, device, max_pixels).segmenter() for name in models}
+        options = dict(device=device, batch_size=1, max_pixels=max_pixels)
+        segmenters = {name: open_segmenter(name, **options) for name in models}
         page = build_page(segmenters, examples=sorted(EXAMPLES.glob("street.jpg")))
         at = f"[{host}]" if ":" in host else host
         say(f"http://{at}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
@@ -60,17 +61,3 @@ def _listening(host: str, port: int) -> socket.socket:
             f"can't listen at {host}, port {port} ({error}); give another one with --port, or 0 "
             "for any that is free"
         ) from error
-
-
-def _request(model: str, device: str | None, max_pixels: int) -> Request:
-    return Request(
-        model=model,
-        out_dir=Path(),
-        outputs=(),
-        alpha=0.5,
-        device=device,
-        dtype="float32",
-        batch_size=1,
-        max_pixels=max_pixels,
-        json=False,
-    )

@@ -17,7 +17,7 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.folder import output_folder
 from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.progress import progress, say_aside
-from segformer_jax.cli.request import ENDINGS, Request
+from segformer_jax.cli.request import Request
 from segformer_jax.cli.settings import (
     FILE,
     check_settings,
@@ -26,6 +26,7 @@ from segformer_jax.cli.settings import (
     write_settings,
 )
 from segformer_jax.images.find import Found, find_pictures, is_pattern
+from segformer_jax.inference.segmentation import ENDINGS
 
 REPORT = "report.json"
 LEFT_OVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # what `atomic_path` writes to

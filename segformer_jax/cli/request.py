@@ -2,19 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from segformer_jax.cli.printing import say
 from segformer_jax.inference.protocol import Protocol
+from segformer_jax.inference.segmentation import Output
 
 DEFAULT_MODEL = "street-b0"
-Output = Literal["overlay", "mask", "npy", "json"]
-ENDINGS: dict[str, str] = {
-    "overlay": ".overlay.png",
-    "mask": ".mask.png",
-    "npy": ".npy",
-    "json": ".json",
-}
 
 
 @dataclass(frozen=True)
@@ -46,23 +40,34 @@ class Request:
             )
 
     def segmenter(self) -> Any:
-        """The model in use, in a process that keeps compiled programs and freed memory."""
-        import jax.numpy as jnp
-
-        from segformer_jax import Segmenter
-        from segformer_jax.process import keep_compiled_programs, keep_freed_memory
-
-        keep_freed_memory()
-        keep_compiled_programs()
-        segmenter = Segmenter.from_pretrained(
+        """The model in use, as `open_segmenter` gives it."""
+        return open_segmenter(
             self.model,
-            dtype=jnp.dtype(self.dtype),
+            dtype=self.dtype,
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
         )
-        say_licence(self.model)
-        return segmenter
+
+
+def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any:
+    """The model in use, in a process that keeps compiled programs and freed memory.
+
+    Args:
+        model: a weights package, a folder, or a hub name.
+        dtype: what the matrix products compute in.
+        options: those of `Segmenter.from_pretrained`.
+    """
+    import jax.numpy as jnp
+
+    from segformer_jax import Segmenter
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
+
+    keep_freed_memory()
+    keep_compiled_programs()
+    segmenter = Segmenter.from_pretrained(model, dtype=jnp.dtype(dtype), **options)
+    say_licence(model)
+    return segmenter
 
 
 def say_licence(model: str) -> None:

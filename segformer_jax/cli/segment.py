@@ -11,7 +11,8 @@ from segformer_jax.cli.on_ray import segment_on_ray
 from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.protocol import Name, make_protocol
 from segformer_jax.cli.raster import is_raster, segment_rasters
-from segformer_jax.cli.request import DEFAULT_MODEL, Output, Request
+from segformer_jax.cli.request import DEFAULT_MODEL, Request
+from segformer_jax.inference.segmentation import Output
 
 
 def segment(

@@ -1,24 +1,21 @@
 """Pictures of any store → class maps in any store, on all workers of a Ray cluster."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
+from segformer_jax.atomic import atomic_folder
+from segformer_jax.images.find import picture_endings
 from segformer_jax.images.read import MAX_PIXELS
+from segformer_jax.inference.segmentation import ENDINGS, Output
 from segformer_jax.serve import store
 from segformer_jax.serve.cluster import import_ray
-from segformer_jax.serve.ray_worker import ENDINGS, Job, SegmentBatch, clashes
+from segformer_jax.serve.ray_worker import Job, SegmentBatch, clashes
 from segformer_jax.serve.workers import Workers, choose_workers
 
 READING = 0.1  # CPUs of a task that reads files: it waits more than it computes
 AT_ONCE = 2  # batches of a worker: one is decoded or written while the other is computed
-
-Kind = Literal["overlay", "mask", "npy", "json"]
 
 
 def segment_dataset(
@@ -26,7 +23,7 @@ def segment_dataset(
     out: str | Path,
     *,
     model: str = "street-b0",
-    outputs: tuple[Kind, ...] | Literal["parquet"] = ("mask",),
+    outputs: tuple[Output, ...] | Literal["parquet"] = ("mask",),
     alpha: float = 0.5,
     dtype: str = "float32",
     device: str | None = None,
@@ -148,7 +145,7 @@ def _reading(ray: Any, places: Sequence[str], *, endings: Sequence[str] | None =
 
 def _endings() -> list[str]:
     """What the names of pictures end in, in folders that hold other files too."""
-    return [ending.removeprefix(".") for ending in Image.registered_extensions()]
+    return sorted(ending.removeprefix(".") for ending in picture_endings())
 
 
 def _parent(file: str) -> str:
@@ -170,12 +167,5 @@ def _write_parquet(rows: Any, out: str) -> None:
     if store.is_uri(out):
         rows.write_parquet(out)
         return
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    part = tempfile.mkdtemp(prefix=f".{Path(out).name}.", suffix=".part", dir=Path(out).parent)
-    try:
-        rows.write_parquet(part)
-        os.chmod(part, 0o755)  # mkdtemp's folders are for their owner alone
-        os.rename(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with atomic_folder(out) as part:
+        rows.write_parquet(str(part))

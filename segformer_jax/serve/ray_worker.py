@@ -11,11 +11,10 @@ import pyarrow as pa
 
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import read_image
-from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.inference.segmentation import ENDINGS, Segmentation
 from segformer_jax.serve import store
 from segformer_jax.serve.workers import Workers, limit_threads
 
-ENDINGS = {"overlay": ".overlay.png", "mask": ".mask.png", "npy": ".npy", "json": ".json"}
 CLASSES = pa.list_(
     pa.struct({"id": pa.int32(), "label": pa.string(), "share": pa.float64(), "pixels": pa.int64()})
 )
