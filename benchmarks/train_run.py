@@ -43,7 +43,7 @@ class Samples(torch.utils.data.IterableDataset):
         rng = np.random.default_rng(info.id if info else 0)
         while True:
             image, mask = self.dataset.pair(int(rng.integers(len(self.dataset))))
-            yield augment(image, mask, options=self.options, rng=rng)
+            yield augment(image, mask, options=self.options, rng=rng)[:2]
 
 
 def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps: int = 5) -> None:

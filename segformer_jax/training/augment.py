@@ -56,10 +56,29 @@ class Augmentation:
             raise ValueError(f"flip is {self.flip}; it is a probability, 0…1")
 
 
+@dataclass(frozen=True)
+class View:
+    """Where a crop lies in its picture: what was drawn for it, without the colours.
+
+    Attributes:
+        scaled: (height, width) of the whole picture before it was cropped.
+        top: the crop's first row of that.
+        left: its first column.
+        size: (height, width) of what is picture; padding is below and to the right of it.
+        mirrored: whether left and right of that were exchanged.
+    """
+
+    scaled: tuple[int, int]
+    top: int
+    left: int
+    size: tuple[int, int]
+    mirrored: bool
+
+
 def augment(
     image: Image.Image, mask: Mask, *, options: Augmentation, rng: np.random.Generator
-) -> tuple[Picture, Crop]:
-    """A random crop of a picture with its mask, both of the size `options.crop`.
+) -> tuple[Picture, Crop, View]:
+    """A random crop of a picture with its mask, both of the size `options.crop`, and its place.
 
     It is what resizing the whole picture (bilinear, antialiased where it shrinks; the mask by
     nearest neighbour) and cropping give; only what is needed is resized.
@@ -84,7 +103,8 @@ def augment(
     y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
     box = (left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height))
     pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
-    if rng.random() < options.flip:
+    mirrored = rng.random() < options.flip
+    if mirrored:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     if options.photometric:
         pixels = distort(pixels, rng)
@@ -93,7 +113,7 @@ def augment(
     picture[:h, :w] = pixels
     padded = np.full(options.crop, IGNORED, np.uint8)
     padded[:h, :w] = labels
-    return picture, padded
+    return picture, padded, View((height, width), top, left, (h, w), mirrored)
 
 
 def _scaled_size(

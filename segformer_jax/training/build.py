@@ -12,13 +12,15 @@ from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding, state
 from segformer_jax.training.choices import class_weights
+from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer
 from segformer_jax.training.record import Record
 from segformer_jax.training.schedule import cosine_with_warmup, poly_with_warmup
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.state import Flat, Skeleton, TrainState
-from segformer_jax.training.step import Step, make_step
+from segformer_jax.training.step import Batch, make_step
+from segformer_jax.training.teacher import distillation
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,26 @@ class Built:
     """What stays the same from step to step.
 
     Attributes:
-        step: from a state, which it uses up, and a batch to the next state and figures; compiled.
+        compiled: the step of `make_step`, which uses up its state.
         schedule: the encoder's learning rate by the number of steps taken.
         processor: how pictures are prepared when the model is used.
         mesh: the devices.
         skeleton: the model without its values.
         complete: makes the model's parameters of those of a state.
+        distillation: how the run learns from a teacher, whose parameters lie on the devices.
     """
 
-    step: Step
+    compiled: Any
     schedule: Callable[[Any], Any]
     processor: SegformerImageProcessor
     mesh: Mesh
     skeleton: Skeleton
     complete: Callable[[Flat], Flat]
+    distillation: Distillation | None
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        """From a state, which it uses up, and a batch to the next state and the step's figures."""
+        return self.compiled(state, batch, self.distillation.values if self.distillation else {})
 
     def model(self, now: TrainState) -> Any:
         """The model as it is kept: averaged and merged, in eval mode, whole in every process."""
@@ -72,6 +80,8 @@ def build(record: Record) -> tuple[Built, TrainState]:
         head_factor=settings.head_factor,
         layer_decay=settings.layer_decay,
     )
+    mesh = sharding.make_mesh()
+    teaching = distillation(settings, record.id2label, soft=record.soft, mesh=mesh)
     weights = settings.loss_weights or (1.0,) * len(settings.losses)
     step = make_step(
         skeleton,
@@ -88,14 +98,14 @@ def build(record: Record) -> tuple[Built, TrainState]:
         ema_decay=settings.ema,
         complete=complete,
         platform=jax.devices()[0].platform,
+        distillation=teaching,
     )
     beginning = state.start(
         params, stats, trained=trained, optimizer=optimizer, ema=settings.ema is not None
     )
-    mesh = sharding.make_mesh()
     where = sharding.state_sharding(beginning, mesh, fsdp=settings.fsdp)
     compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
-    built = Built(compiled, schedule, processor, mesh, skeleton, complete)
+    built = Built(compiled, schedule, processor, mesh, skeleton, complete, teaching)
     return built, sharding.place(beginning, where)
 
 

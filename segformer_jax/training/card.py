@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import atomic_path
+from segformer_jax.training.distillation import SOFT
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import TrainSettings
 
@@ -73,9 +74,19 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
             f"{settings.crop[1]} (short side {settings.short_side}, scale {settings.scale[0]} to "
             f"{settings.scale[1]}), AdamW, lr {settings.lr:g} ({settings.schedule}, "
             f"{settings.warmup} steps of warm-up, head ×{settings.head_factor:g}), seed "
-            f"{settings.seed}. Pictures: {len(record.survey.sizes):,}.",
+            f"{settings.seed}. Pictures: {len(record.survey.sizes):,}.{_taught(settings)}",
             "",
         ]
+    )
+
+
+def _taught(settings: TrainSettings) -> str:
+    if settings.teacher is None:
+        return ""
+    who = "soft targets in files" if settings.teacher == SOFT else f"`{settings.teacher}`"
+    return (
+        f" Taught by {who}: {settings.teacher_weight:g} of the loss, temperature "
+        f"{settings.temperature:g}."
     )
 
 

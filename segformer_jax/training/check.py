@@ -72,10 +72,10 @@ def check(
         sizes.append(pair.size)
         counts += pair.counts
     problems += [f"{stray} has no picture" for stray in dataset.strays]
-    if not problems:
+    if not problems and not dataset.taught:
         problems += _one_class_only(dataset, counts)
     if problems:
-        raise ValueError(_listed(problems))
+        raise ValueError(listed(problems, of="the data set"))
     return Survey(
         sizes=tuple(sizes),
         class_pixels=tuple(counts[: dataset.coding.num_values].tolist()),
@@ -99,6 +99,9 @@ def _examine(dataset: Dataset, index: int) -> Examined:
         size = _size(dataset, index)
     except ImageError as error:
         problems.append(str(error))
+    if not dataset.has_mask(index):
+        counts[IGNORED] = 0 if size is None else size[0] * size[1]
+        return Examined(tuple(problems), size, counts)
     try:
         mask = dataset.mask(index)
     except ImageError as error:
@@ -140,9 +143,11 @@ def _one_class_only(dataset: Dataset, counts: Int[np.ndarray, "256"]) -> list[st
     return []
 
 
-def _listed(problems: list[str]) -> str:
+def listed(problems: list[str], *, of: str) -> str:
+    """A line for each of the first problems, and how many more there are."""
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-    lines = [f"the data set has {count}", *(f"  {problem}" for problem in problems[:LISTED])]
+    have = "have" if of.endswith("s") else "has"
+    lines = [f"{of} {have} {count}", *(f"  {problem}" for problem in problems[:LISTED])]
     if len(problems) > LISTED:
         lines.append(f"  … and {len(problems) - LISTED} more")
     return "\n".join(lines)

@@ -108,6 +108,8 @@ def class_weights(choice: str, survey: Survey) -> tuple[float, ...] | None:
     pixels = np.array(survey.class_pixels, np.float64)
     if choice == "balanced":
         there = pixels > 0
+        if not there.any():  # all is learned from a teacher
+            return None
         median = np.median(pixels[there])
         weights = np.sqrt(median / np.where(there, pixels, median))
         return tuple(np.clip(weights, 0.25, 4).round(3).tolist())

@@ -10,13 +10,19 @@ from segformer_jax.training.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO, Cod
 IGNORED_NAMES = ("ignore", "ignored", "null", "void", str(IGNORED))  # unless a class is called so
 
 
-def read_id2label(folder: Path) -> dict[int, str]:
+def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -> dict[int, str]:
     """Class names by index, from id2label.json in the folder or the one above.
+
+    Args:
+        folder: of the masks.
+        otherwise: what to give where there is no such file; None makes that an error.
 
     Raises:
         ValueError: no such file, no JSON, indices other than 0, 1, 2, …, or more than 255 classes.
     """
     path = _beside(folder, "id2label.json")
+    if path is None and otherwise is not None:
+        return dict(otherwise)
     if path is None:
         raise ValueError(
             f"there is no id2label.json in {folder} or the folder above: write one with the name "

@@ -28,6 +28,9 @@ class Dataset:
         masks: where each mask is; None where there is none.
         coding: what the pixels of a mask mean.
         strays: masks that have no picture.
+        soft: where each picture's soft targets are, None where there are none; empty where the
+            data set has none at all.
+        taught: whether a teacher stands in for missing masks: their pixels are all ignored then.
     """
 
     names: tuple[str, ...]
@@ -36,6 +39,8 @@ class Dataset:
     masks: tuple[Any, ...]
     coding: Coding
     strays: tuple[Path, ...] = ()
+    soft: tuple[Path | None, ...] = ()
+    taught: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,13 +70,20 @@ class Dataset:
         with _named(str(place)):
             return read_mask(_source(place), coding=self.coding)
 
+    def has_mask(self, index: int) -> bool:
+        """Whether the picture must have a mask, or has one."""
+        return not self.taught or self.masks[index] is not None
+
     def pair(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "h w"]]:
-        """The picture and its mask.
+        """The picture and its mask, or 255 everywhere where a teacher stands in for it.
 
         Raises:
             ImageError: as `image` and `mask`; their sizes differ.
         """
-        image, mask = self.image(index), self.mask(index)
+        image = self.image(index)
+        if not self.has_mask(index):
+            return image, np.full(image.size[::-1], IGNORED, np.uint8)
+        mask = self.mask(index)
         if image.size[::-1] != mask.shape:
             raise ImageError(self.sizes_differ(index, image=image.size[::-1], mask=mask.shape))
         return image, mask
@@ -84,6 +96,7 @@ class Dataset:
             pictures=self.pictures[:count],
             masks=self.masks[:count],
             strays=(),
+            soft=self.soft[:count],
         )
 
     def sizes_differ(self, index: int, *, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
@@ -116,8 +129,14 @@ def joined(datasets: Iterable[Dataset]) -> Dataset:
             pictures=first.pictures + other.pictures,
             masks=first.masks + other.masks,
             strays=first.strays + other.strays,
+            soft=_soft(first) + _soft(other) if first.soft or other.soft else (),
+            taught=first.taught or other.taught,
         )
     return first
+
+
+def _soft(dataset: Dataset) -> tuple[Path | None, ...]:
+    return dataset.soft or (None,) * len(dataset)
 
 
 def _source(place: Any) -> Any:

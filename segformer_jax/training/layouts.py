@@ -1,8 +1,9 @@
 """`open_dataset`: where data sets keep their pictures, masks and classes, a function a layout."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from segformer_jax.images.labels import CLASS_SETS
 from segformer_jax.training.classes import read_coding, read_id2label
@@ -36,6 +37,7 @@ def open_dataset(
     split: str | None = None,
     layout: str = "auto",
     reduce_zero_label: bool = False,
+    teacher: Mapping[int, str] | None = None,
 ) -> Dataset:
     """The data set in a folder; nothing but names is read yet.
 
@@ -45,18 +47,33 @@ def open_dataset(
             other. None where `path` is the split's own folder.
         layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" looks.
         reduce_zero_label: value 0 of the masks is ignored, and value 1 is class 0.
+        teacher: the classes of a model that stands in for missing masks, all of them if there are
+            none; they are the data set's where it has no id2label.json.
 
     Raises:
         ValueError: no data set there, or none of that layout or split; it says what was looked for.
         ImportError: a Hugging Face data set, without the package to read it.
     """
     return joined(
-        _read(Path(path), split=part, layout=layout, reduce_zero_label=reduce_zero_label)
+        _read(
+            Path(path),
+            split=part,
+            layout=layout,
+            reduce_zero_label=reduce_zero_label,
+            teacher=teacher,
+        )
         for part in (split.split("+") if split else [None])
     )
 
 
-def _read(root: Path, *, split: str | None, layout: str, reduce_zero_label: bool) -> Dataset:
+def _read(
+    root: Path,
+    *,
+    split: str | None,
+    layout: str,
+    reduce_zero_label: bool,
+    teacher: Mapping[int, str] | None,
+) -> Dataset:
     """The data set at `root`, or one split of the data set above it.
 
     Raises:
@@ -71,7 +88,11 @@ def _read(root: Path, *, split: str | None, layout: str, reduce_zero_label: bool
     for place, part in places:
         for kind in tried.values():
             if kind.is_at(place):
-                return kind.read(place, split=part, reduce_zero_label=reduce_zero_label)
+                options: dict[str, Any] = {"reduce_zero_label": reduce_zero_label}
+                if kind.read is folder:
+                    options["teacher"] = teacher
+                found = kind.read(place, split=part, **options)
+                return found if teacher is None else replace(found, taught=True)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}; give the folder of a data set")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
@@ -83,20 +104,33 @@ def _read(root: Path, *, split: str | None, layout: str, reduce_zero_label: bool
     )
 
 
-def folder(root: Path, *, split: str | None, reduce_zero_label: bool) -> Dataset:
-    """`images/` and `masks/` in the folder itself, or in one folder a split; paired by stem."""
+def folder(
+    root: Path,
+    *,
+    split: str | None,
+    reduce_zero_label: bool,
+    teacher: Mapping[int, str] | None = None,
+) -> Dataset:
+    """`images/` and `masks/` in the folder itself, or in one folder a split; paired by stem.
+
+    `soft/NAME.npz` beside them are soft targets.
+    """
     place = root if split is None else _split_folder(root, split)
     if split is None and not (place / "images").is_dir():
         splits = [entry.name for entry in sorted(root.iterdir()) if (entry / "images").is_dir()]
         raise ValueError(f"{root} is not one split: choose one, {' or '.join(splits)}")
-    id2label = read_id2label(place)
-    return _paired(
-        _by_stem(place / "images"),
-        _by_stem(place / "masks"),
+    id2label = read_id2label(place, otherwise=teacher)
+    pictures, masks = _by_stem(place / "images"), place / "masks"
+    found = _paired(
+        pictures,
+        {} if teacher is not None and not masks.is_dir() else _by_stem(masks),
         id2label=id2label,
         coding=read_coding(place, id2label, reduce_zero_label=reduce_zero_label),
         place=place,
+        may_lack=teacher is not None,
     )
+    soft = {path.stem: path for path in (place / "soft").glob("*.npz")}
+    return replace(found, soft=tuple(soft.get(name) for name in pictures)) if soft else found
 
 
 def ade20k(root: Path, *, split: str | None, reduce_zero_label: bool = True) -> Dataset:
@@ -159,11 +193,12 @@ def _paired(
     id2label: dict[int, str],
     coding: Coding,
     place: Path,
+    may_lack: bool = False,
 ) -> Dataset:
-    """Pictures and masks of the same name; `place` is for messages."""
+    """Pictures and masks of the same name, which all may lack; `place` is for messages."""
     if not pictures:
         raise ValueError(f"there is no picture in {place}")
-    if not pictures.keys() & masks.keys():
+    if not pictures.keys() & masks.keys() and (masks or not may_lack):
         raise ValueError(
             f"none of the {len(pictures)} pictures in {place} has a mask: the first is "
             f"{next(iter(pictures))}, the first of {len(masks)} masks {next(iter(masks), 'none')}"

@@ -30,6 +30,7 @@ from segformer_jax.training.record import read_record, resumed
 from segformer_jax.training.results import write_results
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.signals import collected_signals
+from segformer_jax.training.soft_targets import SoftClasses
 from segformer_jax.training.teller import Teller
 
 METRICS, FINISHED = "metrics.jsonl", "finished.json"
@@ -190,6 +191,7 @@ class Run:
             process_count=jax.process_count(),
             workers=settings.workers or 0,
             skip_unreadable=settings.skip_unreadable,
+            soft=SoftClasses(self.plan.record.soft) if self.plan.record.soft else None,
         )
 
     # --- what is written while it turns

@@ -71,17 +71,22 @@ def run_processor(record: Record) -> SegformerImageProcessor:
     """
     settings = record.chosen
     assert settings.short_side is not None
-    start = SegformerImageProcessor()
-    if settings.model not in VARIANTS:
-        path = hub.resolve(settings.model)
-        if ((path if path.is_dir() else path.parent) / PROCESSOR).is_file():
-            start = SegformerImageProcessor.from_pretrained(settings.model)
+    scratch = settings.model in VARIANTS
+    start = SegformerImageProcessor() if scratch else processor_of(settings.model)
     return SegformerImageProcessor(
         size=processor_size(record.survey, settings.short_side),
         image_mean=start.image_mean,
         image_std=start.image_std,
         do_reduce_labels=settings.reduce_zero_label,
     )
+
+
+def processor_of(name: str) -> SegformerImageProcessor:
+    """A model's own processor; ImageNet's mean and deviation where there is none beside it."""
+    path = hub.resolve(name)
+    if ((path if path.is_dir() else path.parent) / PROCESSOR).is_file():
+        return SegformerImageProcessor.from_pretrained(name)
+    return SegformerImageProcessor()
 
 
 def trainable(

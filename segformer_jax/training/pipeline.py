@@ -18,6 +18,7 @@ from segformer_jax.errors import ImageError
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.augment import augment as augmented
 from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.soft_targets import SoftClasses, cells
 
 ENDLESS = 1 << 40  # samples
 MAX_THREADS = 16
@@ -34,6 +35,7 @@ def batches(
     process_count: int = 1,
     workers: int = 0,
     skip_unreadable: bool = False,
+    soft: SoftClasses | None = None,
 ) -> Generator[dict[str, np.ndarray]]:
     """Augmented batches without end, every epoch in another order.
 
@@ -53,9 +55,12 @@ def batches(
         workers: processes that read and augment; 0: threads of this process do.
         skip_unreadable: the next picture of the epoch stands in for one that can't be read, and a
             warning names it once.
+        soft: which classes of the data set's soft targets to give along, cropped as the masks.
 
     Yields:
-        {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process.
+        {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process; with `soft`
+        also "soft", (b, ⌈h/4⌉, ⌈w/4⌉, classes) float32 logits, and "taught", which of these cells
+        have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool.
 
     Raises:
         ValueError: an empty data set, a negative number, processes that don't divide the batch.
@@ -85,6 +90,7 @@ def batches(
             run=batch_size // process_count,
             stride=batch_size,
             skip_unreadable=skip_unreadable,
+            soft=soft,
         ),
         workers=workers,
     )
@@ -105,6 +111,7 @@ class Samples:
         run: how many samples follow one another in the stream.
         stride: from the first of a run to the first of the next.
         skip_unreadable: as `batches`.
+        soft: as `batches`.
     """
 
     dataset: Dataset
@@ -115,9 +122,10 @@ class Samples:
     run: int
     stride: int
     skip_unreadable: bool
+    soft: SoftClasses | None
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """The sample: "image", "mask", and in "skipped" what was wrong with others.
+        """The sample, as `batches` has them, and in "skipped" what was wrong with others.
 
         Or "error" alone: what is wrong with its picture, or, where such are skipped, with all. An
         exception would come out of grain with grain's own words added.
@@ -125,21 +133,27 @@ class Samples:
         runs, place = divmod(number, self.run)
         position = self.first + runs * self.stride + place
         try:
-            (image, mask), skipped = self._pair(position)
+            (image, mask), index, skipped = self._pair(position)
+            rng = np.random.default_rng([self.seed, position])
+            pixels, labels, view = augmented(image, mask, options=self.augment, rng=rng)
+            sample = {"image": pixels, "mask": labels, "skipped": skipped}
+            if self.soft is not None:
+                targets = self.soft.read(self.dataset.soft[index])
+                sample["soft"], sample["taught"] = cells(
+                    targets, view, crop=self.augment.crop, classes=len(self.soft.names)
+                )
         except ImageError as error:
             return {"error": str(error)}
-        rng = np.random.default_rng([self.seed, position])
-        pixels, labels = augmented(image, mask, options=self.augment, rng=rng)
-        return {"image": pixels, "mask": labels, "skipped": skipped}
+        return sample
 
-    def _pair(self, position: int) -> tuple[tuple[Image.Image, np.ndarray], tuple[str, ...]]:
+    def _pair(self, position: int) -> tuple[tuple[Image.Image, np.ndarray], int, tuple[str, ...]]:
         count = len(self.dataset)
         epoch, place = divmod(position, count)
         skipped = []
         for further in range(count):
             index = self.order[epoch * count + (place + further) % count]
             try:
-                return self.dataset.pair(index), tuple(skipped)
+                return self.dataset.pair(index), index, tuple(skipped)
             except ImageError as error:
                 if not self.skip_unreadable:
                     raise
@@ -201,11 +215,10 @@ def _batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for sample in samples:
         if "error" in sample:
             return sample
-    return {
-        "image": np.stack([sample["image"] for sample in samples]),
-        "mask": np.stack([sample["mask"] for sample in samples]),
-        "skipped": tuple(message for sample in samples for message in sample["skipped"]),
-    }
+    skipped = tuple(message for sample in samples for message in sample["skipped"])
+    arrays = samples[0].keys() - {"skipped"}
+    batch = {name: np.stack([sample[name] for sample in samples]) for name in arrays}
+    return batch | {"skipped": skipped}
 
 
 def _in_worker(index: int, count: int) -> None:

@@ -15,6 +15,7 @@ from segformer_jax.training.dataset import Dataset
 from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.teacher import check_teacher, teachers_classes
 from segformer_jax.training.teller import Teller
 
 RECORD, CHECKPOINTS = "settings.json", "checkpoints"
@@ -73,8 +74,12 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
             split=split,
             layout=settings.layout,
             reduce_zero_label=settings.reduce_zero_label,
+            teacher=teacher_classes,
         )
-        for split in (settings.train_split, settings.val_split)
+        for split, teacher_classes in (
+            (settings.train_split, teachers_classes(settings)),
+            (settings.val_split, None),
+        )
     )
     if settings.eval_limit:
         validation = validation.first(settings.eval_limit)
@@ -82,6 +87,7 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
         _check_same(before, data)
         check_batch(chosen, devices=jax.device_count())
         return Plan(dataclasses.replace(before, chosen=chosen), data, validation)
+    soft = check_teacher(settings, data, teller=teller)
     survey = check(data, progress=teller.checking)
     check(validation, progress=teller.checking)
     chosen, lines = choose(
@@ -93,7 +99,7 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     )
     if lines:
         teller.say(f"chosen: {', '.join(lines)}")
-    return Plan(Record(settings, chosen, survey, dict(data.id2label)), data, validation)
+    return Plan(Record(settings, chosen, survey, dict(data.id2label), soft), data, validation)
 
 
 def check_given(settings: TrainSettings) -> None:

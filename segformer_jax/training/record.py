@@ -24,12 +24,14 @@ class Record:
         chosen: the same with nothing left open.
         survey: of the pictures that are trained on.
         id2label: the classes.
+        soft: the classes of the teacher's files that are learned, where there are such.
     """
 
     asked: TrainSettings
     chosen: TrainSettings
     survey: Survey
     id2label: dict[int, str]
+    soft: tuple[str, ...] = ()
 
     def write(self, file: Path) -> None:
         """Writes it beside versions, the command and the commit of the folder it was run in."""
@@ -37,6 +39,7 @@ class Record:
             "settings": self.asked.to_dict(),
             "chosen": self.chosen.to_dict(),
             "id2label": self.id2label,
+            "soft": self.soft,
             "survey": dataclasses.asdict(self.survey),
             "versions": {"python": sys.version.split()[0]} | _versions(),
             "git_commit": _commit(),
@@ -67,6 +70,7 @@ def read_record(file: Path) -> Record | None:
                 ignored_pixels=survey["ignored_pixels"],
             ),
             id2label={int(index): name for index, name in values["id2label"].items()},
+            soft=tuple(values.get("soft", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -41,6 +41,10 @@ class TrainSettings:
         photometric: random brightness, contrast, saturation and hue.
         losses: what is minimised, their sum.
         loss_weights: a weight for each of `losses`; 1 for each when empty.
+        teacher: learn from its logits too: any SegFormer, as `model`, whose classes are matched by
+            name; or "soft" for the files soft/NAME.npz beside the masks. Pictures may lack masks.
+        teacher_weight: the teacher's share of the loss, above 0, at most 1.
+        temperature: the teacher's and the student's logits are divided by it.
         class_weights: "none", "balanced" (rarer classes weigh more) or a JSON list of numbers.
         label_smoothing: of the cross entropy, 0 to 1.
         denominator: the cross entropy's mean runs over the labelled pixels ("valid", as in HF) or
@@ -90,6 +94,9 @@ class TrainSettings:
     photometric: bool = True
     losses: tuple[Loss, ...] = ("cross_entropy",)
     loss_weights: tuple[float, ...] = ()
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    temperature: float = 2.0
     class_weights: str = "none"
     label_smoothing: float = 0.0
     denominator: Literal["valid", "all"] = "valid"
@@ -125,12 +132,13 @@ class TrainSettings:
             _check(self, name, lambda value: value is None or value >= 0, "it is at least 0")
         for name in ("eval_limit", "lora_rank", "weight_decay", "seed"):
             _check(self, name, lambda value: value >= 0, "it is at least 0")
-        for name in ("accumulate", "lora_alpha", "layer_decay"):
+        for name in ("accumulate", "lora_alpha", "layer_decay", "temperature"):
             _check(self, name, lambda value: value > 0, "it is above 0")
         for name in ("lr", "head_factor", "clip_norm"):
             _check(self, name, lambda value: value is None or value > 0, "it is above 0")
         for name in ("flip", "label_smoothing", "cat_max_ratio"):
             _check(self, name, lambda value: 0 <= value <= 1, "it lies in 0…1")
+        _check(self, "teacher_weight", lambda value: 0 < value <= 1, "it lies in (0, 1]")
         _check(self, "ema", lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
         _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
         _check(self, "scale", lambda value: 0 < value[0] <= value[1], "it is 0 < low ≤ high")
@@ -138,6 +146,12 @@ class TrainSettings:
         if self.loss_weights and len(self.loss_weights) != len(self.losses):
             raise ValueError(
                 f"loss_weights are {self.loss_weights}; give one for each of {self.losses}"
+            )
+        usual = TrainSettings.teacher_weight, TrainSettings.temperature
+        if self.teacher is None and (self.teacher_weight, self.temperature) != usual:
+            raise ValueError(
+                f"teacher_weight is {self.teacher_weight} and temperature {self.temperature}, but "
+                "there is no teacher: name one, --teacher MODEL"
             )
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise ValueError(

@@ -14,12 +14,13 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import forms
+from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.optimizer import ema_update
 from segformer_jax.training.state import Flat, Skeleton, TrainState, stats_of
 
 Loss = Callable[[Float[Array, "b h w labels"], Int[Array, "b H W"]], Float[Array, ""]]
 Batch = Mapping[str, Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+Step = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
@@ -32,10 +33,12 @@ def make_step(
     seed: int = 0,
     ema_decay: float | None = None,
     complete: Callable[[Flat], Flat] = dict,
+    distillation: Distillation | None = None,
 ) -> Step:
     """The function that takes a state and a batch to the next state and the step's figures.
 
-    A batch has `image`, (parts, b, H, W, channels) in 0…255, and `mask`, (parts, b, H, W). The
+    A batch has `image`, (parts, b, H, W, channels) in 0…255, and `mask`, (parts, b, H, W), and what
+    `distillation.targets` wants. A third argument is the teacher's parameters, if it has any. The
     gradients of the parts are averaged, and BatchNorm sees one part after the other, as in torch
     when gradients are accumulated. Means run over the whole part, on however many devices it lies.
 
@@ -48,30 +51,40 @@ def make_step(
         seed: of dropout.
         ema_decay: of the average of the parameters; None keeps none.
         complete: makes the model's parameters of the trained and frozen ones.
+        distillation: how a teacher's logits count beside the masks.
     """
 
-    def loss_of(params: Flat, frozen: Flat, stats: Flat, image, mask, key):
+    def loss_of(params: Flat, frozen: Flat, stats: Flat, batch, targets, key):
         model = skeleton.model(complete({**params, **frozen}) | stats)
-        pixels = normalized(image, processor, forms.at_least_float32(model.segformer.dtype))
+        dtype = forms.at_least_float32(model.segformer.dtype)
+        pixels = normalized(batch["image"], processor, dtype)
         logits = model(pixels, rngs=nnx.Rngs(dropout=key)).logits
-        return loss(logits, mask.astype(jnp.int32)), stats_of(model)
+        value = loss(logits, batch["mask"].astype(jnp.int32))
+        if distillation is not None:
+            value = distillation.loss(value, logits, targets)
+        return value, stats_of(model)
 
     def part(carry, given):
-        params, frozen, stats = carry
+        params, frozen, stats, teacher = carry
+        batch, key = given
+        targets = None if distillation is None else distillation.targets(batch, teacher)
         (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            params, frozen, stats, *given
+            params, frozen, stats, batch, targets, key
         )
-        return (params, frozen, stats), (value, gradients)
+        return (params, frozen, stats, teacher), (value, gradients)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        images, masks = batch["image"], batch["mask"]
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), len(images))
-        carry = state.params, state.frozen, state.stats
+    def step(
+        state: TrainState, batch: Batch, teacher: Mapping[str, Array] | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        parts = len(batch["image"])
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), parts)
+        carry = state.params, state.frozen, state.stats, teacher or {}
         with forms.single_form(platform):
-            if len(images) == 1:
-                (_, _, stats), (value, gradients) = part(carry, (images[0], masks[0], keys[0]))
+            if parts == 1:
+                alone = {name: array[0] for name, array in batch.items()}
+                (_, _, stats, _), (value, gradients) = part(carry, (alone, keys[0]))
             else:
-                (_, _, stats), of_parts = lax.scan(part, carry, (images, masks, keys))
+                (_, _, stats, _), of_parts = lax.scan(part, carry, (dict(batch), keys))
                 value, gradients = jax.tree.map(lambda x: x.mean(0), of_parts)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)

@@ -34,7 +34,7 @@ def test_a_crop_is_pillows_resize_and_then_crop(size, short_side):
     image, mask = Image.fromarray(photo(1, size)), labels(1, size)
     options = Augmentation((48, 56), short_side=short_side, cat_max_ratio=1, **PLAIN)
     for seed in range(20):
-        picture, classes = augment(image, mask, options=options, rng=np.random.default_rng(seed))
+        picture, classes, _ = augment(image, mask, options=options, rng=np.random.default_rng(seed))
         draws = np.random.default_rng(seed)
         factor = draws.uniform(0.5, 2) * (short_side / min(size) if short_side else 1)
         height, width = round(size[0] * factor), round(size[1] * factor)
@@ -64,7 +64,7 @@ def test_picture_and_mask_stay_aligned():
     options = Augmentation((96, 128), photometric=False)
     flipped = 0
     for seed in range(30):
-        picture, classes = augment(image, mask, options=options, rng=np.random.default_rng(seed))
+        picture, classes, _ = augment(image, mask, options=options, rng=np.random.default_rng(seed))
         labelled = classes != 255
         told = np.round((picture[..., 0].astype(float) - 20) / 50)
         around = np.lib.stride_tricks.sliding_window_view(classes, (5, 5))
@@ -73,7 +73,7 @@ def test_picture_and_mask_stay_aligned():
         assert inside.any()
         assert np.array_equal(told[2:-2, 2:-2][inside], classes[2:-2, 2:-2][inside])
         options_unflipped = Augmentation((96, 128), photometric=False, flip=0)
-        unflipped, _ = augment(
+        unflipped, _, _ = augment(
             image, mask, options=options_unflipped, rng=np.random.default_rng(seed)
         )
         w = labelled[0].sum()
@@ -182,6 +182,6 @@ def test_tiny_pictures_are_padded(size):
     image, mask = Image.fromarray(photo(0, size)), labels(0, size)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        picture, classes = augment(image, mask, options=Augmentation((16, 16)), rng=rng)
+        picture, classes, _ = augment(image, mask, options=Augmentation((16, 16)), rng=rng)
         assert (picture.shape, classes.shape) == ((16, 16, 3), (16, 16))
         assert (classes != 255).any()

@@ -105,13 +105,13 @@ def test_no_step_is_said_to_be_faster_than_its_figures(folder):
     out = folder / "late"
     settings = settings_of(folder, out=str(out), save_every=1)
     run = Run(out, prepare(settings), Teller())
-    step = run.built.step
+    step = run.built.compiled
 
-    def late(state, batch):
-        state, figures = step(state, batch)
+    def late(state, batch, teacher):
+        state, figures = step(state, batch, teacher)
         return state, dict.fromkeys(figures, Late())
 
-    run.built = replace(run.built, step=late)
+    run.built = replace(run.built, compiled=late)
     with contextlib.closing(run):
         run.go()
     fastest = settings.batch_size / (2 * 0.05)  # a step has two such figures

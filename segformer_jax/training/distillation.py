@@ -1,0 +1,126 @@
+"""Learning from a teacher: its logits at the student's cells beside the masks' classes.
+
+(1 − w)·loss + w·T²·KL(teacher ‖ student), both softened by the temperature T (Hinton, Vinyals and
+Dean, *Distilling the knowledge in a neural network*, 2015); T² keeps the size of the gradients.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from segformer_jax.models import forms, resize_ops
+
+SOFT = "soft"  # the teacher's name where its logits come from files
+
+Targets = tuple[Float[Array, "b h w shared"], Bool[Array, "b h w"]]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a step learns from a teacher.
+
+    Attributes:
+        weight: w, in (0, 1].
+        temperature: T, above 0.
+        classes: the student's indices of the classes that both know, in the order of the targets.
+        targets: of a batch's part and `values`: the teacher's logits, and where they count.
+        values: the teacher's parameters; none where it speaks through files.
+    """
+
+    weight: float
+    temperature: float
+    classes: tuple[int, ...]
+    targets: Callable[[Mapping[str, Array], Mapping[str, Array]], Targets]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def loss(
+        self, hard: Float[Array, ""], logits: Float[Array, "b h w labels"], targets: Targets
+    ) -> Float[Array, ""]:
+        """The loss against the masks and that against the teacher, weighted."""
+        soft = divergence(logits, *targets, classes=self.classes, temperature=self.temperature)
+        return (1 - self.weight) * hard + self.weight * self.temperature**2 * soft
+
+
+def divergence(
+    logits: Float[Array, "b h w labels"],
+    teacher: Float[Array, "b h2 w2 shared"],
+    taught: Bool[Array, "b h2 w2"],
+    *,
+    classes: Sequence[int],
+    temperature: float,
+) -> Float[Array, ""]:
+    """The mean over all taught cells of KL(teacher ‖ student); 0 where none is taught.
+
+    Both are probabilities of the shared classes alone: what the teacher gives to classes that the
+    student lacks is shared out among the others in proportion, and so it is with the student's. A
+    single class has everything else beside it, with the logit 0.
+
+    Args:
+        logits: the student's.
+        teacher: resized bilinearly to the student's cells where they differ.
+        taught: cells that count.
+        classes: which of the student's classes the teacher's are.
+        temperature: by which both are divided.
+    """
+    dtype = forms.at_least_float32(logits.dtype)
+    own, teacher = logits.astype(dtype), teacher.astype(dtype)
+    if teacher.shape[1:3] != own.shape[1:3]:
+        size = own.shape[1:3]
+        teacher = resize_ops.resize_bilinear(teacher, size)
+        share = resize_ops.resize_bilinear(taught[..., None].astype(dtype), size)[..., 0]
+        taught = share > 0.999  # all neighbours are taught
+    if tuple(classes) != tuple(range(own.shape[-1])):
+        own = own[..., np.asarray(classes)]
+    if len(classes) == 1:
+        own, teacher = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))) for x in (own, teacher))
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(own / temperature)
+    losses = (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+    return jnp.where(taught, losses, 0).sum() / jnp.maximum(taught.sum(), 1).astype(dtype)
+
+
+def shared_classes(
+    id2label: Mapping[int, str], taught: Sequence[str]
+) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
+    """The classes that student and teacher both know, by their names; case doesn't matter.
+
+    Args:
+        id2label: the student's.
+        taught: the teacher's.
+
+    Returns:
+        The student's indices, the teacher's names in the same order, and lines to tell about what
+        only one of the two knows.
+
+    Raises:
+        ValueError: they share fewer than two classes, and are not both of the same single class.
+    """
+    known = {_folded(name): name for name in taught}
+    shared = [(index, known[_folded(name)]) for index, name in sorted(id2label.items())
+              if _folded(name) in known]  # fmt: skip
+    names = tuple(name for _, name in shared)
+    alone = len(id2label) == len(taught) == len(shared) == 1
+    if len(shared) < 2 and not alone:
+        raise ValueError(
+            f"the teacher's classes ({', '.join(taught)}) and those to be learned "
+            f"({', '.join(id2label.values())}) share {names[0] if names else 'none'}: take a "
+            "teacher with two or more of these names"
+        )
+    indices = tuple(index for index, _ in shared)
+    lacking = [name for index, name in sorted(id2label.items()) if index not in indices]
+    dropped = [name for name in taught if name not in names]
+    lines = []
+    if lacking:
+        lines.append(f"the teacher does not know {', '.join(lacking)}: learned from masks alone")
+    if dropped:
+        lines.append(f"of the teacher's classes not to be learned: {', '.join(dropped)}")
+    return indices, names, lines
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()

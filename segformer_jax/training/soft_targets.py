@@ -1,0 +1,171 @@
+"""Soft targets in files: a teacher's logits of whole pictures, read and cropped as their masks are.
+
+`soft/NAME.npz`, beside `masks/`, holds what a teacher of any kind says of a picture:
+
+- `logits`, (rows, columns, classes) uint8, standing for (logits − `zero_point`) · `scale`;
+- `classes`, their names;
+- `offset`, (first, step): cell (i, j) belongs to the pixel (first + step·i, first + step·j) of the
+  whole picture resized to (rows·step, columns·step); SegFormer's own logits have (1.5, 4).
+"""
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from segformer_jax.errors import ImageError
+from segformer_jax.training.augment import View
+
+STRIDE = 4  # pixels of a crop per cell, in each direction
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """A teacher's logits of a whole picture.
+
+    Attributes:
+        logits: of the wanted classes.
+        border: from the picture's border to the middle of cell 0, in cells; 0.5 as a rule.
+    """
+
+    logits: Float32[np.ndarray, "rows columns classes"]
+    border: float
+
+
+@dataclass(frozen=True)
+class SoftClasses:
+    """Which classes of the files are wanted, in this order.
+
+    Attributes:
+        names: of the classes as the files spell them.
+    """
+
+    names: tuple[str, ...]
+
+    def read(self, file: Path | None) -> SoftTargets | None:
+        """What a file holds of these classes; None where there is no file.
+
+        Raises:
+            ImageError: it can't be read, lacks a part, or has not these classes.
+        """
+        if file is None:
+            return None
+        with _opened(file) as parts:
+            classes = _classes(parts)
+            missing = [name for name in self.names if name not in classes]
+            if missing:
+                raise ValueError(
+                    f"it has no class {', '.join(missing)}; all files must have the same classes"
+                )
+            wanted = [classes.index(name) for name in self.names]
+            scale, zero_point, first, step = _numbers(parts)
+            logits = _logits(parts)[..., wanted].astype(np.float32)
+        return SoftTargets(
+            (logits - np.float32(zero_point)) * np.float32(scale), (first + 0.5) / step
+        )
+
+
+def soft_classes(file: Path) -> tuple[str, ...]:
+    """The names of a file's classes; everything but the logits themselves is checked.
+
+    Raises:
+        ImageError: it can't be read, or lacks a part.
+    """
+    with _opened(file) as parts:
+        _numbers(parts)
+        return _classes(parts)
+
+
+def cells(
+    soft: SoftTargets | None, view: View, *, crop: tuple[int, int], classes: int
+) -> tuple[Float32[np.ndarray, "h w classes"], Bool[np.ndarray, "h w"]]:
+    """The logits at the cells of a crop, a quarter of its size, and which cells have any.
+
+    Bilinear between the file's cells, the outermost continued to the border, like the network's own
+    logits. Cells in the padding have none, nor have those of a picture without a file.
+
+    Args:
+        soft: of the picture.
+        view: the crop's place in it.
+        crop: its height and width.
+        classes: how many the logits have.
+    """
+    height, width = (-(-side // STRIDE) for side in crop)
+    logits = np.zeros((height, width, classes), np.float32)
+    taught = np.zeros((height, width), bool)
+    if soft is None:
+        return logits, taught
+    (h, w), (whole_h, whole_w) = view.size, view.scaled
+    y = (view.top + _middles(height, crop[0], h)) / whole_h
+    x = _middles(width, crop[1], w)
+    x = (view.left + (w - x if view.mirrored else x)) / whole_w
+    between = _between(soft.logits, y, soft.border, axis=0)
+    logits[: len(y), : len(x)] = _between(between, x, soft.border, axis=1)
+    taught[: len(y), : len(x)] = True
+    return logits, taught
+
+
+def _middles(count: int, crop: int, size: int) -> Float[np.ndarray, " n"]:
+    """The middles of a crop's cells, in pixels, as far as the picture goes."""
+    middles = (np.arange(count) + 0.5) * (crop / count)
+    return middles[middles < size]
+
+
+def _between(
+    logits: Float32[np.ndarray, "rows columns classes"],
+    shares: Float[np.ndarray, " n"],
+    border: float,
+    *,
+    axis: int,
+) -> Float32[np.ndarray, "_ _ classes"]:
+    """Rows or columns at shares of the side, by the two that lie about each."""
+    count = logits.shape[axis]
+    place = np.clip(shares * count - border, 0, count - 1)
+    low = np.minimum(place.astype(np.intp), max(count - 2, 0))
+    high = np.minimum(low + 1, count - 1)
+    weight = (place - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+    below, above = logits.take(low, axis), logits.take(high, axis)
+    return below + (above - below) * weight
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Generator[Mapping[str, np.ndarray]]:
+    """The file's arrays; whatever is wrong with it is an ImageError that names it."""
+    rule = "soft targets are logits (rows, columns, classes) uint8, scale, zero_point, classes"
+    try:
+        with np.load(file, allow_pickle=False) as parts:
+            yield parts
+    except KeyError as error:
+        raise ImageError(f"{file} lacks a part ({error.args[0]}): {rule}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ImageError(f"{file} can't be used ({error}): {rule}") from error
+
+
+def _classes(parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    names = tuple(str(name) for name in np.atleast_1d(parts["classes"]))
+    if len(set(names)) < len(names):
+        raise ValueError(f"its classes are {', '.join(names)}; each must be named once")
+    return names
+
+
+def _numbers(parts: Mapping[str, np.ndarray]) -> tuple[float, float, float, float]:
+    """Scale, zero point, and the offset's two numbers."""
+    scale, zero_point = float(parts["scale"]), float(parts["zero_point"])
+    first, step = (float(number) for number in parts["offset"])
+    if not (np.isfinite([scale, zero_point, first, step]).all() and scale > 0 and step > 0):
+        raise ValueError(f"scale is {scale:g}, offset ({first:g}, {step:g}); both are above 0")
+    return scale, zero_point, first, step
+
+
+def _logits(parts: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns classes"]:
+    logits = parts["logits"]
+    if logits.dtype != np.uint8 or logits.ndim != 3 or not logits.size:
+        raise ValueError(f"its logits are {logits.dtype} of shape {logits.shape}")
+    if logits.shape[-1] != len(_classes(parts)):
+        raise ValueError(f"its logits {logits.shape} are not of {len(_classes(parts))} classes")
+    return logits

@@ -1,0 +1,157 @@
+"""Who teaches a run: a SegFormer that sees the same crops, or files of soft targets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from segformer_jax.checkpoints.pretrained import load_config, load_model
+from segformer_jax.errors import ImageError
+from segformer_jax.models import SegformerForSemanticSegmentation, forms
+from segformer_jax.training import sharding, state
+from segformer_jax.training.check import listed
+from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.distillation import SOFT, Distillation, Targets, shared_classes
+from segformer_jax.training.model import processor_of
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.soft_targets import soft_classes
+from segformer_jax.training.step import normalized
+from segformer_jax.training.teller import Teller
+
+
+def teachers_classes(settings: TrainSettings) -> dict[int, str] | None:
+    """The teacher's class names, in its order; None without one.
+
+    Raises:
+        WeightsError: there is no such model.
+        ValueError: no files of soft targets, or the first can't be used.
+    """
+    if settings.teacher is None:
+        return None
+    if settings.teacher != SOFT:
+        return dict(load_config(settings.teacher).id2label)
+    file = min(Path(settings.data).glob("**/soft/*.npz"), default=None)
+    if file is None:
+        raise ValueError(
+            f'teacher is "soft", and {settings.data} has no soft/NAME.npz beside its masks: write '
+            "them, or name a model as teacher"
+        )
+    return dict(enumerate(_file_classes([file])))
+
+
+def check_teacher(settings: TrainSettings, data: Dataset, *, teller: Teller) -> tuple[str, ...]:
+    """Tells what will be learned from the teacher, and what of the data is left to it.
+
+    Args:
+        settings: the run's.
+        data: what is trained on.
+        teller: is told.
+
+    Returns:
+        The classes of the teacher's files that are learned; none where it is a model.
+
+    Raises:
+        ValueError: a teacher of other classes; soft targets that can't be used.
+    """
+    files = [file for file in data.soft if file is not None]
+    if settings.teacher != SOFT and files:
+        teller.say(f"{len(files):,} soft targets are not used: that takes --teacher {SOFT}")
+    if settings.teacher is None:
+        return ()
+    if settings.teacher == SOFT:
+        taught: tuple[str, ...] = _file_classes(files)
+        if len(files) < len(data):
+            teller.say(f"{len(data) - len(files):,} of {len(data):,} pictures have no soft targets")
+    else:
+        taught = tuple(load_config(settings.teacher).id2label.values())
+    _, names, lines = shared_classes(data.id2label, taught)
+    alone = sum(not data.has_mask(index) for index in range(len(data)))
+    if alone:
+        lines.append(f"{alone:,} of {len(data):,} pictures have no mask: learned from the teacher")
+    for line in lines:
+        teller.say(line)
+    return names if settings.teacher == SOFT else ()
+
+
+def distillation(
+    settings: TrainSettings, id2label: Mapping[int, str], *, soft: tuple[str, ...], mesh: Mesh
+) -> Distillation | None:
+    """How a run learns from its teacher; None without one.
+
+    Args:
+        settings: the run's, nothing left open.
+        id2label: the student's classes.
+        soft: the names that `check_teacher` gave.
+        mesh: where a teacher's parameters are put, whole on every device.
+
+    Raises:
+        WeightsError: as `from_pretrained`; the teacher is no segmentation model.
+        ValueError: a teacher of other classes, or of other channels than three.
+    """
+    if settings.teacher is None:
+        return None
+    if settings.teacher == SOFT:
+        classes, _, _ = shared_classes(id2label, soft)
+        return Distillation(settings.teacher_weight, settings.temperature, classes, _of_files)
+    dtype = jnp.dtype(settings.dtype)
+    model = load_model(
+        SegformerForSemanticSegmentation,
+        settings.teacher,
+        dtype=dtype,
+        param_dtype=forms.at_least_float32(dtype),
+        may_start=False,
+    )
+    if model.config.num_channels != 3:
+        raise ValueError(
+            f"the teacher {settings.teacher} takes {model.config.num_channels} channels; pictures "
+            "are read as RGB"
+        )
+    taught = tuple(model.config.id2label.values())
+    classes, names, _ = shared_classes(id2label, taught)
+    channels = tuple(taught.index(name) for name in names)
+    processor = processor_of(settings.teacher)
+    skeleton, params, stats = state.split(model)
+
+    def targets(batch: Mapping[str, Any], values: Mapping[str, Any]) -> Targets:
+        pixels = normalized(batch["image"], processor, forms.at_least_float32(dtype))
+        logits = jax.lax.stop_gradient(skeleton.model(values)(pixels).logits)
+        if channels != tuple(range(logits.shape[-1])):
+            logits = logits[..., jnp.array(channels)]
+        return logits, jnp.ones(logits.shape[:-1], bool)
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    values = params | stats
+    values = sharding.place(values, dict.fromkeys(values, everywhere))
+    return Distillation(settings.teacher_weight, settings.temperature, classes, targets, values)
+
+
+def _of_files(batch: Mapping[str, Any], values: Mapping[str, Any]) -> Targets:
+    del values
+    return batch["soft"], batch["taught"]
+
+
+def _file_classes(files: list[Path]) -> tuple[str, ...]:
+    """The classes of the files, all the same in any order.
+
+    Raises:
+        ValueError: files that can't be used, or of other classes, a line each (the first 20).
+    """
+    problems: list[str] = []
+    first: tuple[str, ...] = ()
+    for file in files:
+        try:
+            names = soft_classes(file)
+        except ImageError as error:
+            problems.append(str(error))
+            continue
+        first = first or names
+        if set(names) != set(first):
+            problems.append(f"{file} has other classes ({', '.join(names)}) than the first")
+    if not files:
+        problems.append("no picture has any")
+    if problems:
+        raise ValueError(listed(problems, of="the soft targets"))
+    return first
