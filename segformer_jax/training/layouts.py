@@ -47,7 +47,8 @@ def open_dataset(
         reduce_zero_label: value 0 of the masks is ignored, and value 1 is class 0.
 
     Raises:
-        ValueError: no data set there, or none of that layout or split; it says what was looked for.
+        ValueError: no data set there, or none of that layout; it says what was looked for.
+        NoSplitError: it has no such split.
         ImportError: a Hugging Face data set, without the package to read it.
     """
     return joined(

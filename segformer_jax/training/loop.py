@@ -190,6 +190,7 @@ class Run:
             process_count=jax.process_count(),
             workers=settings.workers or 0,
             skip_unreadable=settings.skip_unreadable,
+            shares=self.plan.shares,
         )
 
     # --- what is written while it turns
