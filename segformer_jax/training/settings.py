@@ -22,7 +22,7 @@ class TrainSettings:
     """A training run. What is left at None is chosen for the data, and said.
 
     Args:
-        data: the folder of pictures and masks; of several, classes are matched by name.
+        data: the folder of pictures and masks, or several; their classes are matched by name.
         out: the run's folder; a second call with the same one goes on where the first stopped.
         model: a weights package, a folder, a hub name, or a variant, b0 to b5, from scratch.
         steps: optimizer steps of the whole run.
