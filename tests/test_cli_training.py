@@ -148,6 +148,55 @@ def test_a_file_gives_the_run_of_python_and_words_go_before_it(folder, by_python
     assert_same_run(folder / "again", by_python)
 
 
+@pytest.mark.filterwarnings("ignore:not taken from")  # the classifier, of other classes
+def test_several_data_sets_with_weights_train_one_model_and_go_on(folder, run, tmp_path):
+    other = write_shapes(tmp_path / "other", train=2, val=1)
+    write_json({"0": "disc", "1": "SQUARE", "2": "moon"}, other / "id2label.json")
+    shutil.rmtree(other / "val")
+    words = [*command(folder, tmp_path / "run"), "--data-weights", "1", "3"]
+    words[words.index("--steps") + 1] = "2"
+    words.insert(words.index("--data") + 2, str(other))
+    code, _, said = run(*words)
+    assert code == 0, said
+    lines = said.splitlines()
+    assert (
+        "segformer-jax: 8 pictures to train on, 4 to evaluate on, 4 classes: ground, square, disc, "
+        "moon"
+    ) in lines
+    assert f"segformer-jax: {folder / 'data'} lacks moon" in lines
+    assert f"segformer-jax: {other} lacks ground" in lines
+    assert f"segformer-jax: samples: 25.0% from {folder / 'data'}, 75.0% from {other}" in lines
+    assert any(f"not evaluated on {other}: {other} has no split val" in line for line in lines)
+    config = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["ground", "square", "disc", "moon"]
+    card = (tmp_path / "run" / "last" / "README.md").read_text()
+    assert f"--data {folder / 'data'} {other} --out" in card
+    assert "--data-weights 1.0 3.0" in card
+
+    code, _, said = run(*words)
+    assert (code, "is finished, 2 steps: nothing to do" in said) == (0, True)
+    assert_told(
+        run(*words, "--data-weights", "1", "2"), r"data_weights \[1.0, 3.0\] → \[1.0, 2.0\]"
+    )
+    config = tmp_path / "run" / "settings.json"
+    assert run("train", "--config", config, "--out", tmp_path / "again")[0] == 0
+    assert losses(tmp_path / "again") == losses(tmp_path / "run")
+    assert weights(tmp_path / "again") == weights(tmp_path / "run")
+    code, printed, _ = run(*words, "--preview", "4", "--out", tmp_path / "preview")
+    assert (code, printed) == (0, f"{tmp_path / 'preview' / 'preview.png'}\n")
+
+
+def test_one_folder_or_several_are_words_of_data(received, run):
+    for words in (["a"], ["a", "b", "c"]):
+        code, _, _ = run("train", "--data", *words, "--out", "o", "--steps", "3")
+        assert code == 0
+    assert received == [
+        TrainSettings(data="a", out="o", steps=3),
+        TrainSettings(data=("a", "b", "c"), out="o", steps=3),
+    ]
+    assert_told(run("train", "--data", "a", "b", "--data-weights", "2"), "give one for each of")
+
+
 def test_the_papers_recipe_is_a_config(received, run):
     code, _, _ = run("train", "--config", "paper", "--data", "d", "--out", "o", "--batch-size", "8")
     assert code == 0

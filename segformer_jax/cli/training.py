@@ -185,7 +185,9 @@ def _preview(settings: TrainSettings, count: int) -> int:
 
     with Bar() as bar:
         plan = prepare(settings, teller=bar)
-    sheet = contact_sheet(plan.data, plan.augmentation, seed=settings.seed, count=count)
+    sheet = contact_sheet(
+        plan.data, plan.augmentation, seed=settings.seed, count=count, shares=plan.shares
+    )
     file = Path(settings.out) / "preview.png"
     with atomic_path(file) as temporary:
         sheet.save(temporary, format="PNG")

@@ -43,11 +43,13 @@ class Survey:
         sizes: (height, width) of each picture, in the data set's order.
         class_pixels: how many pixels each class has; of one class alone, all else and the class.
         ignored_pixels: how many pixels are ignored.
+        parts: how many of the pictures each of several data sets has; empty for one.
     """
 
     sizes: tuple[tuple[int, int], ...]
     class_pixels: tuple[int, ...]
     ignored_pixels: int
+    parts: tuple[int, ...] = ()
 
 
 def check(

@@ -51,7 +51,8 @@ def open_dataset(
             none; they are the data set's where it has no id2label.json.
 
     Raises:
-        ValueError: no data set there, or none of that layout or split; it says what was looked for.
+        ValueError: no data set there, or none of that layout; it says what was looked for.
+        NoSplitError: it has no such split.
         ImportError: a Hugging Face data set, without the package to read it.
     """
     return joined(

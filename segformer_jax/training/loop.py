@@ -192,6 +192,7 @@ class Run:
             workers=settings.workers or 0,
             skip_unreadable=settings.skip_unreadable,
             soft=SoftClasses(self.plan.record.soft) if self.plan.record.soft else None,
+            shares=self.plan.shares,
         )
 
     # --- what is written while it turns

@@ -18,9 +18,9 @@ from segformer_jax.errors import ImageError
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.augment import augment as augmented
 from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.order import ENDLESS, Order, Share, import_grain, make_order
 from segformer_jax.training.soft_targets import SoftClasses, cells
 
-ENDLESS = 1 << 40  # samples
 MAX_THREADS = 16
 
 
@@ -36,6 +36,7 @@ def batches(
     workers: int = 0,
     skip_unreadable: bool = False,
     soft: SoftClasses | None = None,
+    shares: Sequence[Share] = (),
 ) -> Generator[dict[str, np.ndarray]]:
     """Augmented batches without end, every epoch in another order.
 
@@ -53,9 +54,11 @@ def batches(
         process_index: which of the processes this is.
         process_count: how many processes share a batch.
         workers: processes that read and augment; 0: threads of this process do.
-        skip_unreadable: the next picture of the epoch stands in for one that can't be read, and a
-            warning names it once.
+        skip_unreadable: the next picture of the epoch, of the same source, stands in for one that
+            can't be read, and a warning names it once.
         soft: which classes of the data set's soft targets to give along, cropped as the masks.
+        shares: of the sources that the data set is joined from: how often each is drawn from. When
+            empty, every picture comes once an epoch.
 
     Yields:
         {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process; with `soft`
@@ -63,7 +66,8 @@ def batches(
         have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool.
 
     Raises:
-        ValueError: an empty data set, a negative number, processes that don't divide the batch.
+        ValueError: an empty data set, a negative number, processes that don't divide the batch,
+            sources of another number of pictures.
         ImageError: a picture or mask that can't be read.
         OSError: a worker process was killed.
         ImportError: grain is missing.
@@ -85,7 +89,7 @@ def batches(
             dataset,
             augment,
             seed=seed,
-            order=_order(len(dataset), seed),
+            order=make_order(len(dataset), shares=shares, seed=seed),
             first=start * batch_size + process_index * (batch_size // process_count),
             run=batch_size // process_count,
             stride=batch_size,
@@ -106,7 +110,7 @@ class Samples:
         dataset: the pictures.
         augment: what is done to them.
         seed: of the random numbers.
-        order: the number of the picture at each position of the stream of all processes.
+        order: the picture at each position of the stream of all processes.
         first: the position of the first sample.
         run: how many samples follow one another in the stream.
         stride: from the first of a run to the first of the next.
@@ -117,7 +121,7 @@ class Samples:
     dataset: Dataset
     augment: Augmentation
     seed: int
-    order: Any
+    order: Order
     first: int
     run: int
     stride: int
@@ -147,28 +151,21 @@ class Samples:
         return sample
 
     def _pair(self, position: int) -> tuple[tuple[Image.Image, np.ndarray], int, tuple[str, ...]]:
-        count = len(self.dataset)
-        epoch, place = divmod(position, count)
         skipped = []
-        for further in range(count):
-            index = self.order[epoch * count + (place + further) % count]
+        for index in self.order.pictures(position):
             try:
                 return self.dataset.pair(index), index, tuple(skipped)
             except ImageError as error:
                 if not self.skip_unreadable:
                     raise
                 skipped.append(str(error))
-        raise ImageError(f"none of the {count} pictures can be read; the first: {skipped[0]}")
-
-
-def _order(count: int, seed: int) -> Any:
-    """Every picture once an epoch, every epoch in another order, without end."""
-    own_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])  # shuffle takes 32 bits
-    return _grain().MapDataset.range(count).shuffle(seed=own_seed).repeat()
+        raise ImageError(
+            f"none of the {len(skipped)} pictures can be read; the first: {skipped[0]}"
+        )
 
 
 def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarray]]:
-    grain = _grain()
+    grain = import_grain()
     stream = grain.MapDataset.range(ENDLESS).map(samples)
     if workers:  # each makes whole batches, so that only those travel between processes
         _mark_flags_as_parsed()
@@ -241,11 +238,3 @@ def _mark_flags_as_parsed() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _grain() -> Any:
-    try:
-        import grain
-    except ImportError as error:
-        raise ImportError("training needs grain: pip install 'segformer-jax[train]'") from error
-    return grain

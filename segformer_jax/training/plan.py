@@ -8,11 +8,11 @@ import jax
 
 from segformer_jax.training import sharding
 from segformer_jax.training.augment import Augmentation
-from segformer_jax.training.check import check
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.choices import check_batch, choose
 from segformer_jax.training.dataset import Dataset
-from segformer_jax.training.layouts import open_dataset
+from segformer_jax.training.mixed import open_run_data
+from segformer_jax.training.order import Share
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.teacher import check_teacher, teachers_classes
@@ -29,11 +29,13 @@ class Plan:
         record: its settings, and what they were chosen for.
         data: the pictures that are trained on.
         validation: those that are evaluated on.
+        shares: how often each of several data sets is drawn from, where they have weights.
     """
 
     record: Record
     data: Dataset
     validation: Dataset
+    shares: tuple[Share, ...] = ()
 
     @property
     def augmentation(self) -> Augmentation:
@@ -68,28 +70,14 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
     if teller is None or jax.process_index() > 0:  # one of the processes speaks for all
         teller = Teller()
-    data, validation = (
-        open_dataset(
-            settings.data,
-            split=split,
-            layout=settings.layout,
-            reduce_zero_label=settings.reduce_zero_label,
-            teacher=teacher_classes,
-        )
-        for split, teacher_classes in (
-            (settings.train_split, teachers_classes(settings)),
-            (settings.val_split, None),
-        )
-    )
-    if settings.eval_limit:
-        validation = validation.first(settings.eval_limit)
+    opened = open_run_data(settings, teacher=teachers_classes(settings))
+    data, validation, shares = opened.training, opened.validation, opened.shares
     if before is not None and chosen is not None:
-        _check_same(before, data)
+        _check_same(before, data, opened.parts)
         check_batch(chosen, devices=jax.device_count())
-        return Plan(dataclasses.replace(before, chosen=chosen), data, validation)
+        return Plan(dataclasses.replace(before, chosen=chosen), data, validation, shares)
     soft = check_teacher(settings, data, teller=teller)
-    survey = check(data, progress=teller.checking)
-    check(validation, progress=teller.checking)
+    survey = opened.check(progress=teller.checking)
     chosen, lines = choose(
         settings, survey, platform=jax.devices()[0].platform, devices=jax.device_count()
     )
@@ -97,9 +85,12 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
         f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
         f"{len(data.id2label)} classes: {', '.join(data.id2label.values())}"
     )
+    for note in opened.notes:
+        teller.say(note)
     if lines:
         teller.say(f"chosen: {', '.join(lines)}")
-    return Plan(Record(settings, chosen, survey, dict(data.id2label), soft), data, validation)
+    record = Record(settings, chosen, survey, dict(data.id2label), soft)
+    return Plan(record, data, validation, shares)
 
 
 def check_given(settings: TrainSettings) -> None:
@@ -109,13 +100,18 @@ def check_given(settings: TrainSettings) -> None:
             raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
 
 
-def _check_same(record: Record, data: Dataset) -> None:
-    """The order of the pictures, and so the run, depends on their number."""
-    count, before = len(data), len(record.survey.sizes)
+def _check_same(record: Record, data: Dataset, parts: tuple[int, ...]) -> None:
+    """The order of the pictures, and so the run, depends on their number in each data set."""
+    count = _sum(parts or (len(data),))
+    before = _sum(record.survey.parts or (len(record.survey.sizes),))
     if count != before or dict(data.id2label) != record.id2label:
         raise ValueError(
-            f"the run was begun with {before:,} pictures of {len(record.id2label)} classes "
-            f"({', '.join(record.id2label.values())}), and the data has {count:,} of "
+            f"the run was begun with {before} pictures of {len(record.id2label)} classes "
+            f"({', '.join(record.id2label.values())}), and the data has {count} of "
             f"{len(data.id2label)} ({', '.join(data.id2label.values())}): give its own to go on, "
             "or take another folder (--out)"
         )
+
+
+def _sum(counts: tuple[int, ...]) -> str:
+    return " + ".join(f"{count:,}" for count in counts)

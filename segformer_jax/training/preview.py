@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -10,13 +11,21 @@ from segformer_jax.images.draw import legend, overlay
 from segformer_jax.images.labels import palette_for
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.dataset import Dataset
+from segformer_jax.training.order import Share
 from segformer_jax.training.pipeline import batches
 
 GAP = 8
 SHEET_WIDTH = 2400  # pixels at most, without the legend
 
 
-def contact_sheet(dataset: Dataset, augment: Augmentation, *, seed: int, count: int) -> Image.Image:
+def contact_sheet(
+    dataset: Dataset,
+    augment: Augmentation,
+    *,
+    seed: int,
+    count: int,
+    shares: Sequence[Share] = (),
+) -> Image.Image:
     """The first samples of a training run: each crop beside itself with its mask over it.
 
     Where the second is as the first, pixels are ignored. A legend names the classes that are there.
@@ -26,6 +35,7 @@ def contact_sheet(dataset: Dataset, augment: Augmentation, *, seed: int, count: 
         augment: what is done to them.
         seed: of the run.
         count: how many samples.
+        shares: as `batches`.
 
     Raises:
         ValueError: a count below 1.
@@ -34,7 +44,7 @@ def contact_sheet(dataset: Dataset, augment: Augmentation, *, seed: int, count: 
     if count < 1:
         raise ValueError(f"the contact sheet is of {count} samples; it is of 1 or more")
     with contextlib.closing(
-        batches(dataset, batch_size=count, augment=augment, seed=seed)
+        batches(dataset, batch_size=count, augment=augment, seed=seed, shares=shares)
     ) as stream:
         batch = next(stream)
     labels = dict(dataset.id2label)

@@ -68,6 +68,7 @@ def read_record(file: Path) -> Record | None:
                 sizes=tuple((height, width) for height, width in survey["sizes"]),
                 class_pixels=tuple(survey["class_pixels"]),
                 ignored_pixels=survey["ignored_pixels"],
+                parts=tuple(survey.get("parts", ())),
             ),
             id2label={int(index): name for index, name in values["id2label"].items()},
             soft=tuple(values.get("soft", ())),
@@ -90,6 +91,8 @@ def resumed(record: Record, asked: TrainSettings) -> TrainSettings:
         for name, value in now.items()
         if name not in MAY_CHANGE and value not in (before[name], chosen[name])
     ]
+    if len(asked.sources) != len(record.asked.sources):
+        differing.append("data")
     if differing:
         told = ", ".join(
             f"{name} {chosen[name]} → {'left open' if now[name] is None else now[name]}"

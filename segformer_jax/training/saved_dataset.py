@@ -10,7 +10,7 @@ from PIL import Image
 from segformer_jax.errors import ImageError
 from segformer_jax.training.classes import read_coding, read_id2label
 from segformer_jax.training.dataset import Dataset
-from segformer_jax.training.splits import split_name
+from segformer_jax.training.splits import NoSplitError, split_name
 
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 MASK_COLUMNS = (
@@ -72,7 +72,7 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
     if isinstance(loaded, datasets.DatasetDict):
         loaded = loaded[split_name(split, map(str, loaded), place=root)]
     elif split is not None:
-        raise ValueError(f"{root} is one split alone; give it without split={split!r}")
+        raise NoSplitError(f"{root} is one split alone; give it without split={split!r}")
     pictures = [name for name, kind in loaded.features.items() if isinstance(kind, datasets.Image)]
     image = next((name for name in IMAGE_COLUMNS if name in pictures), None)
     mask = next((name for name in MASK_COLUMNS if name in pictures), None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class TrainSettings:
     """A training run. What is left at None is chosen for the data, and said.
 
     Args:
-        data: the folder of pictures and masks.
+        data: the folder of pictures and masks, or several; their classes are matched by name.
         out: the run's folder; a second call with the same one goes on where the first stopped.
         model: a weights package, a folder, a hub name, or a variant, b0 to b5, from scratch.
         steps: optimizer steps of the whole run.
@@ -35,6 +36,8 @@ class TrainSettings:
         reduce_zero_label: label 0 is ignored, and the others move down by one (ADE20K).
         train_split: the split that is trained on; several, joined by "+", as in "train+val".
         val_split: the split that is evaluated on.
+        data_weights: how often each folder of `data` is drawn from, as parts of their sum; when
+            empty, every picture comes once an epoch.
         scale: the range of the random scale.
         cat_max_ratio: a crop of which one class takes more than this is drawn again.
         flip: the probability of mirroring.
@@ -75,7 +78,7 @@ class TrainSettings:
         process_id: which of them this one is.
     """
 
-    data: str = ""
+    data: str | tuple[str, ...] = ""
     out: str = ""
     model: str = "street-b0"
     steps: int | None = None
@@ -88,6 +91,7 @@ class TrainSettings:
     reduce_zero_label: bool = False
     train_split: str = "train"
     val_split: str = "val"
+    data_weights: tuple[float, ...] = ()
     scale: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
     flip: float = 0.5
@@ -142,7 +146,25 @@ class TrainSettings:
         _check(self, "ema", lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
         _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
         _check(self, "scale", lambda value: 0 < value[0] <= value[1], "it is 0 < low ≤ high")
+        _check(
+            self,
+            "data",
+            lambda value: (
+                isinstance(value, str) or ("" not in value and len({*value}) == len(value))
+            ),
+            "each folder has a name, and is given once",
+        )
+        _check(
+            self,
+            "data_weights",
+            lambda value: all(0 < w < math.inf for w in value),
+            "each is above 0",
+        )
         _check(self, "losses", lambda value: 0 < len(value) == len({*value}), "each is named once")
+        if self.data and self.data_weights and len(self.data_weights) != len(self.sources):
+            raise ValueError(
+                f"data_weights are {self.data_weights}; give one for each of {self.sources}"
+            )
         if self.loss_weights and len(self.loss_weights) != len(self.losses):
             raise ValueError(
                 f"loss_weights are {self.loss_weights}; give one for each of {self.losses}"
@@ -158,6 +180,11 @@ class TrainSettings:
                 f"batch_size is {self.batch_size}, which {self.accumulate} parts (accumulate) do "
                 "not divide"
             )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The folders of `data`, whether it is one or several."""
+        return (self.data,) if isinstance(self.data, str) else self.data
 
     @classmethod
     def paper(cls, **changes: Any) -> "TrainSettings":

@@ -11,12 +11,13 @@
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
+from numpy.lib.npyio import NpzFile
 
 from segformer_jax.errors import ImageError
 from segformer_jax.training.augment import View
@@ -29,11 +30,17 @@ class SoftTargets:
     """A teacher's logits of a whole picture.
 
     Attributes:
-        logits: of the wanted classes.
+        logits: as they are stored.
+        wanted: the indices of the classes that are asked for.
+        scale: a logit is (stored − zero_point) · scale.
+        zero_point: what stands for 0.
         border: from the picture's border to the middle of cell 0, in cells; 0.5 as a rule.
     """
 
-    logits: Float32[np.ndarray, "rows columns classes"]
+    logits: UInt8[np.ndarray, "rows columns classes"]
+    wanted: tuple[int, ...]
+    scale: float
+    zero_point: float
     border: float
 
 
@@ -62,12 +69,9 @@ class SoftClasses:
                 raise ValueError(
                     f"it has no class {', '.join(missing)}; all files must have the same classes"
                 )
-            wanted = [classes.index(name) for name in self.names]
+            wanted = tuple(classes.index(name) for name in self.names)
             scale, zero_point, first, step = _numbers(parts)
-            logits = _logits(parts)[..., wanted].astype(np.float32)
-        return SoftTargets(
-            (logits - np.float32(zero_point)) * np.float32(scale), (first + 0.5) / step
-        )
+            return SoftTargets(_logits(parts), wanted, scale, zero_point, (first + 0.5) / step)
 
 
 def soft_classes(file: Path) -> tuple[str, ...]:
@@ -104,8 +108,14 @@ def cells(
     y = (view.top + _middles(height, crop[0], h)) / whole_h
     x = _middles(width, crop[1], w)
     x = (view.left + (w - x if view.mirrored else x)) / whole_w
-    between = _between(soft.logits, y, soft.border, axis=0)
-    logits[: len(y), : len(x)] = _between(between, x, soft.border, axis=1)
+    rows, columns = (
+        _interpolation(places * count - soft.border, count)
+        for places, count in zip((y, x), soft.logits.shape, strict=False)
+    )
+    block = soft.logits[rows.part, columns.part][..., list(soft.wanted)].astype(np.float32)
+    block = np.tensordot(rows.matrix, block, 1)
+    block = np.matmul(columns.matrix, block)
+    logits[: len(y), : len(x)] = (block - np.float32(soft.zero_point)) * np.float32(soft.scale)
     taught[: len(y), : len(x)] = True
     return logits, taught
 
@@ -116,44 +126,53 @@ def _middles(count: int, crop: int, size: int) -> Float[np.ndarray, " n"]:
     return middles[middles < size]
 
 
-def _between(
-    logits: Float32[np.ndarray, "rows columns classes"],
-    shares: Float[np.ndarray, " n"],
-    border: float,
-    *,
-    axis: int,
-) -> Float32[np.ndarray, "_ _ classes"]:
-    """Rows or columns at shares of the side, by the two that lie about each."""
-    count = logits.shape[axis]
-    place = np.clip(shares * count - border, 0, count - 1)
-    low = np.minimum(place.astype(np.intp), max(count - 2, 0))
-    high = np.minimum(low + 1, count - 1)
-    weight = (place - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-    below, above = logits.take(low, axis), logits.take(high, axis)
-    return below + (above - below) * weight
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """What a part of a row of cells is multiplied by to have it at places between them.
+
+    Attributes:
+        part: the cells that take part.
+        matrix: of weights.
+    """
+
+    part: slice
+    matrix: Float32[np.ndarray, "places cells"]
+
+
+def _interpolation(places: Float[np.ndarray, " n"], count: int) -> Interpolation:
+    """Linear between two of `count` cells, places counted in cells; constant beyond the ends."""
+    places = np.clip(places, 0, count - 1)
+    first, last = int(places.min(initial=count - 1)), int(places.max(initial=0)) + 1
+    cells = np.arange(first, min(last + 1, count))
+    weights = np.maximum(1 - np.abs(places[:, None] - cells), 0)
+    return Interpolation(slice(first, first + len(cells)), weights.astype(np.float32))
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Generator[Mapping[str, np.ndarray]]:
+def _opened(file: Path) -> Generator[NpzFile]:
     """The file's arrays; whatever is wrong with it is an ImageError that names it."""
     rule = "soft targets are logits (rows, columns, classes) uint8, scale, zero_point, classes"
     try:
-        with np.load(file, allow_pickle=False) as parts:
-            yield parts
+        with open(file, "rb") as content:
+            parts = np.load(content, allow_pickle=False)
+            if not isinstance(parts, NpzFile):
+                raise ValueError("it holds one array alone")
+            with parts:
+                yield parts
     except KeyError as error:
         raise ImageError(f"{file} lacks a part ({error.args[0]}): {rule}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ImageError(f"{file} can't be used ({error}): {rule}") from error
 
 
-def _classes(parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+def _classes(parts: NpzFile) -> tuple[str, ...]:
     names = tuple(str(name) for name in np.atleast_1d(parts["classes"]))
     if len(set(names)) < len(names):
         raise ValueError(f"its classes are {', '.join(names)}; each must be named once")
     return names
 
 
-def _numbers(parts: Mapping[str, np.ndarray]) -> tuple[float, float, float, float]:
+def _numbers(parts: NpzFile) -> tuple[float, float, float, float]:
     """Scale, zero point, and the offset's two numbers."""
     scale, zero_point = float(parts["scale"]), float(parts["zero_point"])
     first, step = (float(number) for number in parts["offset"])
@@ -162,7 +181,7 @@ def _numbers(parts: Mapping[str, np.ndarray]) -> tuple[float, float, float, floa
     return scale, zero_point, first, step
 
 
-def _logits(parts: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "rows columns classes"]:
+def _logits(parts: NpzFile) -> UInt8[np.ndarray, "rows columns classes"]:
     logits = parts["logits"]
     if logits.dtype != np.uint8 or logits.ndim != 3 or not logits.size:
         raise ValueError(f"its logits are {logits.dtype} of shape {logits.shape}")

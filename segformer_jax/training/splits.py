@@ -6,6 +6,10 @@ from pathlib import Path
 SPLITS = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
 
 
+class NoSplitError(ValueError):
+    """A data set does not have the split that was asked for."""
+
+
 def is_split(name: str) -> bool:
     """Whether a folder of this name is customarily one split of a data set."""
     return any(name in names for names in SPLITS)
@@ -15,7 +19,8 @@ def split_name(split: str | None, there: Iterable[str], *, place: Path) -> str:
     """The name that the data set at `place` has for a split, out of those that are there.
 
     Raises:
-        ValueError: no split is chosen, or there is none of that name or its synonyms.
+        ValueError: no split is chosen.
+        NoSplitError: there is none of that name or its synonyms.
     """
     names = sorted(there)
     if split is None:
@@ -24,6 +29,6 @@ def split_name(split: str | None, there: Iterable[str], *, place: Path) -> str:
     for name in (split, *synonyms):
         if name in names:
             return name
-    raise ValueError(
+    raise NoSplitError(
         f"{place} has no split {' or '.join(synonyms)}; it has {', '.join(names) or 'none'}"
     )

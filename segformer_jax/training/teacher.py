@@ -33,11 +33,12 @@ def teachers_classes(settings: TrainSettings) -> dict[int, str] | None:
         return None
     if settings.teacher != SOFT:
         return dict(load_config(settings.teacher).id2label)
-    file = min(Path(settings.data).glob("**/soft/*.npz"), default=None)
+    found = (min(Path(place).glob("**/soft/*.npz"), default=None) for place in settings.sources)
+    file = next(filter(None, found), None)
     if file is None:
         raise ValueError(
-            f'teacher is "soft", and {settings.data} has no soft/NAME.npz beside its masks: write '
-            "them, or name a model as teacher"
+            f'teacher is "soft", and {" and ".join(settings.sources)} has no soft/NAME.npz beside '
+            "its masks: write them, or name a model as teacher"
         )
     return dict(enumerate(_file_classes([file])))
 

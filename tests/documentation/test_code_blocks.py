@@ -40,6 +40,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     with Image.open(tmp_path / "photo.jpg") as photo:
         photo.save(tmp_path / "orthophoto.tif")
     write_shapes(tmp_path / "FOLDER")
+    write_shapes(tmp_path / "OTHER", train=2, val=1)
     write_model(tmp_path / "tiny")
     SegformerImageProcessor(size=64).save_pretrained(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)

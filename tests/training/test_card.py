@@ -25,6 +25,7 @@ SETTINGS = TrainSettings(
     fsdp=True,
     class_weights="[1, 2]",
 )
+SEVERAL = TrainSettings(data=("my data", "other"), out="o", data_weights=(1.0, 0.5))
 SCORES = {
     "mean_iou": 0.61234,
     "pixel_accuracy": 0.9,
@@ -51,7 +52,7 @@ def test_the_card_holds_scores_and_settings(tmp_path):
     assert "1,000 steps of 8 crops of 96×128" in card
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, TrainSettings(data="d", out="o")])
+@pytest.mark.parametrize("settings", [SETTINGS, TrainSettings(data="d", out="o"), SEVERAL])
 def test_the_command_gives_the_same_settings(settings, monkeypatch):
     received = []
     monkeypatch.setattr(training, "_train", lambda given: received.append(given) or 0)

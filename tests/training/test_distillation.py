@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -20,20 +21,20 @@ def arrays(*, size=(5, 7), teacher_size=None):
     taught = rng.random(teacher.shape[:3]) < 0.7
     labels = rng.integers(0, LABELS, (2, 20, 28))
     labels[rng.random(labels.shape) < 0.4] = 255
-    return logits, teacher, taught, labels
+    return jnp.asarray(logits), jnp.asarray(teacher), jnp.asarray(taught), labels
 
 
 def torchs(logits, teacher, taught, labels):
     """The whole loss, and its gradient by the student's logits, by torch's own functions."""
-    own = torch.from_numpy(logits).requires_grad_()
+    own = torch.tensor(np.asarray(logits), requires_grad=True)
     large = torch.nn.functional.interpolate(
         own.permute(0, 3, 1, 2), size=labels.shape[1:], mode="bilinear", align_corners=False
     )
     hard = torch.nn.functional.cross_entropy(large, torch.from_numpy(labels), ignore_index=255)
-    cells = torch.from_numpy(taught)
+    cells = torch.tensor(np.asarray(taught))
     soft = torch.nn.functional.kl_div(
         (own[..., list(SHARED)] / TEMPERATURE).log_softmax(-1)[cells],
-        (torch.from_numpy(teacher) / TEMPERATURE).log_softmax(-1)[cells],
+        (torch.tensor(np.asarray(teacher)) / TEMPERATURE).log_softmax(-1)[cells],
         reduction="batchmean",
         log_target=True,
     )
@@ -66,7 +67,7 @@ def test_pixels_without_a_label_are_learned_from_the_teacher_alone(x64):
 
 def test_without_a_taught_cell_masks_alone_count_and_gradients_are_numbers(x64):
     logits, teacher, taught, labels = arrays()
-    loss, gradient = jax.value_and_grad(ours(teacher, np.zeros_like(taught), labels))(logits)
+    loss, gradient = jax.value_and_grad(ours(teacher, jnp.zeros_like(taught), labels))(logits)
     hard = make_loss({"cross_entropy": 1.0}, num_labels=LABELS)(logits, labels)
     assert float(loss) == pytest.approx((1 - WEIGHT) * float(hard), abs=1e-12)
     assert np.isfinite(gradient).all()
@@ -80,33 +81,33 @@ def test_a_teacher_that_is_the_student_has_nothing_to_say(x64):
 
 def test_a_teacher_of_another_grid_is_resized_as_torch_does(x64):
     logits, teacher, _, _ = arrays(size=(6, 8), teacher_size=(3, 4))
-    taught = np.ones(teacher.shape[:3], bool)
-    taught[0, 0] = False
+    taught = jnp.ones(teacher.shape[:3], bool).at[0, 0].set(False)
     large = torch.nn.functional.interpolate(
-        torch.from_numpy(teacher).permute(0, 3, 1, 2), size=(6, 8), mode="bilinear"
+        torch.tensor(np.asarray(teacher)).permute(0, 3, 1, 2), size=(6, 8), mode="bilinear"
     ).permute(0, 2, 3, 1)
-    clear = np.ones((2, 6, 8), bool)
-    clear[0, :3] = False  # the third row lies a quarter of the way to the one that is not taught
+    clear = (
+        jnp.ones((2, 6, 8), bool).at[0, :3].set(False)
+    )  # the third row lies a quarter of the way to the one that is not taught
     found, wanted = (
         divergence(logits, t, where, classes=SHARED, temperature=2.0)
-        for t, where in ((teacher, taught), (large.numpy(), clear))
+        for t, where in ((teacher, taught), (jnp.asarray(large.numpy()), clear))
     )
     assert float(found) == pytest.approx(float(wanted), abs=1e-12)
 
 
 def test_one_class_is_told_from_everything_else(x64):
     rng = np.random.default_rng(0)
-    logits, teacher = rng.normal(size=(2, 1, 3, 4, 1))
-    p, q = (1 / (1 + np.exp(-x[..., 0])) for x in (teacher, logits))
+    logits, teacher = jnp.asarray(rng.normal(size=(2, 1, 3, 4, 1)))
+    p, q = (1 / (1 + np.exp(-np.asarray(x)[..., 0])) for x in (teacher, logits))
     wanted = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
-    taught = np.ones((1, 3, 4), bool)
+    taught = jnp.ones((1, 3, 4), bool)
     found = divergence(logits, teacher, taught, classes=(0,), temperature=1.0)
     assert float(found) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_halves_are_compared_in_float32():
     logits, teacher, taught, _ = arrays()
-    given = logits.astype(jax.numpy.bfloat16), teacher.astype(jax.numpy.bfloat16), taught
+    given = logits.astype(jnp.bfloat16), teacher.astype(jnp.bfloat16), taught
     assert divergence(*given, classes=SHARED, temperature=2.0).dtype == np.float32
 
 

@@ -241,6 +241,38 @@ def test_a_run_does_not_go_on_with_other_pictures(finished, folder, tmp_path):
         prepare(settings)
 
 
+def test_several_data_sets_with_weights_go_on_where_they_were(folder, tmp_path, monkeypatch):
+    for name, count in (("a", 2), ("b", 3)):
+        write_shapes(tmp_path / name, train=count, val=1)
+    data = (str(tmp_path / "a"), str(tmp_path / "b"))
+    settings = settings_of(
+        folder, data=data, data_weights=(1.0, 1.0), out=str(tmp_path / "alone"), save_every=1
+    )
+    train(settings)
+    broken = replace(settings, out=str(tmp_path / "broken"))
+    tell = Run._tell
+
+    def stopping(self, row):
+        tell(self, row)
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_tell", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    with pytest.raises(ValueError, match=r"begun with 2 \+ 3 pictures .* the data has 3 \+ 2 "):
+        train(replace(broken, data=data[::-1]))
+    moved = [str((tmp_path / name).rename(tmp_path / f"moved {name}")) for name in "ab"]
+    with pytest.raises(ValueError, match=r"data_weights .* → \[\], data \[.*\] → /"):
+        train(replace(broken, data=moved[0], data_weights=()))
+    teller = Listener()
+    train(replace(broken, data=tuple(moved)), teller=teller)
+    assert teller.lines[0] == "going on after step 2"
+    assert losses(tmp_path / "broken") == losses(tmp_path / "alone")
+    assert weights(tmp_path / "broken") == weights(tmp_path / "alone")
+
+
 def test_two_pictures_of_shapes_are_learnt_by_heart(folder):
     write_shapes(folder / "two", train=2)
     settings = settings_of(

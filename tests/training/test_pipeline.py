@@ -12,6 +12,7 @@ from training.folders import photo, save, write_folder
 from segformer_jax import ImageError
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.layouts import open_dataset
+from segformer_jax.training.order import Share
 from segformer_jax.training.pipeline import batches
 
 SMALL = Augmentation((16, 20))
@@ -145,6 +146,53 @@ def test_masks_that_do_not_fit_are_skipped_and_a_hopeless_data_set_is_told(datas
         ImageError, match=r"none of the 5 pictures can be read; the first: \S*masks/"
     ):
         _first(1, dataset, skip_unreadable=True)
+
+
+WEIGHTED = (Share(1, 1), Share(4, 3))  # picture a, and b to e
+
+
+def test_weights_give_every_source_its_share_of_each_batch(dataset):
+    stream = _first(10, dataset, batch_size=8, augment=AS_IT_IS, shares=WEIGHTED)
+    for batch in stream:
+        assert _which(batch).count(0) == 2
+    others = [number for batch in stream for number in _which(batch) if number]
+    epochs = np.array(others).reshape(-1, 4)
+    assert all(sorted(epoch) == [1, 2, 3, 4] for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) > 5
+
+
+def test_a_weighted_stream_starts_anywhere_on_any_number_of_processes_and_workers(dataset):
+    whole = _first(9, dataset, shares=WEIGHTED)
+    assert _equal(whole[7:], _first(2, dataset, start=7, shares=WEIGHTED))
+    assert _equal(whole[6:], _first(3, dataset, start=6, workers=2, shares=WEIGHTED))
+    assert not _equal(whole, _first(9, dataset, seed=8, shares=WEIGHTED))
+    parts = [
+        _first(2, dataset, start=5, process_index=index, process_count=2, shares=WEIGHTED)
+        for index in range(2)
+    ]
+    joined = [
+        {name: np.concatenate([a[name], b[name]]) for name in a}
+        for a, b in zip(*parts, strict=True)
+    ]
+    assert _equal(joined, whole[5:7])
+
+
+def test_a_picture_of_the_same_source_stands_in_for_an_unreadable_one(dataset):
+    options = dict(batch_size=8, augment=AS_IT_IS, shares=WEIGHTED, skip_unreadable=True)
+    dataset.pictures[2].write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"skipped: \S*images/c\.png is not a picture"):
+        stream = _first(4, dataset, **options)
+    assert [_which(batch).count(0) for batch in stream] == [2] * 4
+    dataset.pictures[0].write_bytes(b"no picture")
+    with pytest.raises(
+        ImageError, match=r"none of the 1 pictures can be read; the first: .*a\.png"
+    ):
+        _first(1, dataset, **options)
+
+
+def test_shares_of_other_pictures_are_refused(dataset):
+    with pytest.raises(ValueError, match="the sources have 6 pictures, the data set 5"):
+        batches(dataset, batch_size=4, augment=SMALL, seed=7, shares=(Share(1, 1), Share(5, 1)))
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,45 @@ def test_other_settings_are_listed_with_both_values():
         resumed(RECORD, replace(ASKED, steps=None))
 
 
+def test_several_data_sets_may_move_but_their_number_and_weights_stay():
+    asked = replace(ASKED, data=("d", "e"), data_weights=(1.0, 2.5))
+    record = replace(RECORD, asked=asked, chosen=replace(RECORD.chosen, **_data_of(asked)))
+    moved = replace(asked, data=("f", "g"))
+    assert resumed(record, moved).data == ("f", "g")
+    with pytest.raises(ValueError, match=r"\(data_weights \[1.0, 2.5\] → \[1.0, 3.0\]\)"):
+        resumed(record, replace(asked, data_weights=(1.0, 3.0)))
+    with pytest.raises(ValueError, match=r"\(data \['d', 'e'\] → \['d', 'e', 'f'\]\)"):
+        resumed(
+            replace(record, asked=replace(asked, data_weights=())),
+            replace(asked, data=("d", "e", "f"), data_weights=()),
+        )
+    with pytest.raises(ValueError, match=r"\(data d → \['d', 'e'\]\)"):
+        resumed(RECORD, replace(ASKED, data=("d", "e")))
+    assert resumed(RECORD, replace(ASKED, data=("d",))).data == ("d",)
+
+
+def _data_of(settings: TrainSettings) -> dict:
+    return dict(data=settings.data, data_weights=settings.data_weights)
+
+
+def test_a_record_from_before_several_data_sets_is_read(tmp_path):
+    RECORD.write(tmp_path / "settings.json")
+    values = json.loads((tmp_path / "settings.json").read_text())
+    for name in ("settings", "chosen"):
+        del values[name]["data_weights"]
+    del values["survey"]["parts"]
+    (tmp_path / "settings.json").write_text(json.dumps(values))
+    assert read_record(tmp_path / "settings.json") == RECORD
+
+
+def test_a_record_keeps_several_data_sets(tmp_path):
+    asked = replace(ASKED, data=("d", "e"), data_weights=(1.0, 2.5))
+    survey = replace(RECORD.survey, parts=(1, 1))
+    record = replace(RECORD, asked=asked, chosen=asked, survey=survey)
+    record.write(tmp_path / "settings.json")
+    assert read_record(tmp_path / "settings.json") == record
+
+
 def test_what_was_chosen_may_be_said():
     assert resumed(RECORD, replace(ASKED, crop=(64, 64), batch_size=8)) == RECORD.chosen
 

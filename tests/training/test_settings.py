@@ -32,6 +32,12 @@ WRONG = [
     ("ema", 1.0, r"ema is 1.0; it lies in \[0, 1\)"),
     ("model", 5, "model is 5; it is a text"),
     ("log", ["wandb"], r"log is \('wandb',\); it is a list, each tensorboard or trackio"),
+    ("data", 5, "data is 5; it is a text or a list, each a text"),
+    ("data", ["a", "a"], r"data is \('a', 'a'\); each folder has a name, and is given once"),
+    ("data", ["a", ""], r"data is \('a', ''\); each folder has a name, and is given once"),
+    ("data_weights", [1, 0], r"data_weights is \(1.0, 0.0\); each is above 0"),
+    ("data_weights", [float("inf")], r"data_weights is \(inf,\); each is above 0"),
+    ("data_weights", 2, "data_weights is 2; it is a list, each a number"),
     ("speed", 9, "there is no setting speed; there is accumulate, batch_size, "),
 ]
 
@@ -47,6 +53,23 @@ def test_settings_are_the_same_after_json():
         data="d", out="o", crop=(64, 96), losses=("dice", "focal"), loss_weights=(1.0, 0.5), lr=1.0
     )
     assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_data_is_one_folder_or_several(tmp_path):
+    assert TrainSettings(data="a").sources == TrainSettings(data=("a",)).sources == ("a",)
+    assert TrainSettings(data=("a", "b"), data_weights=(1.0, 2.0)).sources == ("a", "b")
+    (tmp_path / "one.json").write_text('{"data": "a"}')
+    assert TrainSettings.from_file(tmp_path / "one.json") == TrainSettings(data="a")
+    (tmp_path / "two.json").write_text('{"data": ["a", "b"], "data_weights": [1, 2]}')
+    several = TrainSettings(data=("a", "b"), data_weights=(1.0, 2.0))
+    assert TrainSettings.from_file(tmp_path / "two.json") == several
+    assert TrainSettings.from_dict(json.loads(json.dumps(several.to_dict()))) == several
+
+
+def test_every_folder_has_a_weight():
+    with pytest.raises(ValueError, match=r"\(1.0, 2.0\); give one for each of \('a', 'b', 'c'\)"):
+        TrainSettings(data=("a", "b", "c"), data_weights=(1.0, 2.0))
+    TrainSettings(data_weights=(1.0, 2.0))  # of a file; the folders come from the command line
 
 
 def test_a_file_holds_settings_or_a_run(tmp_path):

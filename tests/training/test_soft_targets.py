@@ -27,6 +27,10 @@ def noise(rows: int, columns: int, classes: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (rows, columns, classes)).astype(np.uint8)
 
 
+def targets(logits: np.ndarray, *, border: float = 0.5, scale: float = 1.0) -> SoftTargets:
+    return SoftTargets(logits, tuple(range(logits.shape[-1])), scale, 0.0, border)
+
+
 def whole(height: int, width: int, *, mirrored: bool = False) -> View:
     """The view of a picture that is not cropped."""
     return View((height, width), 0, 0, (height, width), mirrored)
@@ -37,7 +41,8 @@ def test_logits_are_given_in_the_order_that_is_asked_for(tmp_path):
     file = write_soft(tmp_path / "a.npz", logits)
     assert soft_classes(file) == NAMES
     read = SoftClasses(("tree", "sky")).read(file)
-    np.testing.assert_array_equal(read.logits, (logits[..., [2, 0]].astype(np.float32) - 10) / 4)
+    found, _ = cells(read, whole(20, 28), crop=(20, 28), classes=2)
+    np.testing.assert_allclose(found, (logits[..., [2, 0]].astype(np.float32) - 10) / 4, atol=1e-4)
     assert read.border == 0.5
     assert SoftClasses(("tree",)).read(None) is None
 
@@ -48,7 +53,7 @@ def test_the_offset_is_where_cell_0_lies(tmp_path):
 
 
 def test_a_whole_picture_has_the_files_own_cells():
-    soft = SoftTargets(noise(6, 8).astype(np.float32), 0.5)
+    soft = targets(noise(6, 8))
     logits, taught = cells(soft, whole(24, 32), crop=(24, 32), classes=3)
     np.testing.assert_allclose(logits, soft.logits, atol=1e-4)
     assert taught.all()
@@ -58,10 +63,10 @@ def test_a_whole_picture_has_the_files_own_cells():
 
 @pytest.mark.parametrize("size", [(24, 64), (64, 40), (20, 36)])
 def test_a_scaled_picture_is_resized_as_torch_does(size):
-    soft = SoftTargets(noise(8, 12).astype(np.float32), 0.5)
+    soft = targets(noise(8, 12))
     logits, _ = cells(soft, whole(*size), crop=size, classes=3)
     wanted = torch.nn.functional.interpolate(
-        torch.from_numpy(soft.logits).permute(2, 0, 1)[None],
+        torch.from_numpy(soft.logits.astype(np.float32)).permute(2, 0, 1)[None],
         size=(size[0] // 4, size[1] // 4),
         mode="bilinear",
         align_corners=False,
@@ -73,10 +78,10 @@ def test_a_shifted_file_gives_what_an_unshifted_one_does():
     """A ramp along the picture, sampled at the pixels 0, 4, 8, … and at 1.5, 5.5, 9.5."""
 
     def ramp(first):
-        at = np.float32(first + 4 * np.arange(16))
-        return np.broadcast_to(at[None, :, None], (16, 16, 1)).copy()
+        at = np.uint8(2 * (first + 4 * np.arange(16)))  # pixels, in halves
+        return targets(np.tile(at[:, None], (16, 1, 1)), border=(first + 0.5) / 4, scale=0.5)
 
-    shifted, plain = SoftTargets(ramp(0), 0.5 / 4), SoftTargets(ramp(1.5), 2 / 4)
+    shifted, plain = ramp(0), ramp(1.5)
     view = View((128, 96), 8, 16, (64, 64), True)
     inner = slice(2, -2)
     one, two = (
@@ -90,7 +95,7 @@ def test_soft_targets_lie_where_the_mask_lies_however_it_was_cropped():
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 3, (4, 5)).astype(np.uint8)
     mask = blocks.repeat(24, 0).repeat(24, 1)
-    soft = SoftTargets(10 * np.eye(3, dtype=np.float32)[blocks.repeat(12, 0).repeat(12, 1)], 0.5)
+    soft = targets(10 * np.eye(3, dtype=np.uint8)[blocks.repeat(12, 0).repeat(12, 1)])
     photo = Image.fromarray(rng.integers(0, 256, (*mask.shape, 3), np.uint8))
     options = Augmentation((80, 64), scale=(0.6, 2.0))
     seen = padded = mirrored = 0
@@ -122,7 +127,7 @@ def test_a_picture_without_a_file_has_no_taught_cell():
     ("changes", "message"),
     [
         ({"scale": None}, "lacks a part (scale"),
-        ({"classes": ["sky", "road"]}, "logits (4, 4, 3) are not of 2 classes"),
+        ({"classes": [*NAMES, "sea"]}, "logits (4, 4, 3) are not of 4 classes"),
         ({"classes": ["sky", "sky", "road"]}, "each must be named once"),
         ({"logits": np.zeros((4, 4, 3), np.float32)}, "its logits are float32"),
         ({"logits": np.zeros((4, 4), np.uint8)}, "its logits are uint8 of shape (4, 4)"),
@@ -144,6 +149,10 @@ def test_what_is_no_npz_file_is_named(tmp_path, content):
     file = tmp_path / "a.npz"
     file.write_bytes(content)
     with pytest.raises(ImageError, match=r"a\.npz can't be used"):
+        soft_classes(file)
+    with open(file, "wb") as content:
+        np.save(content, np.zeros(3))
+    with pytest.raises(ImageError, match=r"a\.npz can't be used \(it holds one array alone\)"):
         soft_classes(file)
 
 
