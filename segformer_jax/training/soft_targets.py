@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 from numpy.lib.npyio import NpzFile
 
 from segformer_jax.errors import ImageError
@@ -108,13 +108,8 @@ def cells(
     y = (view.top + _middles(height, crop[0], h)) / whole_h
     x = _middles(width, crop[1], w)
     x = (view.left + (w - x if view.mirrored else x)) / whole_w
-    rows, columns = (
-        _interpolation(places * count - soft.border, count)
-        for places, count in zip((y, x), soft.logits.shape, strict=False)
-    )
-    block = soft.logits[rows.part, columns.part][..., list(soft.wanted)].astype(np.float32)
-    block = np.tensordot(rows.matrix, block, 1)
-    block = np.matmul(columns.matrix, block)
+    block = _between(soft.logits, y, soft.border, axis=0)
+    block = _between(block, x, soft.border, axis=1)[..., list(soft.wanted)]
     logits[: len(y), : len(x)] = (block - np.float32(soft.zero_point)) * np.float32(soft.scale)
     taught[: len(y), : len(x)] = True
     return logits, taught
@@ -126,26 +121,20 @@ def _middles(count: int, crop: int, size: int) -> Float[np.ndarray, " n"]:
     return middles[middles < size]
 
 
-@dataclass(frozen=True, eq=False)
-class Interpolation:
-    """What a part of a row of cells is multiplied by to have it at places between them.
-
-    Attributes:
-        part: the cells that take part.
-        matrix: of weights.
-    """
-
-    part: slice
-    matrix: Float32[np.ndarray, "places cells"]
-
-
-def _interpolation(places: Float[np.ndarray, " n"], count: int) -> Interpolation:
-    """Linear between two of `count` cells, places counted in cells; constant beyond the ends."""
-    places = np.clip(places, 0, count - 1)
-    first, last = int(places.min(initial=count - 1)), int(places.max(initial=0)) + 1
-    cells = np.arange(first, min(last + 1, count))
-    weights = np.maximum(1 - np.abs(places[:, None] - cells), 0)
-    return Interpolation(slice(first, first + len(cells)), weights.astype(np.float32))
+def _between(
+    logits: Shaped[np.ndarray, "rows columns classes"],
+    shares: Float[np.ndarray, " n"],
+    border: float,
+    *,
+    axis: int,
+) -> Float32[np.ndarray, "_ _ classes"]:
+    """Rows or columns at shares of the picture's side, by the two that lie about each."""
+    last = logits.shape[axis] - 1
+    place = np.clip(shares * (last + 1) - border, 0, last)
+    low = place.astype(np.intp)
+    weight = (place - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+    below = logits.take(low, axis).astype(np.float32)
+    return below + (logits.take(np.minimum(low + 1, last), axis) - below) * weight
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from safetensors.numpy import load_file
 from training.runs import NAMES, PROGRAM, environment, losses, rows, write_model, write_shapes
+from training.test_teacher import soften
 
 from segformer_jax.training import sharding
 
@@ -38,9 +39,17 @@ def placed(*arguments):
 sharding.place = placed
 usual = dict(data="data", model="model", steps={STEPS}, batch_size={BATCH}, accumulate=2,
              dtype="float64", lr=1e-3)
-for out, devices, fsdp in (("one", 1, False), ("eight", 8, False), ("fsdp", 8, True)):
+for out, devices, more in (
+    ("one", 1, dict()),
+    ("eight", 8, dict()),
+    ("fsdp", 8, dict(fsdp=True)),
+    ("taught-one", 1, dict(teacher="soft")),
+    ("taught-eight", 8, dict(teacher="soft")),
+    ("model-one", 1, dict(teacher="teacher")),
+    ("model-eight", 8, dict(teacher="teacher", fsdp=True)),
+):
     sharding.make_mesh = lambda: make_mesh(jax.devices()[:devices])
-    train(TrainSettings(out=out, fsdp=fsdp, **usual))
+    train(TrainSettings(out=out, **usual, **more))
 """
 
 
@@ -49,6 +58,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     write_shapes(folder / "data", train=20)
     write_model(folder / "model")
+    write_model(folder / "teacher", hidden_sizes=[12, 20])
+    soften(folder / "data" / "train", count=18)
     return folder
 
 
@@ -86,6 +97,12 @@ def test_eight_devices_give_the_single_devices_run(name, folder, runs):
     assert runs[0] == runs[1] == "['P()']"
     assert "P(None, 'data')" in runs[2]
     assert_same_run(folder / name, folder / "one")
+
+
+@pytest.mark.parametrize("teacher", ["taught", "model"])
+def test_eight_devices_learn_from_a_teacher_what_one_does(teacher, folder, runs):
+    assert_same_run(folder / f"{teacher}-eight", folder / f"{teacher}-one")
+    assert not np.allclose(losses(folder / f"{teacher}-one"), losses(folder / "one"), atol=1e-3)
 
 
 def test_batch_norm_sees_the_global_batch(folder, runs):

@@ -10,12 +10,15 @@ import transformers
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.checkpoints import names
-from segformer_jax.training import lora
+from segformer_jax.training import lora, sharding
+from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer
 from segformer_jax.training.schedule import poly_with_warmup
+from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.state import split, start
 from segformer_jax.training.step import make_step
+from segformer_jax.training.teacher import distillation
 
 LABELS = reference.TINY["num_labels"]
 STEPS, WARMUP, RATE, DECAY = 20, 5, 1e-3, 0.01
@@ -36,7 +39,13 @@ def batch(number: int, *, pictures: int = 4) -> tuple[np.ndarray, np.ndarray]:
     return image, np.where(rng.random(mask.shape) < 0.1, np.uint8(255), mask)
 
 
-def begun(folder, *, parts: int = 1, ema_decay: float | None = None):
+def soft_batch(number: int, *, pictures: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """A teacher's logits of the classes 1 and 3 at the cells, and which count."""
+    rng = np.random.default_rng(100 + number)
+    return 3 * rng.normal(size=(pictures, 16, 16, 2)), rng.random((pictures, 16, 16)) < 0.8
+
+
+def begun(folder, *, parts: int = 1, ema_decay: float | None = None, distillation=None):
     """Our side: the state before the first step, and the function that takes a batch."""
     model = SegformerForSemanticSegmentation.from_pretrained(
         folder, dtype=jnp.float64, param_dtype=jnp.float64
@@ -56,6 +65,7 @@ def begun(folder, *, parts: int = 1, ema_decay: float | None = None):
             processor=SegformerImageProcessor(),
             platform="cpu",
             ema_decay=ema_decay,
+            distillation=distillation,
         )
     )
     state = start(
@@ -64,13 +74,10 @@ def begun(folder, *, parts: int = 1, ema_decay: float | None = None):
 
     def take(state, number):
         image, mask = batch(number)
-        return step(
-            state,
-            {
-                "image": image.reshape(parts, -1, *image.shape[1:]),
-                "mask": mask.reshape(parts, -1, *mask.shape[1:]),
-            },
-        )
+        soft, taught = soft_batch(number)
+        arrays = dict(image=image, mask=mask, soft=soft, taught=taught)
+        given = {name: x.reshape(parts, -1, *x.shape[1:]) for name, x in arrays.items()}
+        return step(state, given, distillation.values if distillation else {})
 
     return state, take
 
@@ -103,8 +110,9 @@ def torch_pixels(image):
     return reference.nchw(scaled)
 
 
-def torch_loss(model, image, mask):
-    logits = model(pixel_values=torch_pixels(image)).logits
+def torch_loss(model, image, mask, logits=None):
+    if logits is None:
+        logits = model(pixel_values=torch_pixels(image)).logits
     whole = torch.nn.functional.interpolate(
         logits, size=mask.shape[1:], mode="bilinear", align_corners=False
     )
@@ -148,6 +156,68 @@ def test_accumulated_parts_are_those_of_torch(hf, tmp_path, x64):
             (torch_loss(hf, image[half], mask[half]) / 2).backward()
         optimizer.step()
         schedule.step()
+    assert_same_model(state, hf, tolerance=1e-8)
+
+
+def torch_divergence(own, teacher, taught):
+    """Of logits (b, classes, h, w), softened by 2."""
+    own, teacher = (x.permute(0, 2, 3, 1)[taught] / 2 for x in (own, teacher))
+    return torch.nn.functional.kl_div(
+        own.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_steps_that_learn_from_files_are_those_of_torch(hf, tmp_path, x64, parts):
+    teaching = Distillation(0.4, 2.0, (1, 3), lambda batch, _: (batch["soft"], batch["taught"]))
+    state, take = begun(tmp_path, parts=parts, distillation=teaching)
+    optimizer, schedule = torch_optimizer(hf)
+    for number in range(3):
+        state, figures = take(state, number)
+
+        optimizer.zero_grad()
+        image, mask = batch(number)
+        soft, taught = map(torch.from_numpy, soft_batch(number))
+        total = 0.0
+        for some in np.split(np.arange(4), parts):
+            logits = hf(pixel_values=torch_pixels(image[some])).logits
+            hard = torch_loss(hf, image[some], mask[some], logits)
+            kl = torch_divergence(logits[:, [1, 3]], soft[some].permute(0, 3, 1, 2), taught[some])
+            loss = (0.6 * hard + 0.4 * 4 * kl) / parts
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        schedule.step()
+        assert float(figures["loss"]) == pytest.approx(total, abs=1e-8)
+    assert_same_model(state, hf, tolerance=1e-8)
+
+
+def test_steps_that_learn_from_a_model_are_those_of_torch(hf, tmp_path, x64):
+    teacher = reference.hf_model("ForSemanticSegmentation", hidden_sizes=[8, 16, 24, 40]).double()
+    teacher.save_pretrained(tmp_path / "teacher")
+    settings = TrainSettings(
+        teacher=str(tmp_path / "teacher"), teacher_weight=0.4, temperature=2.0, dtype="float64"
+    )
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    id2label = {index: f"LABEL_{index}" for index in range(LABELS)}
+    teaching = distillation(settings, id2label, soft=(), mesh=mesh)
+    state, take = begun(tmp_path, distillation=teaching)
+    optimizer, schedule = torch_optimizer(hf)
+    for number in range(3):
+        state, figures = take(state, number)
+
+        optimizer.zero_grad()
+        image, mask = batch(number)
+        with torch.no_grad():
+            wanted = teacher.eval()(pixel_values=torch_pixels(image)).logits
+        logits = hf(pixel_values=torch_pixels(image)).logits
+        everywhere = torch.ones(4, 16, 16, dtype=torch.bool)
+        kl = torch_divergence(logits, wanted, everywhere)
+        loss = 0.6 * torch_loss(hf, image, mask, logits) + 0.4 * 4 * kl
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        assert float(figures["loss"]) == pytest.approx(loss.item(), abs=1e-8)
     assert_same_model(state, hf, tolerance=1e-8)
 
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from training.runs import (
@@ -52,6 +53,15 @@ def soften(split, *, count: int) -> None:
         known = np.zeros((16, 16, len(TAUGHT)), np.uint8)
         known[..., indices] = np.eye(3, dtype=np.uint8)[shapes(number)[1][2::4, 2::4]] * 40
         write_soft(split / "soft" / f"{number}.npz", known, classes=TAUGHT)
+
+
+def teacher_of(folder, names):
+    """A random network of these classes, as transformers saves it."""
+    write_model(folder, num_labels=len(names))
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(index): name for index, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def copied(folder, name: str):
@@ -172,19 +182,16 @@ def test_two_pictures_without_masks_are_learned_by_heart(folder):
 
 
 def test_a_teacher_of_other_classes_in_another_order_is_taken_by_name(folder):
-    teacher = write_model(folder / "other", num_labels=4)
-    config = json.loads((teacher / "config.json").read_text())
-    config["id2label"] = {str(index): name for index, name in enumerate(TAUGHT)}
-    (teacher / "config.json").write_text(json.dumps(config))
+    teacher = teacher_of(folder / "other", TAUGHT)
     SegformerImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(teacher)
     settings = TrainSettings(teacher=str(teacher), dtype="float32")
     mesh = sharding.make_mesh(jax.devices()[:1])
     teaching = distillation(settings, NAMES, soft=(), mesh=mesh)
     image = np.stack([shapes(number)[0] for number in range(2)])
-    found, taught = teaching.targets({"image": image}, teaching.values)
+    found, taught = teaching.targets({"image": jnp.asarray(image)}, teaching.values)
     pixels = (image / 255 - [0.1, 0.2, 0.3]) / SegformerImageProcessor().image_std
     model = SegformerForSemanticSegmentation.from_pretrained(teacher)
-    wanted = model(pixels.astype(np.float32)).logits[..., [3, 2, 0]]
+    wanted = model(jnp.asarray(pixels, jnp.float32)).logits[..., [3, 2, 0]]
     assert teaching.classes == (0, 1, 2)
     assert taught.all()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -194,7 +201,7 @@ def test_a_teacher_that_can_not_teach_is_refused_before_anything_is_read(folder,
     settings = settings_of(folder, out=str(tmp_path / "out"))
     for teacher, message in {
         "nobody": "no model 'nobody'",
-        str(write_model(tmp_path / "sea", id2label={0: "sea", 1: "boat"}, num_labels=2)): "share",
+        str(teacher_of(tmp_path / "sea", ["sea", "boat"])): "share none",
     }.items():
         with pytest.raises(ValueError, match=message):
             prepare(replace(settings, teacher=teacher))
