@@ -1,6 +1,6 @@
 """The way from logits to a class map alone: ours against torch's interpolate and argmax.
 
-`python -m benchmarks.class_map` prints the table. The logits are those of street-b0 on the photo in
+`python -m benchmarks.class_map` prints the table. The logits are those of scene-b0 on the photo in
 `examples`, widened to more classes, and noise, where every pixel lies on a boundary.
 """
 
@@ -25,11 +25,11 @@ LABELS, SIZES = (19, 150), ((512, 512), (960, 1280))
 
 
 def photo_logits() -> np.ndarray:
-    """(1, 128, 128, 11): street-b0's logits for a network input of 512×512."""
-    processor = SegformerImageProcessor.from_pretrained("street-b0")
+    """(1, 128, 128, 11): scene-b0's logits for a network input of 512×512."""
+    processor = SegformerImageProcessor.from_pretrained("scene-b0")
     processor = dataclasses.replace(processor, size={"height": 512, "width": 512})
     pixels = processor(read_image(PHOTO))["pixel_values"]
-    return np.asarray(Segmenter.from_pretrained("street-b0").logits(pixels))
+    return np.asarray(Segmenter.from_pretrained("scene-b0").logits(pixels))
 
 
 def widened(logits: np.ndarray, labels: int) -> np.ndarray:

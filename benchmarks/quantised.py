@@ -44,7 +44,7 @@ PRODUCTS = {  # rows × inputs × outputs of the layers that b0 and b2 spend mos
 }
 
 
-def quantised(data: Path | None = None, model: str = "street-b0", rounds: int = 31) -> None:
+def quantised(data: Path | None = None, model: str = "scene-b0", rounds: int = 31) -> None:
     """Prints the tables of docs/quantised.md.
 
     Args:

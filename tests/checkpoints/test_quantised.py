@@ -249,11 +249,11 @@ def test_other_weights_are_refused(folder, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_street_b0_is_a_quarter_as_large_and_sees_the_same_classes(tmp_path):
-    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+def test_scene_b0_is_a_quarter_as_large_and_sees_the_same_classes(tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained("scene-b0")
     for weights in ("float", "int8"):
         model.save_pretrained(tmp_path / weights, weights=weights)
-        SegformerImageProcessor.from_pretrained("street-b0").save_pretrained(tmp_path / weights)
+        SegformerImageProcessor.from_pretrained("scene-b0").save_pretrained(tmp_path / weights)
     size, whole = (weights_file(tmp_path / w).stat().st_size for w in ("int8", "float"))
     assert size <= 0.30 * whole
     segment = Segmenter.from_pretrained(tmp_path / "int8")

@@ -71,7 +71,7 @@ def by_torch(checkpoint, dataset, *, size_of=None) -> torch.Tensor:
     """The confusion matrix by transformers and torchmetrics; float64, rows true."""
     processor = transformers.SegformerImageProcessorPil.from_pretrained(checkpoint)
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(checkpoint)
-    model = model.float().eval()  # street-b0's file is float16
+    model = model.float().eval()  # scene-b0's file is float16
     metric = torchmetrics.ConfusionMatrix(
         task="multiclass", num_classes=len(dataset.id2label), ignore_index=255
     )
@@ -261,13 +261,13 @@ def test_what_can_not_be_evaluated_is_said(segmenter, tmp_path):
         evaluate(segmenter, dataset)
 
 
-def test_street_b0_scores_on_camvid_as_in_transformers(shared):
-    checkpoint = hub.resolve("street-b0")
+def test_scene_b0_scores_on_camvid_as_in_transformers(shared):
+    checkpoint = hub.resolve("scene-b0")
     whole = open_dataset(shared / "data" / "camvid" / "test")
     some = slice(0, None, 80)
     parts = {n: getattr(whole, n)[some] for n in ("names", "pictures", "masks")}
     dataset = dataclasses.replace(whole, **parts)
-    evaluation = evaluate(Segmenter.from_pretrained("street-b0", batch_size=1), dataset)
+    evaluation = evaluate(Segmenter.from_pretrained("scene-b0", batch_size=1), dataset)
     assert_equal(evaluation, by_torch(checkpoint, dataset), per_mille=2)
 
 
