@@ -62,7 +62,8 @@ def test_segment_writes_every_output_and_a_table(run, tmp_path):
     assert np.array_equal(np.asarray(Image.open(out / "street.overlay.png")), result.overlay())
     assert json.loads((out / "street.json").read_text()) == result.to_dict()
     assert len(list(out.iterdir())) == 4
-    assert re.search(rf"road +{100 * result.areas()['road']:.1f} %", printed)
+    for label, share in result.areas().items():
+        assert re.search(rf"{label} +{100 * share:.1f} %", printed)
     assert str(out / "street.overlay.png") in printed
     assert said.count("scene-b0") == 1
     assert "CC BY-NC 4.0" in said
@@ -247,7 +248,7 @@ def test_info_counts_layers_parameters_and_multiply_adds(run):
     assert about["multiply_adds_usual"] / 1e9 == pytest.approx(8.4, abs=0.1)
     code, printed, _ = run("info", "scene-b0")
     assert code == 0
-    assert "11 labels: sky, building, pole, road" in printed
+    assert "32 labels: other, wall, building, sky" in printed
     code, _, said = run("info", "b0", "--size", "16", "512")
     assert (code, "at least 29 pixels" in said) == (2, True)
 
@@ -313,6 +314,27 @@ def test_int8_weights_go_there_and_back(run, tmp_path):
     np.testing.assert_allclose(multiples, np.rint(multiples), rtol=1e-6)
     code, _, said = run("convert", small, back, "--weights", "int8")
     assert (code, "holds model.safetensors, which is read before" in said) == (2, True)
+
+
+def test_convert_writes_float16_over_what_was_there(run, tmp_path):
+    """As a weights package's file is made from a run's folder, its card beside it."""
+    reference.hf_model("ForSemanticSegmentation").save_pretrained(tmp_path / "hf")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "README.md").write_text("card")
+    for _ in range(2):
+        code, printed, _ = run(
+            "convert", tmp_path / "hf", tmp_path / "package", "--weights", "float16"
+        )
+        assert (code, "in float16" in printed) == (0, True)
+    names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(file.name for file in (tmp_path / "package").iterdir()) == names
+    whole, half = (
+        safetensors.numpy.load_file(tmp_path / name / "model.safetensors")
+        for name in ("hf", "package")
+    )
+    assert {str(tensor.dtype) for tensor in half.values()} == {"float16", "int64"}
+    for name, tensor in whole.items():
+        assert np.array_equal(half[name], tensor.astype(half[name].dtype)), name
 
 
 def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_path):

@@ -174,6 +174,18 @@ def test_without_the_weights_package_both_ways_out_are_named(stand_in, monkeypat
         hub.resolve("scene-b0")
 
 
+def test_the_former_default_names_the_one_that_took_its_place(stand_in, monkeypatch):
+    for packages, installed in (({}, "none"), ({"scene-b0": "package"}, "scene-b0")):
+        monkeypatch.setattr(hub, "_weights_packages", packages.copy)
+        message = (
+            rf"^street-b0 is no longer there: scene-b0 took its place \(installed: {installed}\): "
+            r"pip install segformer-jax-scene-b0, and give that name \(--model scene-b0\)$"
+        )
+        with pytest.raises(WeightsError, match=message):
+            hub.resolve("street-b0")
+    assert not stand_in.calls
+
+
 def test_a_model_is_pushed_as_it_is_saved(stand_in):
     config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3)
     model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))

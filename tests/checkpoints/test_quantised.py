@@ -244,7 +244,7 @@ def test_floats_go_first_and_int8_is_not_saved_beside_them(folder, int8):
 
 def test_other_weights_are_refused(folder, tmp_path):
     model = SegformerForSemanticSegmentation.from_pretrained(folder)
-    with pytest.raises(ValueError, match="weights is 'int4'; it is 'float' or 'int8'"):
+    with pytest.raises(ValueError, match="weights must be one of float, float16, int8, got 'int4'"):
         model.save_pretrained(tmp_path / "new", weights="int4")
     assert not (tmp_path / "new").exists()
 
