@@ -53,7 +53,7 @@ class _Pretrained(nnx.Module):
         pretrained.save_model(self, folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads what `save_pretrained` writes, float16 and int8 too; gives the address of the commit."""
+        """Uploads what `save_pretrained` writes, by its options; gives the commit's address."""
         from segformer_jax.checkpoints import pretrained
 
         return pretrained.push_model(self, repo_id, **options)
