@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[4000, 20000])
     parser.add_argument("--photos", type=Path, required=True, help="a folder of pictures")
-    parser.add_argument("--model", default="street-b0")
+    parser.add_argument("--model", default="scene-b0")
     parser.add_argument("--slide", type=int, nargs=2, default=[512, 384])
     parser.add_argument("--bound", type=float, help="fail where the ratio of peaks is above this")
     options = parser.parse_args()

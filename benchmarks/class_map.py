@@ -1,7 +1,7 @@
 """The way from logits to a class map alone: ours against torch's interpolate and argmax.
 
-`python -m benchmarks.class_map` prints the table. The logits are those of street-b0 on the photo in
-`examples`, widened to more classes, and noise, where every pixel lies on a boundary.
+`python -m benchmarks.class_map` prints the table. The logits are those of scene-b0 on the photo in
+`examples`, for fewer classes or more, and noise, where every pixel lies on a boundary.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ LABELS, SIZES = (19, 150), ((512, 512), (960, 1280))
 
 
 def photo_logits() -> np.ndarray:
-    """(1, 128, 128, 11): street-b0's logits for a network input of 512×512."""
-    processor = SegformerImageProcessor.from_pretrained("street-b0")
+    """(1, 128, 128, 32): scene-b0's logits for a network input of 512×512."""
+    processor = SegformerImageProcessor.from_pretrained("scene-b0")
     processor = dataclasses.replace(processor, size={"height": 512, "width": 512})
     pixels = processor(read_image(PHOTO))["pixel_values"]
-    return np.asarray(Segmenter.from_pretrained("street-b0").logits(pixels))
+    return np.asarray(Segmenter.from_pretrained("scene-b0").logits(pixels))
 
 
-def widened(logits: np.ndarray, labels: int) -> np.ndarray:
-    """More classes: channel k from the last on is channel k modulo their number, less 3."""
+def of_classes(logits: np.ndarray, labels: int) -> np.ndarray:
+    """The first classes; beyond their number, channel k is channel k modulo it, less 3."""
     own = logits.shape[-1]
     k = np.arange(labels)
     wide = logits[..., k % own] - np.where(k < own, 0, 3).astype(np.float32)
@@ -106,7 +106,7 @@ def measure(rounds: int) -> list[dict[str, object]]:
     rows = []
     for labels in LABELS:
         noise = rng.normal(size=(*photo.shape[:-1], labels)).astype(np.float32)
-        for kind, logits in (("photo", widened(photo, labels)), ("noise", noise)):
+        for kind, logits in (("photo", of_classes(photo, labels)), ("noise", noise)):
             for size in SIZES:
                 work = f"class map {size[0]}×{size[1]}, {labels} classes, {kind}"
                 rows.append({"work": work} | compared(logits, size, rounds))

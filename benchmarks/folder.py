@@ -52,7 +52,7 @@ def main(
     photos: int = 200,
     size: tuple[int, int] = (640, 480),
     source: Path | None = None,
-    model: str = "street-b0",
+    model: str = "scene-b0",
     side: int = 512,
     labels: int = 19,
     outputs: tuple[Literal["mask", "overlay", "npy"], ...] = ("mask",),

@@ -1,6 +1,6 @@
 """What int8 weights cost and give: size, speed, and the same class on how many pixels.
 
-`python -m benchmarks.quantised --data CAMVID/test` writes a model's weights both ways, loads both,
+`python -m benchmarks.quantised --data SCENES/val` writes a model's weights both ways, loads both,
 runs both over all pictures, and then multiplies int8 by int8, as weights that stay int8 would.
 Times are processor time, of all cores together, medians of rounds in turns: the same work then
 takes the same on a machine that does other things besides.
@@ -44,11 +44,12 @@ PRODUCTS = {  # rows × inputs × outputs of the layers that b0 and b2 spend mos
 }
 
 
-def quantised(data: Path | None = None, model: str = "street-b0", rounds: int = 31) -> None:
+def quantised(data: Path | None = None, model: str = "scene-b0", rounds: int = 31) -> None:
     """Prints the tables of docs/quantised.md.
 
     Args:
-        data: the folder of one split, such as camvid/test; size and speed alone when left out.
+        data: the folder of one split, of the model's classes, such as scenes/val; size and speed
+            alone when left out.
         model: a weights package, a folder, or a hub name.
         rounds: of the timed calls.
     """

@@ -96,7 +96,7 @@ def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="street-b0")
+    parser.add_argument("--model", default="scene-b0")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -28,14 +28,14 @@ SIZES = {19: 1024}  # the side of Cityscapes' training crops; all else was train
 def convert_checkpoint(source: str | Path, out_dir: str | Path, *, weights: str = "float") -> str:
     """Writes config.json, model.safetensors and preprocessor_config.json; says what it was.
 
-    The weights keep their type; int8 ones become float32. They pass through the model, so that what
-    is written is known to fit its config.
+    The weights keep their type unless `weights` names one; int8 ones become float32. They pass
+    through the model, so that what is written is known to fit its config.
 
     Args:
         source: a hub name, a folder, or a .bin, .pth or .safetensors file: HF's with config.json
             beside it, or the authors' own (NVlabs), which needs none.
         out_dir: made when missing.
-        weights: "float" or "int8", as in `save_model`.
+        weights: "float", "float16" or "int8", as in `save_model`.
 
     Raises:
         WeightsError: as `load_model`, `read_weights` and `nvlabs_to_hf`.

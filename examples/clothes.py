@@ -2,7 +2,7 @@
 
 This is the script that most people start from with transformers, word for word but for the import:
     python examples/clothes.py person.jpg
-    python examples/clothes.py examples/street.jpg --model street-b0 --out out/street.png
+    python examples/clothes.py examples/street.jpg --model scene-b0 --out out/street.png
 """
 
 import argparse

@@ -44,9 +44,9 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A copy of street-b0 to damage."""
+    """A copy of scene-b0 to damage."""
     folder = tmp_path / "model"
-    shutil.copytree(hub.resolve("street-b0"), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(hub.resolve("scene-b0"), folder, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -56,15 +56,16 @@ def test_segment_writes_every_output_and_a_table(run, tmp_path):
         "segment", STREET, "--out-dir", out, "--outputs", "overlay", "mask", "npy", "json"
     )
     assert code == 0
-    result = Segmenter.from_pretrained("street-b0")(STREET)
+    result = Segmenter.from_pretrained("scene-b0")(STREET)
     assert np.array_equal(np.load(out / "street.npy"), result.class_map)
     assert np.array_equal(np.asarray(Image.open(out / "street.mask.png")), result.class_map)
     assert np.array_equal(np.asarray(Image.open(out / "street.overlay.png")), result.overlay())
     assert json.loads((out / "street.json").read_text()) == result.to_dict()
     assert len(list(out.iterdir())) == 4
-    assert re.search(rf"road +{100 * result.areas()['road']:.1f} %", printed)
+    for label, share in result.areas().items():
+        assert re.search(rf"{label} +{100 * share:.1f} %", printed)
     assert str(out / "street.overlay.png") in printed
-    assert said.count("street-b0") == 1
+    assert said.count("scene-b0") == 1
     assert "CC BY-NC 4.0" in said
 
 
@@ -74,7 +75,7 @@ def test_json_is_one_object_and_nothing_else(run, tmp_path):
     code, printed, _ = run("segment", STREET, small, "--out-dir", tmp_path / "out", "--json")
     assert code == 0
     report = json.loads(printed)
-    assert report["model"] == "street-b0"
+    assert report["model"] == "scene-b0"
     first, second = report["images"]
     assert (second["height"], second["width"]) == (80, 100)
     assert sum(row["share"] for row in first["classes"]) == pytest.approx(1)
@@ -107,7 +108,7 @@ BAD = {
     "two of a name": "would both be written as street",
     "too large": "--max-pixels",
     "alpha": "--alpha is 1.5; it lies between 0",
-    "unknown model": "no model 'street-b9'.*installed: street-b0.*nvidia/segformer-b0",
+    "unknown model": "no model 'street-b9'.*installed: scene-b0.*nvidia/segformer-b0",
     "another architecture": "config is of a 'vit' model",
     "truncated safetensors": "model.safetensors is damaged",
     "pickle": "refused: the pickle imports posix.system",
@@ -245,9 +246,9 @@ def test_info_counts_layers_parameters_and_multiply_adds(run):
     assert about["parameters"] == 3_752_694  # what transformers' model has, for 150 classes
     assert sum(row["parameters"] for row in about["layers"]) == about["parameters"]
     assert about["multiply_adds_usual"] / 1e9 == pytest.approx(8.4, abs=0.1)
-    code, printed, _ = run("info", "street-b0")
+    code, printed, _ = run("info", "scene-b0")
     assert code == 0
-    assert "11 labels: sky, building, pole, road" in printed
+    assert "32 labels: other, wall, building, sky" in printed
     code, _, said = run("info", "b0", "--size", "16", "512")
     assert (code, "at least 29 pixels" in said) == (2, True)
 
@@ -315,6 +316,27 @@ def test_int8_weights_go_there_and_back(run, tmp_path):
     assert (code, "holds model.safetensors, which is read before" in said) == (2, True)
 
 
+def test_convert_writes_float16_over_what_was_there(run, tmp_path):
+    """As a weights package's file is made from a run's folder, its card beside it."""
+    reference.hf_model("ForSemanticSegmentation").save_pretrained(tmp_path / "hf")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "README.md").write_text("card")
+    for _ in range(2):
+        code, printed, _ = run(
+            "convert", tmp_path / "hf", tmp_path / "package", "--weights", "float16"
+        )
+        assert (code, "in float16" in printed) == (0, True)
+    names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(file.name for file in (tmp_path / "package").iterdir()) == names
+    whole, half = (
+        safetensors.numpy.load_file(tmp_path / name / "model.safetensors")
+        for name in ("hf", "package")
+    )
+    assert {str(tensor.dtype) for tensor in half.values()} == {"float16", "int64"}
+    for name, tensor in whole.items():
+        assert np.array_equal(half[name], tensor.astype(half[name].dtype)), name
+
+
 def test_convert_writes_nothing_when_the_processor_is_broken(run, model, tmp_path):
     (model / "preprocessor_config.json").write_text('{"size":')
     code, _, said = run("convert", model, tmp_path / "out")
@@ -331,7 +353,7 @@ def test_an_empty_folder_that_was_there_before_stays(run, model, tmp_path):
 
 def test_verify_shows_every_stage_and_says_equal(run):
     transformers.utils.logging.enable_progress_bar()
-    code, printed, said = run("verify", "street-b0", "--image", STREET)
+    code, printed, said = run("verify", "scene-b0", "--image", STREET)
     assert (code, said) == (0, "")
     assert all(f"stage {i}" in printed for i in (1, 2, 3, 4))
     assert "equal to transformers" in printed
@@ -339,17 +361,17 @@ def test_verify_shows_every_stage_and_says_equal(run):
 
 def test_verify_without_torch_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    code, _, said = run("verify", "street-b0")
+    code, _, said = run("verify", "scene-b0")
     assert (code, "pip install 'segformer-jax[convert]'" in said) == (2, True)
 
 
 def test_published_logits_need_the_right_picture_and_checkpoint(run):
-    code, _, said = run("verify", "street-b0", "--published")
+    code, _, said = run("verify", "scene-b0", "--published")
     assert (code, "--published needs --image 000000039769.jpg" in said) == (2, True)
-    code, _, said = run("verify", "street-b0", "--published", "--image", STREET)
-    assert (code, "nothing was published for 'street-b0'" in said) == (2, True)
+    code, _, said = run("verify", "scene-b0", "--published", "--image", STREET)
+    assert (code, "nothing was published for 'scene-b0'" in said) == (2, True)
     options = ("--checkpoint", "foo", "--image", STREET)
-    code, _, said = run("verify", "street-b0", "--published", *options)
+    code, _, said = run("verify", "scene-b0", "--published", *options)
     assert (code, "the rows are segformer.b0.512x512.ade.160k, " in said) == (2, True)
     name = "nvidia/segformer-b0-finetuned-ade-512-512"
     code, _, said = run("verify", name, "--published", "--image", STREET)

@@ -10,11 +10,11 @@ from segformer_jax import cli
 
 @pytest.fixture
 def run(capsys):
-    """Runs `export street-b0`: (exit code, standard output, standard error)."""
+    """Runs `export scene-b0`: (exit code, standard output, standard error)."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stopped:
-            cli.main(["export", "street-b0", *map(str, arguments)])
+            cli.main(["export", "scene-b0", *map(str, arguments)])
         captured = capsys.readouterr()
         return stopped.value.code, captured.out, captured.err
 

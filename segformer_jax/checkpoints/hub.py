@@ -31,7 +31,7 @@ def resolve(
     pickles, int8.
 
     Args:
-        name_or_path: "street-b0", a path, or a hub name such as "nvidia/mit-b0".
+        name_or_path: "scene-b0", a path, or a hub name such as "nvidia/mit-b0".
         revision: branch, tag or commit on the hub.
         token: for private and gated repositories; None takes the one that is logged in.
         cache_dir: where the hub's files are kept.
@@ -169,10 +169,15 @@ def _first_line(error: Exception) -> str:
 
 def _unknown(name: str) -> str:
     installed = ", ".join(sorted(_weights_packages())) or "none"
+    if name == "street-b0":
+        return (
+            f"street-b0 is no longer there: scene-b0 took its place (installed: {installed}): pip "
+            "install segformer-jax-scene-b0, and give that name (--model scene-b0)"
+        )
     start = (
         f"there is no model {name!r}: no such folder or weights package (installed: {installed})"
     )
-    package = f"pip install segformer-jax-{name}, " if name == "street-b0" else ""
+    package = f"pip install segformer-jax-{name}, " if name == "scene-b0" else ""
     return (
         f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512, "
         "or a folder (--model)"

@@ -25,6 +25,7 @@ Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 HEADS = ("decode_head.", "classifier.")
 FIRST_CONV = "stages.0.patch_embeddings.proj.kernel"
+WEIGHTS = {"float": None, "float16": jnp.float16, "int8": jnp.float32}  # the type of the floats
 
 
 def load_model(
@@ -50,7 +51,7 @@ def load_model(
 
     Args:
         cls: which of the three models.
-        name_or_path: "street-b0" (an installed weights package), a folder, a weights file with its
+        name_or_path: "scene-b0" (an installed weights package), a folder, a weights file with its
             config.json beside it, or a hub name such as "nvidia/mit-b0".
         dtype: what the matmuls compute in.
         param_dtype: what the parameters are kept in; float64 needs `jax_enable_x64`.
@@ -219,16 +220,17 @@ def save_model(
         folder: made when missing.
         original_names: the names that hub files carry, which transformers writes by default too;
             False gives those of transformers 5's modules.
-        weights: "float", or "int8" for a quarter of the size: `quantised` says how. The file is
-            then model.int8.safetensors, which transformers doesn't read.
+        weights: "float" keeps the model's type; "float16" halves the size of a float32 model, and
+            transformers reads it; "int8" is a quarter of the size (`quantised` says how), in a file
+            that transformers doesn't read, model.int8.safetensors.
 
     Raises:
-        ValueError: a folded model, whose parameters are no longer HF's; other `weights`; int8 for a
-            folder that holds float weights, which would be read instead; a folder that can't be
-            written.
+        ValueError: a folded model, whose parameters are no longer HF's; other `weights`; values
+            beyond float16's range; int8 for a folder that holds float weights, which would be read
+            instead; a folder that can't be written.
     """
-    if weights not in ("float", "int8"):
-        raise ValueError(f"weights is {weights!r}; it is 'float' or 'int8'")
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
     folder = Path(folder)
     if weights == "int8":
         _check_no_floats(folder)
@@ -236,19 +238,31 @@ def save_model(
     if any(name.startswith("decode_head.kernels.") for name in flat):
         raise ValueError("a folded model can't be saved: save the model that it was folded from")
     params = {n: v for n, v in flat.items() if not n.endswith((".mean", ".var", "_tracked"))}
-    dtype = jnp.result_type(*params.values()) if weights == "float" else jnp.dtype(jnp.float32)
+    dtype = jnp.dtype(WEIGHTS[weights] or jnp.result_type(*params.values()))
     tensors = {
         name: np.asarray(value if name.endswith("_tracked") else value.astype(dtype))
         for name, value in flat.items()
     }
+    if weights == "float16":
+        _check_finite(tensors)
     renamed = names.to_hf(tensors, original_names=original_names)
-    if weights == "float":
-        files.write_safetensors(renamed, folder / files.SAFETENSORS)
-    else:
+    if weights == "int8":
         files.write_safetensors(quantised.quantise(renamed), folder / quantised.INT8_FILE)
+    else:
+        files.write_safetensors(renamed, folder / files.SAFETENSORS)
     values = {k: v for k, v in model.config.to_dict().items() if k != "torch_dtype"}
     about = {"architectures": [type(model).__name__], "dtype": dtype.name}
     _write_json(values | about, folder / CONFIG)
+
+
+def _check_finite(halves: Mapping[str, np.ndarray]) -> None:
+    beyond = [name for name, tensor in halves.items() if not np.isfinite(tensor).all()]
+    if beyond:
+        raise ValueError(
+            f"float16 weights must be finite and at most 65504, which {_listed(sorted(beyond))} "
+            "are not: save them as 'float', or take a checkpoint from before the training went "
+            "wrong"
+        )
 
 
 def _check_no_floats(folder: Path) -> None:

@@ -36,7 +36,7 @@ def convert(
     source: Annotated[str, tyro.conf.Positional],
     out_dir: Annotated[Path, tyro.conf.Positional],
     verify: bool = False,
-    weights: Literal["float", "int8"] = "float",
+    weights: Literal["float", "float16", "int8"] = "float",
 ) -> int:
     """Convert a checkpoint into a folder in Hugging Face's layout, without torch.
 
@@ -44,14 +44,15 @@ def convert(
         source: a hub name, a folder, or a .bin, .pth or .safetensors file.
         out_dir: config.json, model.safetensors and preprocessor_config.json go there.
         verify: compare the result with PyTorch afterwards (needs torch and transformers).
-        weights: float keeps the source's type, and makes float32 of int8; int8 writes
-            model.int8.safetensors instead, a quarter as large, for this library alone.
+        weights: float keeps the source's type, and makes float32 of int8; float16 is half as large
+            as float32; int8 writes model.int8.safetensors instead, a quarter as large, for this
+            library alone.
     """
     from segformer_jax.convert.checkpoint import convert_checkpoint
 
     with output_folder(out_dir):
         kind = convert_checkpoint(source, out_dir, weights=weights)
-    print(f"{source} → {out_dir}: {kind}{', in int8' if weights == 'int8' else ''}")
+    print(f"{source} → {out_dir}: {kind}{'' if weights == 'float' else f', in {weights}'}")
     return _verify(str(out_dir), image=None, json=False) if verify else 0
 
 

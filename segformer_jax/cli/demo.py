@@ -28,7 +28,7 @@ def demo(
     """Serve a page to try models on photos: drop one, see its classes, download the mask.
 
     Args:
-        models: weights packages, folders or hub names to choose from; street-b0 when left out.
+        models: weights packages, folders or hub names to choose from; scene-b0 when left out.
         host: the address to listen at; 127.0.0.1 is reached from this machine alone.
         port: its port; 0 takes a free one.
         device: cpu, gpu or tpu; the fastest there is when left out.

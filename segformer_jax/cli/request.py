@@ -8,7 +8,7 @@ from segformer_jax.cli.printing import say
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Output
 
-DEFAULT_MODEL = "street-b0"
+DEFAULT_MODEL = "scene-b0"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,6 @@ def say_licence(model: str) -> None:
     """Of the model that nobody chose: what it is, and that its licence has a limit."""
     if model == DEFAULT_MODEL:
         say(
-            "street-b0: a small model of 11 street classes, trained on CamVid; its weights are "
-            "CC BY-NC 4.0, not for commercial use (choose another with --model)"
+            "scene-b0: a small model of 32 classes of streets, rooms, people and nature; its "
+            "weights are CC BY-NC 4.0, not for commercial use (choose another with --model)"
         )

@@ -3,7 +3,9 @@
 Names in the order of the class indices, as the models on the hub have them; colours as the data
 sets' own tools and pictures show them: cityscapesScripts, ADE20K's 150-class benchmark, Pascal
 VOC's rule, and SegNet's for CamVid. COCO-Stuff's 171 classes have no colours that all agree on,
-and are given some by Pascal VOC's rule.
+and are given some by Pascal VOC's rule. `scene` are the classes of scene-b0: 31 of ADE20K's and
+"other"; 20 of them keep ADE20K's colours, road has Cityscapes', and the others were too like one of
+these to be told apart in a legend.
 """
 
 import itertools
@@ -156,5 +158,17 @@ tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-oth
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """,
         first=1,  # index 0 is no background
+    ),
+    "scene": _classes(
+        """
+other, wall, building, sky, floor, tree, ceiling, road, bed, window, grass, cabinet, sidewalk,
+person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf,
+house, sea, mirror, rug, field, armchair
+""",
+        """
+404040 787878 b47878 06e6e6 503232 04c803 787850 804080 cc05ff e6e6e6 04fa07 a078dc ebff07
+96053d 785000 b4823c ff0652 8fff8c 789600 ff3307 cc4603 0066c8 4696dc ff8ca0 007878 5a0082
+ff09e0 0907e6 b4beff ffb464 7009ff 08ffd6
+""",
     ),
 }

@@ -224,7 +224,7 @@ class SegformerImageProcessor:
         """The processor of a weights package, a folder or a hub repository.
 
         Args:
-            name_or_path: "street-b0", a folder, or a hub name.
+            name_or_path: "scene-b0", a folder, or a hub name.
             options: any of the processor's, to change what the file says; `revision`, `token`,
                 `cache_dir`, `local_files_only`, `subfolder`.
 

@@ -97,7 +97,7 @@ class Segmenter:
         """The model and processor of a weights package, folder or hub repository.
 
         Args:
-            name_or_path: "street-b0", a folder, or a hub name.
+            name_or_path: "scene-b0", a folder, or a hub name.
             dtype: what the matmuls compute in; bfloat16 is faster and nearly as exact.
             device: as in `Segmenter`.
             batch_size: as in `Segmenter`.

@@ -44,15 +44,16 @@ class _Pretrained(nnx.Module):
     def save_pretrained(self, folder: Any, **options) -> None:
         """Writes config.json and model.safetensors as transformers does.
 
-        `weights="int8"` writes model.int8.safetensors instead, a quarter as large, which
-        `from_pretrained` takes alike and transformers doesn't.
+        `weights="float16"` halves the file of a float32 model. `weights="int8"` writes
+        model.int8.safetensors instead, a quarter as large, which `from_pretrained` takes alike and
+        transformers doesn't.
         """
         from segformer_jax.checkpoints import pretrained
 
         pretrained.save_model(self, folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads what `save_pretrained` writes, int8 too; gives the address of the commit."""
+        """Uploads what `save_pretrained` writes, by its options; gives the commit's address."""
         from segformer_jax.checkpoints import pretrained
 
         return pretrained.push_model(self, repo_id, **options)

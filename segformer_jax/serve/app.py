@@ -36,7 +36,7 @@ class Model:
         batch_size: the most pictures that go through a replica's network together.
     """
 
-    name: str = "street-b0"
+    name: str = "scene-b0"
     dtype: str = "float32"
     batch_size: int = 8
 
@@ -213,14 +213,14 @@ def application(
 
 
 def build(arguments: dict[str, str]) -> serve.Application:
-    """For a cluster's own `serve run segformer_jax.serve.app:build model=street-b0 gpus=1 …`.
+    """For a cluster's own `serve run segformer_jax.serve.app:build model=scene-b0 gpus=1 …`.
 
     Args:
         arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue; replicas, and of
             each replica cpus, gpus or tpus.
     """
     usual = {
-        "model": "street-b0", "dtype": "float32", "batch_size": 8, "max_body_mib": 32,
+        "model": "scene-b0", "dtype": "float32", "batch_size": 8, "max_body_mib": 32,
         "max_pixels": MAX_PIXELS, "max_queue": 256, "replicas": 1, "cpus": 1, "gpus": 0, "tpus": 0,
     }  # fmt: skip
     unknown = set(arguments) - set(usual)

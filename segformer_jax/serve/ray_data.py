@@ -22,7 +22,7 @@ def segment_dataset(
     source: Any,
     out: str | Path,
     *,
-    model: str = "street-b0",
+    model: str = "scene-b0",
     outputs: tuple[Output, ...] | Literal["parquet"] = ("mask",),
     alpha: float = 0.5,
     dtype: str = "float32",

@@ -80,7 +80,7 @@ class TrainSettings:
 
     data: str | tuple[str, ...] = ""
     out: str = ""
-    model: str = "street-b0"
+    model: str = "scene-b0"
     steps: int | None = None
     batch_size: int | None = None
     crop: tuple[int, int] | None = None

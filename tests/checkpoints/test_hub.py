@@ -77,9 +77,9 @@ def found(path: Path) -> list[str]:
 
 
 def test_an_installed_weights_package_goes_first(stand_in, tmp_path, monkeypatch):
-    (tmp_path / "street-b0").mkdir()
+    (tmp_path / "scene-b0").mkdir()
     monkeypatch.chdir(tmp_path)
-    path = hub.resolve("street-b0")
+    path = hub.resolve("scene-b0")
     assert (path / "model.safetensors").is_file()
     assert not stand_in.calls
 
@@ -159,7 +159,7 @@ def test_what_the_hub_says_becomes_one_line(stand_in, error, message):
 
 @pytest.mark.parametrize("name", ["street-b9", "./missing", "a/b/c", "/no/where"])
 def test_an_unknown_name_names_what_there_is(stand_in, name):
-    with pytest.raises(WeightsError, match=r"installed: street-b0\); or take a hub name such as"):
+    with pytest.raises(WeightsError, match=r"installed: scene-b0\); or take a hub name such as"):
         hub.resolve(name)
     assert not stand_in.calls
 
@@ -167,11 +167,23 @@ def test_an_unknown_name_names_what_there_is(stand_in, name):
 def test_without_the_weights_package_both_ways_out_are_named(stand_in, monkeypatch):
     monkeypatch.setattr(hub, "_weights_packages", dict)
     message = (
-        r"no model 'street-b0'.*installed: none\); pip install segformer-jax-street-b0, or take a "
+        r"no model 'scene-b0'.*installed: none\); pip install segformer-jax-scene-b0, or take a "
         r"hub name such as nvidia/segformer-b0-finetuned-ade-512-512"
     )
     with pytest.raises(WeightsError, match=message):
-        hub.resolve("street-b0")
+        hub.resolve("scene-b0")
+
+
+def test_the_former_default_names_the_one_that_took_its_place(stand_in, monkeypatch):
+    for packages, installed in (({}, "none"), ({"scene-b0": "package"}, "scene-b0")):
+        monkeypatch.setattr(hub, "_weights_packages", packages.copy)
+        message = (
+            rf"^street-b0 is no longer there: scene-b0 took its place \(installed: {installed}\): "
+            r"pip install segformer-jax-scene-b0, and give that name \(--model scene-b0\)$"
+        )
+        with pytest.raises(WeightsError, match=message):
+            hub.resolve("street-b0")
+    assert not stand_in.calls
 
 
 def test_a_model_is_pushed_as_it_is_saved(stand_in):

@@ -131,6 +131,34 @@ def test_half_precision_files_load_as_float32(folder, tmp_path):
     assert np.array_equal(state["segformer.stages.0.blocks.0.attention.q_proj.kernel"], query.T)
 
 
+def test_float16_halves_the_file_and_transformers_reads_it(folder, tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    model.decode_head.batch_norm.num_batches_tracked[...] = 160_000  # beyond float16, and whole
+    for weights in ("float", "float16"):
+        model.save_pretrained(tmp_path / weights, weights=weights)
+    before, after = (load_file(tmp_path / w / "model.safetensors") for w in ("float", "float16"))
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        kept = name.endswith("num_batches_tracked")
+        assert after[name].dtype == (tensor.dtype if kept else np.float16), name
+        assert np.array_equal(after[name], tensor.astype(after[name].dtype)), name
+    assert json.loads((tmp_path / "float16" / "config.json").read_text())["dtype"] == "float16"
+    hf = transformers.SegformerForSemanticSegmentation.from_pretrained(tmp_path / "float16")
+    assert {p.dtype for p in hf.parameters()} == {torch.float16}
+
+
+def test_what_float16_can_not_hold_is_named_and_not_written(folder, tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    model.decode_head.classifier.bias[...] = 70_000.0
+    model.decode_head.batch_norm.var[...] = np.nan
+    message = (
+        r"at most 65504, which decode_head\.batch_norm\.var, decode_head\.classifier\.bias are"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.save_pretrained(tmp_path / "new", weights="float16")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_loaded_model_is_in_eval_mode(folder):
     model = SegformerForSemanticSegmentation.from_pretrained(folder)
     x = np.zeros((1, 64, 64, 3), np.float32)

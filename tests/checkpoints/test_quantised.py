@@ -244,16 +244,16 @@ def test_floats_go_first_and_int8_is_not_saved_beside_them(folder, int8):
 
 def test_other_weights_are_refused(folder, tmp_path):
     model = SegformerForSemanticSegmentation.from_pretrained(folder)
-    with pytest.raises(ValueError, match="weights is 'int4'; it is 'float' or 'int8'"):
+    with pytest.raises(ValueError, match="weights must be one of float, float16, int8, got 'int4'"):
         model.save_pretrained(tmp_path / "new", weights="int4")
     assert not (tmp_path / "new").exists()
 
 
-def test_street_b0_is_a_quarter_as_large_and_sees_the_same_classes(tmp_path):
-    model = SegformerForSemanticSegmentation.from_pretrained("street-b0")
+def test_scene_b0_is_a_quarter_as_large_and_sees_the_same_classes(tmp_path):
+    model = SegformerForSemanticSegmentation.from_pretrained("scene-b0")
     for weights in ("float", "int8"):
         model.save_pretrained(tmp_path / weights, weights=weights)
-        SegformerImageProcessor.from_pretrained("street-b0").save_pretrained(tmp_path / weights)
+        SegformerImageProcessor.from_pretrained("scene-b0").save_pretrained(tmp_path / weights)
     size, whole = (weights_file(tmp_path / w).stat().st_size for w in ("int8", "float"))
     assert size <= 0.30 * whole
     segment = Segmenter.from_pretrained(tmp_path / "int8")

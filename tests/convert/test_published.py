@@ -1,4 +1,4 @@
-"""The check against published logits, on a slice of street-b0's own from transformers."""
+"""The check against published logits, on a slice of scene-b0's own from transformers."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ STREET_SHA256 = "b2977cdbd9fb3f94dadd6f76cf586d145676deb8a22b5f0f42149d21c058c09
 
 @pytest.fixture
 def own_slice(monkeypatch):
-    """What a publisher would have written down for street-b0 on the sample photo."""
-    folder = hub.resolve("street-b0")
+    """What a publisher would have written down for scene-b0 on the sample photo."""
+    folder = hub.resolve("scene-b0")
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(
         folder, dtype=torch.float32
     )
@@ -31,7 +31,7 @@ def own_slice(monkeypatch):
         upsampled = torch.nn.functional.interpolate(
             ones, size=(512, 512), mode="bilinear", align_corners=True
         )
-    row = {"hub_name": "street-b0", "logits": np.round(logits.numpy(), 4).tolist()}
+    row = {"hub_name": "scene-b0", "logits": np.round(logits.numpy(), 4).tolist()}
     table = {
         "image_sha256": STREET_SHA256,
         "source": "transformers",
@@ -49,7 +49,7 @@ def own_slice(monkeypatch):
 
 
 def test_equal_logits_are_found_equal(own_slice):
-    report = published.compare_with_published("street-b0", STREET)
+    report = published.compare_with_published("scene-b0", STREET)
     assert report["equal"]
     assert [check["suite"] for check in report["checks"]] == [
         "transformers",
@@ -57,22 +57,22 @@ def test_equal_logits_are_found_equal(own_slice):
     ]
     assert max(check["max_difference"] for check in report["checks"]) < 1e-3
     assert report["checkpoint"] == "street"
-    again = published.compare_with_published("street-b0", STREET, checkpoint="street")
+    again = published.compare_with_published("scene-b0", STREET, checkpoint="street")
     assert again == report
 
 
 def test_other_logits_are_found_different(own_slice):
     own_slice["slices"]["street"]["logits"][1][2][0] += 0.02
-    report = published.compare_with_published("street-b0", STREET)
+    report = published.compare_with_published("scene-b0", STREET)
     assert not report["equal"]
     assert report["checks"][0]["max_difference"] == pytest.approx(0.02, abs=1e-3)
     own_slice["slices"]["street"]["logits"][1][2][0] -= 0.02
     own_slice["smp"]["values"][5] += 0.02
-    assert not published.compare_with_published("street-b0", STREET)["equal"]
+    assert not published.compare_with_published("scene-b0", STREET)["equal"]
 
 
 def test_the_command_line_shows_every_suite(own_slice, capsys):
-    command = ["verify", "street-b0", "--published", "--image", str(STREET)]
+    command = ["verify", "scene-b0", "--published", "--image", str(STREET)]
     with pytest.raises(SystemExit) as stopped:
         cli.main([*command, "--checkpoint", "street"])
     assert stopped.value.code == 0
@@ -87,7 +87,7 @@ def test_the_command_line_shows_every_suite(own_slice, capsys):
 def test_another_picture_is_refused(own_slice, tmp_path):
     Image.open(STREET).save(tmp_path / "other.png")
     with pytest.raises(ValueError, match="the logits were published for"):
-        published.compare_with_published("street-b0", tmp_path / "other.png")
+        published.compare_with_published("scene-b0", tmp_path / "other.png")
 
 
 def test_all_fifteen_official_checkpoints_have_their_numbers():

@@ -11,8 +11,8 @@ from segformer_jax.checkpoints import files
 from segformer_jax.models import ops
 
 
-def test_street_b0_is_equal_stage_by_stage():
-    report = verify.compare_with_torch("street-b0")
+def test_scene_b0_is_equal_stage_by_stage():
+    report = verify.compare_with_torch("scene-b0")
     assert report["equal"]
     assert list(report["stages"]) == ["stage 1", "stage 2", "stage 3", "stage 4", "logits"]
     assert max(row["float64"] for row in report["stages"].values()) < 1e-11
@@ -55,6 +55,6 @@ def test_int8_weights_are_compared_as_the_floats_they_stand_for(tmp_path):
 
 def test_a_wrong_activation_is_found(monkeypatch):
     monkeypatch.setitem(ops.ACTIVATIONS, "gelu", nnx.gelu)  # Flax's is the tanh approximation
-    report = verify.compare_with_torch("street-b0")
+    report = verify.compare_with_torch("scene-b0")
     assert not report["equal"]
     assert report["stages"]["stage 1"]["float64"] > 1e-6

@@ -1,8 +1,10 @@
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from segformer_jax import SegformerConfig
 from segformer_jax.images.labels import CLASS_SETS, palette_for, voc_colour
 
 
@@ -14,6 +16,7 @@ from segformer_jax.images.labels import CLASS_SETS, palette_for, voc_colour
         ("pascal_voc", 21),
         ("camvid", 11),
         ("coco_stuff", 171),
+        ("scene", 32),
     ],
 )
 def test_each_data_set_gets_its_own_palette(name, count):
@@ -34,6 +37,8 @@ def test_well_known_classes_have_their_well_known_colours():
         ("pascal_voc", "person", (192, 128, 128)),
         ("pascal_voc", "tvmonitor", (0, 64, 128)),
         ("camvid", "pavement", (60, 40, 222)),
+        ("scene", "other", (64, 64, 64)),
+        ("scene", "road", (128, 64, 128)),
     ]:
         classes = CLASS_SETS[name]
         assert classes.colours[classes.names.index(label)] == colour
@@ -45,6 +50,38 @@ def test_ade20k_alone_gives_one_colour_twice_as_published():
     assert {name: counts[name] - seen[name] for name in seen if counts[name] != seen[name]} == {
         "ade20k": 1  # road and runway
     }
+
+
+def test_most_scene_classes_keep_the_colours_of_ade20k_and_none_are_alike():
+    scene, ade20k = (
+        dict(zip(CLASS_SETS[name].names, CLASS_SETS[name].colours, strict=True))
+        for name in ("scene", "ade20k")
+    )
+    own = {"window": "windowpane"}
+    moved = {name for name in scene if scene[name] != ade20k.get(own.get(name, name))}
+    assert moved == {
+        "other", "road", "cabinet", "earth", "door", "plant", "water", "painting", "sofa", "shelf",
+        "mirror", "rug",
+    }  # fmt: skip
+    lab = {name: cielab(colour) for name, colour in scene.items()}
+    for one, other in itertools.combinations(lab, 2):
+        assert np.linalg.norm(lab[one] - lab[other]) > 10, (one, other)  # 2.3 is noticed at best
+
+
+def cielab(colour: tuple[int, int, int]) -> np.ndarray:
+    """Coordinates whose distances are about those that the eye sees: L*, a*, b* for D65."""
+    values = np.array(colour) / 255
+    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ linear / (0.9505, 1, 1.089)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_scene_b0_has_these_colours():
+    config = SegformerConfig.from_pretrained("scene-b0")
+    assert tuple(config.id2label.values()) == CLASS_SETS["scene"].names
+    assert np.array_equal(palette_for(config.id2label), CLASS_SETS["scene"].colours)
 
 
 def test_case_spaces_and_punctuation_do_not_matter():

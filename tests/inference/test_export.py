@@ -122,7 +122,7 @@ def test_preprocessing_is_the_processors_bit_for_bit():
     pixels = transformers.SegformerImageProcessorPil(do_resize=False)(
         photos[0], return_tensors="np"
     )["pixel_values"]
-    config = SegformerForSemanticSegmentation.from_pretrained("street-b0").config
+    config = SegformerForSemanticSegmentation.from_pretrained("scene-b0").config
     table = pixel_table(SegformerImageProcessor(), config)
     assert np.array_equal(jax.jit(normalized)(photos, table), pixels.transpose(0, 2, 3, 1))
 

@@ -24,9 +24,9 @@ JPEG = 12  # how far the photo's JPEG lets a colour of the screen be off, in 0â€
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory) -> Path:
-    """Street-b0, but its classes are called otherwise."""
+    """Scene-b0, but its classes are called otherwise."""
     folder = tmp_path_factory.mktemp("models") / "other"
-    shutil.copytree(hub.resolve("street-b0"), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(hub.resolve("scene-b0"), folder, ignore=shutil.ignore_patterns("__pycache__"))
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {index: f"my {name}" for index, name in config["id2label"].items()}
     config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
@@ -36,7 +36,7 @@ def other_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(other_model):
-    with browser.serving("street-b0", str(other_model)) as address:
+    with browser.serving("scene-b0", str(other_model)) as address:
         yield address
 
 
@@ -58,7 +58,7 @@ def page(driver, address):
 
 @pytest.fixture(scope="module")
 def street() -> Segmentation:
-    return Segmenter.from_pretrained("street-b0")(browser.STREET)
+    return Segmenter.from_pretrained("scene-b0")(browser.STREET)
 
 
 def test_the_legend_has_the_classes_and_their_shares(page, street):
@@ -103,7 +103,7 @@ def test_the_pointer_reads_the_class_below_it(page, street):
             assert (
                 browser.find(page, "#view .legend li.here").get_dom_attribute("data-label") == label
             )
-    assert len(seen) >= 4
+    assert len(seen) >= 3  # sky, walls and ground at least
 
 
 def test_the_downloaded_mask_is_the_one_that_segment_writes(page, street, tmp_path):
@@ -164,7 +164,7 @@ def test_ten_uploads_at_once_all_answer(address, street, tmp_path):
 
     def ask(photo):
         barrier.wait()
-        return answer(address, photo, "street-b0")
+        return answer(address, photo, "scene-b0")
 
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(ask, photos))
@@ -180,7 +180,7 @@ def test_the_model_is_chosen_by_its_name(address, other_model, street):
     view = answer(address, browser.STREET, str(other_model))
     assert [row["label"] for row in view["legend"]] == [f"my {name}" for name in street.areas()]
     assert (
-        "no model 'b9' here; there is street-b0, "
+        "no model 'b9' here; there is scene-b0, "
         in (answer(address, browser.STREET, "b9")["message"])
     )
 
@@ -188,7 +188,7 @@ def test_the_model_is_chosen_by_its_name(address, other_model, street):
 def test_a_file_that_was_not_uploaded_is_refused(address):
     photo = {"path": str(browser.STREET), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AssertionError, match="not uploaded by a user"):
-        call(address, [photo, "street-b0"])
+        call(address, [photo, "scene-b0"])
     assert httpx.get(f"{address}/gradio_api/file={browser.STREET}").status_code == 403
 
 

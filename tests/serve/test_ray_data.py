@@ -62,7 +62,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_process() -> Segmenter:
-    return Segmenter.from_pretrained("street-b0", batch_size=1)
+    return Segmenter.from_pretrained("scene-b0", batch_size=1)
 
 
 def test_two_workers_give_the_class_maps_of_one_process(ray, photos, one_process, tmp_path):

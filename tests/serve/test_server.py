@@ -60,7 +60,7 @@ def server(tmp_path_factory):
     options = f"--port {port} --batch-size {BATCH} --max-body-mib 1 --max-pixels 1000000".split()
     with said.open("w") as file:
         process = subprocess.Popen(
-            [*PROGRAM, "serve", "street-b0", *options, "--max-queue", str(QUEUE)],
+            [*PROGRAM, "serve", "scene-b0", *options, "--max-queue", str(QUEUE)],
             stdout=file,
             stderr=file,
             env=environment,
@@ -77,7 +77,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected():
-    return Segmenter.from_pretrained("street-b0")(STREET)
+    return Segmenter.from_pretrained("scene-b0")(STREET)
 
 
 def test_the_mask_is_the_segmenters(server, expected):
@@ -177,7 +177,7 @@ def test_nothing_listens_outside_loopback(server):
 
 def test_a_port_in_use_is_one_line(server):
     again = subprocess.run(
-        [*PROGRAM, "serve", "street-b0", "--port", str(server.port)],
+        [*PROGRAM, "serve", "scene-b0", "--port", str(server.port)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -44,7 +44,7 @@ def test_the_card_holds_scores_and_settings(tmp_path):
     card = (tmp_path / "best" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "# street-best" in card
-    assert "from `street-b0`; the weights after step 600 of 1,000." in card
+    assert "from `scene-b0`; the weights after step 600 of 1,000." in card
     assert "1,234 pictures of the split `val`" in card
     assert "mean IoU **61.2 %**, pixel accuracy 90.0 %, mean accuracy –" in card
     assert "| a\\|b | 50.0 % | 100.0 % |\n| road | – | – |" in card

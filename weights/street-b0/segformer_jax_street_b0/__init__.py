@@ -1,1 +1,0 @@
-"""Weights of street-b0, in Hugging Face's layout, beside this file (CC BY-NC 4.0)."""
