@@ -148,7 +148,7 @@ def test_pictures_alone_are_learned_with_the_teachers_classes(folder):
     assert train(settings).finished
     assert load_config(folder / "of-unlabelled" / "last").id2label == NAMES
     with pytest.raises(ValueError, match=r"there is no id2label\.json"):
-        prepare(replace(settings, teacher=None, class_weights="none"))
+        prepare(replace(settings, teacher=None, out=str(folder / "untaught")))
 
 
 def test_two_pictures_without_masks_are_learned_by_heart(folder):
