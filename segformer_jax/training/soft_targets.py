@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Generator
@@ -17,12 +18,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped, UInt8
-from numpy.lib.npyio import NpzFile
+from numpy.lib import format as npy
 
 from segformer_jax.errors import ImageError
 from segformer_jax.training.augment import View
 
 STRIDE = 4  # pixels of a crop per cell, in each direction
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+# NumPy parses a header as Python, which CPython 3.11 can get wrong in two threads at once: once in
+# some 20,000 files it was a SystemError.
+_parsing = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,40 +144,50 @@ def _between(
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Generator[NpzFile]:
+def _opened(file: Path) -> Generator[zipfile.ZipFile]:
     """The file's arrays; whatever is wrong with it is an ImageError that names it."""
     rule = "soft targets are logits (rows, columns, classes) uint8, scale, zero_point, classes"
     try:
-        with open(file, "rb") as content:
-            parts = np.load(content, allow_pickle=False)
-            if not isinstance(parts, NpzFile):
-                raise ValueError("it holds one array alone")
-            with parts:
-                yield parts
-    except KeyError as error:
-        raise ImageError(f"{file} lacks a part ({error.args[0]}): {rule}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(file) as parts:
+            yield parts
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ImageError(f"{file} can't be used ({error}): {rule}") from error
 
 
-def _classes(parts: NpzFile) -> tuple[str, ...]:
-    names = tuple(str(name) for name in np.atleast_1d(parts["classes"]))
+def _array(parts: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One of the arrays that `numpy.savez` wrote."""
+    if f"{name}.npy" not in parts.namelist():
+        raise ValueError(f"it lacks {name}")
+    with parts.open(f"{name}.npy") as content:
+        with _parsing:
+            version = npy.read_magic(content)
+            if version not in HEADERS:
+                raise ValueError(f"its {name} is of NumPy's format {version}, which is not read")
+            shape, fortran_order, dtype = HEADERS[version](content)
+        if dtype.hasobject:
+            raise ValueError(f"its {name} holds objects, not numbers or names")
+        array = np.frombuffer(content.read(), dtype)
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _classes(parts: zipfile.ZipFile) -> tuple[str, ...]:
+    names = tuple(str(name) for name in np.atleast_1d(_array(parts, "classes")))
     if len(set(names)) < len(names):
         raise ValueError(f"its classes are {', '.join(names)}; each must be named once")
     return names
 
 
-def _numbers(parts: NpzFile) -> tuple[float, float, float, float]:
+def _numbers(parts: zipfile.ZipFile) -> tuple[float, float, float, float]:
     """Scale, zero point, and the offset's two numbers."""
-    scale, zero_point = float(parts["scale"]), float(parts["zero_point"])
-    first, step = (float(number) for number in parts["offset"])
+    scale, zero_point = float(_array(parts, "scale")), float(_array(parts, "zero_point"))
+    first, step = (float(number) for number in _array(parts, "offset"))
     if not (np.isfinite([scale, zero_point, first, step]).all() and scale > 0 and step > 0):
         raise ValueError(f"scale is {scale:g}, offset ({first:g}, {step:g}); both are above 0")
     return scale, zero_point, first, step
 
 
-def _logits(parts: NpzFile) -> UInt8[np.ndarray, "rows columns classes"]:
-    logits = parts["logits"]
+def _logits(parts: zipfile.ZipFile) -> UInt8[np.ndarray, "rows columns classes"]:
+    logits = _array(parts, "logits")
     if logits.dtype != np.uint8 or logits.ndim != 3 or not logits.size:
         raise ValueError(f"its logits are {logits.dtype} of shape {logits.shape}")
     if logits.shape[-1] != len(_classes(parts)):
