@@ -28,8 +28,8 @@ def resolve(
     """The folder (or file) that a name stands for.
 
     An installed weights package goes first, then a path that exists, then the Hugging Face hub; a
-    `Path`, or text that begins with "./", is a path alone. Of the hub, the configs and one kind of weights are fetched: the first that there is of safetensors,
-    pickles, int8.
+    `Path`, or text that begins with "./", is a path alone. Of the hub, the configs and one kind of
+    weights are fetched: the first that there is of safetensors, pickles, int8.
 
     Args:
         name_or_path: "street-b0", a path, or a hub name such as "nvidia/mit-b0".
