@@ -9,7 +9,7 @@ import jax
 import tyro
 
 from benchmarks import class_map, forward, machine, report, startup, train_step
-from benchmarks.contender import ON_CPU, ON_GPU
+from benchmarks.contender import CONTENDERS, ON_CPU, ON_GPU
 
 Work = Literal["forward", "growth", "end-to-end", "class-map", "train-step", "startup", "overhead"]
 WORKS: tuple[Work, ...] = (
@@ -36,7 +36,16 @@ def compare(
         contenders: whom to measure, all that suit the device when left out; ours is among them.
         rounds: turns of each contender.
         out: folder of the results.
+
+    Raises:
+        ValueError: a contender that there is not.
     """
+    unknown = sorted(set(contenders) - CONTENDERS.keys())
+    if unknown:
+        raise ValueError(
+            f"contenders must be of {', '.join(map(repr, CONTENDERS))}, got "
+            f"{', '.join(map(repr, unknown))}: a name with spaces needs quotes"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by processes

@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+
+LEFT_OVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # the temporary name of a file or folder
 
 
 @contextlib.contextmanager
@@ -33,25 +36,63 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(
+    path: str | Path, *, written: Callable[[Path], Collection[str]] = lambda folder: ()
+) -> Iterator[Path]:
     """A temporary folder beside `path`, which takes its name and place at the end.
 
+    A folder of that name is replaced where it is empty or holds nothing but earlier results.
+
+    Args:
+        path: the folder to be; through a link, the one that it leads to.
+        written: the names of the files in a folder that were written there before.
+
     Raises:
-        ValueError: as `writable_folder`; `path` is a file.
+        ValueError: as `writable_folder`; `path` is a file, or holds something else.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"the output folder {path} is a file; give a folder")
-    temporary = writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+    _earlier_results(path, written)
+    writable_folder(path.parent)
+    path = Path(os.path.realpath(path))
+    temporary, before = (
+        writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part" for _ in range(2)
+    )
     temporary.mkdir()
     try:
         yield temporary
+        names = _earlier_results(path, written)  # once more: hours may have passed
         if path.exists():  # no system call replaces a folder that holds something
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            os.replace(path, before)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if before.exists():
+                os.replace(before, path)
+            raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    if before.exists():
+        for name in names:
+            (before / name).unlink()
+        with contextlib.suppress(OSError):  # a file that came at the last moment is kept
+            before.rmdir()
+
+
+def _earlier_results(folder: Path, written: Callable[[Path], Collection[str]]) -> list[str]:
+    """The names of all that a folder holds, which must have been written there before."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    known = set(written(folder)) if entries else set()
+    others = [entry.name for entry in entries if entry.name not in known or entry.is_dir()]
+    if others:
+        raise ValueError(
+            f"the output folder {folder} must be new, empty or hold earlier results only, got one "
+            f"with {', '.join(others[:3])}{f' and {len(others) - 3:,} more' * (len(others) > 3)}: "
+            "give another folder; nothing in this one was changed"
+        )
+    return [entry.name for entry in entries]
 
 
 def writable_folder(folder: str | Path) -> Path:

@@ -21,7 +21,11 @@ class FrozenDict(dict):
         return type(self), (dict(self),)
 
     def _refuse(self, *_args, **_kwargs):
-        raise TypeError("a SegformerConfig is frozen; make a changed one by dataclasses.replace")
+        raise TypeError(
+            "this dict must stay as it is, for its config or processor is frozen: make a changed "
+            "one, dataclasses.replace(config, id2label={…}) or dataclasses.replace(processor, "
+            "size={…})"
+        )
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     pop = popitem = clear = update = setdefault = _refuse

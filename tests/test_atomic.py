@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from segformer_jax.atomic import atomic_path, writable_folder
+from segformer_jax.atomic import atomic_folder, atomic_path, writable_folder
 
 
 def test_a_file_appears_whole_with_usual_rights(tmp_path):
@@ -48,3 +48,47 @@ def test_a_folder_that_takes_no_files_is_a_value_error(tmp_path):
             atomic_path(f"{folder}/x.png"),
         ):
             pass
+
+
+def test_a_folder_with_somebody_elses_files_is_refused_and_left_as_it_is(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    (photos / "a.jpg").write_text("a photo")
+    for own in ([], ["a.jpg"], ["a.jpg", "sub"]):
+        with (
+            pytest.raises(ValueError, match=r"photos must be new, empty .*sub: give another"),
+            atomic_folder(photos, written=lambda _, own=own: own),
+        ):
+            pass
+    assert (photos / "a.jpg").read_text() == "a photo"
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_file_that_came_while_the_folder_was_made_is_kept(tmp_path):
+    folder = tmp_path / "masks"
+
+    def late():
+        with atomic_folder(folder) as part:
+            (part / "0.png").touch()
+            folder.mkdir()
+            (folder / "a.jpg").touch()
+
+    with pytest.raises(ValueError, match=r"with a.jpg: give another folder"):
+        late()
+    assert [path.name for path in folder.iterdir()] == ["a.jpg"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_empty_folders_and_earlier_results_are_replaced(tmp_path, linked):
+    folder = tmp_path / "masks"
+    if linked:
+        (tmp_path / "disk").mkdir()
+        folder.symlink_to(tmp_path / "disk")
+    for names in (["0.png", "1.png"], ["0.png"]):
+        folder.mkdir(exist_ok=True)
+        with atomic_folder(folder, written=lambda _: ["0.png", "1.png"]) as part:
+            for name in names:
+                (part / name).touch()
+        assert sorted(path.name for path in folder.iterdir()) == names
+    assert len(list(tmp_path.iterdir())) == 1 + linked

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import transformers
 
-from segformer_jax import SegformerConfig
+from segformer_jax import SegformerConfig, SegformerImageProcessor
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,10 @@ def test_a_config_is_a_value():
     assert hash(config) != hash(SegformerConfig.b3(id2label={0: "a", 1: "c"}))
     with pytest.raises(TypeError, match=r"dataclasses\.replace"):
         config.id2label[0] = "c"
+    with pytest.raises(
+        TypeError, match=r"config or processor is frozen: .*replace\(processor, size"
+    ):
+        SegformerImageProcessor().size["height"] = 3
 
 
 def test_strides_of_the_feature_maps_are_known():

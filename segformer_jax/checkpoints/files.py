@@ -17,6 +17,10 @@ from segformer_jax.errors import WeightsError
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 FLOATS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
 CONTAINERS = (*FLOATS, INT8_FILE)  # in the order in which they are looked for
+TYPES = (  # of safetensors, those that NumPy and ml_dtypes have
+    *("F64", "F32", "F16", "BF16", "BOOL"),
+    *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"),
+)
 TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 
 
@@ -71,6 +75,15 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
         raise WeightsError(f"{path} is none of the weight files that are known: {known}")
     with _safetensors(path):
+        with safe_open(path, "numpy") as opened:
+            types = {name: opened.get_slice(name).get_dtype() for name in list(opened.keys())}
+        foreign = sorted(name for name, kind in types.items() if kind not in TYPES)
+        if foreign:
+            raise WeightsError(
+                f"the tensors of {path} must be of one of {', '.join(TYPES)}, got "
+                f"{types[foreign[0]]} for {foreign[0]} (tensors: {len(foreign):,}): save them as "
+                "float32 or bfloat16 with the library that wrote them"
+            )
         return load_file(path)
 
 

@@ -1,5 +1,6 @@
 """From a name or a path to a local folder; the only code that touches `huggingface_hub`."""
 
+import warnings
 from fnmatch import fnmatch
 from importlib import metadata, util
 from pathlib import Path
@@ -26,9 +27,9 @@ def resolve(
 ) -> Path:
     """The folder (or file) that a name stands for.
 
-    An installed weights package goes first, then a path that exists, then the Hugging Face hub, of
-    which the configs and one kind of weights are fetched: the first that there is of safetensors,
-    pickles, int8.
+    An installed weights package goes first, then a path that exists, then the Hugging Face hub; a
+    `Path`, or text that begins with "./", is a path alone. Of the hub, the configs and one kind of
+    weights are fetched: the first that there is of safetensors, pickles, int8.
 
     Args:
         name_or_path: "scene-b0", a path, or a hub name such as "nvidia/mit-b0".
@@ -49,10 +50,17 @@ def resolve(
             "docstring lists, it has revision, token, cache_dir, local_files_only, subfolder"
         )
     name = str(name_or_path)
-    package = _weights_packages().get(name)
-    if package is not None:
-        return _inside(_folder_of(package), subfolder)
+    package = None if isinstance(name_or_path, Path) else _weights_packages().get(name)
     path = Path(name_or_path).expanduser()
+    if package is not None:
+        folder = _folder_of(package)
+        if path.exists():  # Python shows a warning of the same place and text once
+            warnings.warn(
+                f"{name} is an installed weights package and also {path.absolute()}; the package "
+                f"is taken, from {folder}: write ./{name} for the other",
+                stacklevel=1,
+            )
+        return _inside(folder, subfolder)
     if path.exists():
         return _inside(path, subfolder)
     if isinstance(name_or_path, Path) or name.count("/") != 1 or name[0] in "./~":

@@ -23,6 +23,7 @@ from segformer_jax.errors import WeightsError
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+MOST_REPEATED = 1 << 24  # elements of a tensor that repeats its storage's, as `expand` makes it
 STATE_DICT = "state_dict"  # where training frameworks keep the model inside a checkpoint
 
 STORAGES: dict[str, Any] = {
@@ -84,10 +85,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
             return read(file)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except (
-        *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, OverflowError),
-    ) as error:
+    except Exception as error:  # a damaged pickle or archive stumbles over anything
         raise WeightsError(f"{path} is truncated or no file of torch.save: {error!r}") from error
 
 
@@ -193,6 +191,8 @@ def _array(tensor: _Tensor, storages: Mapping[str, bytes]) -> np.ndarray:
         raise ValueError(f"a tensor of shape {tensor.shape} with strides {tensor.strides}")
     if math.prod(tensor.shape) == 0:
         return np.empty(tensor.shape, dtype)
+    if math.prod(tensor.shape) > max(len(storage), MOST_REPEATED):
+        raise ValueError(f"a tensor of shape {tensor.shape} from a storage of {len(storage)}")
     if min((0, *tensor.strides)) < 0:
         raise ValueError(f"negative strides, {tensor.strides}")
     last = start + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))

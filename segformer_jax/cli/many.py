@@ -7,13 +7,12 @@ and they are written whole or not at all.
 import contextlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from segformer_jax.atomic import atomic_path
+from segformer_jax.atomic import LEFT_OVER, atomic_path
 from segformer_jax.cli.folder import output_folder
 from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.progress import progress, say_aside
@@ -29,7 +28,6 @@ from segformer_jax.images.find import Found, find_pictures, is_pattern
 from segformer_jax.inference.segmentation import ENDINGS
 
 REPORT = "report.json"
-LEFT_OVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # what `atomic_path` writes to
 
 
 def names_many(source: Path) -> bool:

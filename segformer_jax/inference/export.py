@@ -23,7 +23,7 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map_cpu import index_type
 from segformer_jax.inference.compiling import compiler_options
-from segformer_jax.inference.exporting import Signature, pixel_table
+from segformer_jax.inference.exporting import Signature, check_model, pixel_table
 from segformer_jax.models.resize_ops import resize_bilinear
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
@@ -55,10 +55,11 @@ def export_stablehlo(
         weights_beside: keep the weights out of the program.
 
     Raises:
-        ValueError: an unknown platform, a size that the network can't take, a missing processor, a
-            path that can't be written.
+        ValueError: another kind of model, an unknown platform, a size that the network can't take,
+            a missing processor, a path that can't be written.
     """
     signature = signature or Signature()
+    check_model(model)
     signature.check(model.config)
     for platform in platforms:
         if platform not in PLATFORMS:

@@ -2,14 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 STEPS = ("preprocess", "argmax")
+
+
+def check_model(model: Any) -> None:
+    """Raises a ValueError where a model is of another kind than those that are exported."""
+    if not isinstance(model, SegformerForSemanticSegmentation):
+        raise ValueError(
+            f"the model must be a SegformerForSemanticSegmentation, got a {type(model).__name__}: "
+            "export that one by jax.export itself, or load the checkpoint as a segmentation model"
+        )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ TURNS = {  # FFmpeg and Pillow both count anticlockwise
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
 }
-TIMES = "times.json"
+MASK, TIMES = "{:06d}.png", "times.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def segment_film(
         overlay: an .mp4 to be, H.264 with the film's sound. A side of an odd number of pixels gets
             one more, a copy of the last, as H.264's colours come in pairs of pixels.
         masks: a folder to be, of 000000.png and so on: class indices with a palette, and
-            times.json, {"time_base": "1/10", "pts": [0, 1, …]}.
+            times.json, {"time_base": "1/10", "pts": [0, 1, …]}. The masks of an earlier call are
+            replaced; a folder with other files in it is refused.
         alpha: the weight of the colours, 0…1.
         smoothing: the weight of the frames before in a frame's logits, at least 0 and below 1: an
             exponential moving average, which begins anew where the frames' size changes.
@@ -103,8 +104,8 @@ def segment_film(
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: no such film, no video in it, not a frame that can be read, or a smoothing out
-            of range.
+        ValueError: no such film, no video in it, not a frame that can be read, a smoothing out of
+            range, or a folder for masks that holds other files.
     """
     path = Path(path)
     if not 0 <= smoothing < 1:
@@ -117,11 +118,15 @@ def segment_film(
     with ExitStack() as stack:
         container, stream = stack.enter_context(_opened(path))
         film = None if overlay is None else stack.enter_context(atomic_path(overlay))
-        folder = None if masks is None else stack.enter_context(atomic_folder(masks))
+        folder = (
+            None
+            if masks is None
+            else stack.enter_context(atomic_folder(masks, written=_mask_files))
+        )
 
         def then(frame: Frame, result: Segmentation) -> Any:
             if folder is not None:
-                result.save(folder / f"{frame.index:06d}.png")
+                result.save(folder / MASK.format(frame.index))
             drawn = None if film is None else picture_frame(result.overlay(alpha=alpha))
             return result.image.size[::-1], drawn
 
@@ -159,6 +164,16 @@ def segment_film(
             (folder / TIMES).write_text(json.dumps(table) + "\n")
         audio = "none" if film is None else fate_of_sound(container)
     return FilmResult(len(times), size, "; ".join(trouble) or None, audio)
+
+
+def _mask_files(folder: Path) -> list[str]:
+    """The files that an earlier call wrote into its folder of masks, which its times tell."""
+    try:
+        table = json.loads((folder / TIMES).read_text())
+        frames = len(table["pts"]) if table.keys() == {"time_base", "pts"} else 0
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+    return [TIMES, *(MASK.format(index) for index in range(frames))] if frames else []
 
 
 @contextlib.contextmanager

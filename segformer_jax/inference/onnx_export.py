@@ -11,7 +11,7 @@ from typing import Any
 from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.inference.exporting import Signature, pixel_table
+from segformer_jax.inference.exporting import Signature, check_model, pixel_table
 from segformer_jax.inference.onnx_graph import Graph, value
 from segformer_jax.inference.onnx_network import decode, encode, resized
 from segformer_jax.inference.onnx_package import onnx
@@ -44,10 +44,11 @@ def export_onnx(
 
     Raises:
         ImportError: the package onnx is missing.
-        ValueError: an opset that is too old or unknown, a size that the network can't take, a
-            missing processor, a path that can't be written.
+        ValueError: another kind of model, an opset that is too old or unknown, a size that the
+            network can't take, a missing processor, a path that can't be written.
     """
     signature = signature or Signature()
+    check_model(model)
     signature.check(model.config)
     newest = onnx().defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:

@@ -88,6 +88,11 @@ class Protocol:
         for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
+        if not isinstance(self.flip, bool):
+            raise ValueError(
+                f"flip must be True or False, got {self.flip!r}: the mirrored view swaps left and "
+                "right; there is no other"
+            )
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"scales are {self.scales}; they are numbers above 0, one at least")
 

@@ -10,6 +10,7 @@ import jax
 from segformer_jax.training.state import TrainState
 
 KEPT = 2  # the newest, and the one before it while the newest is being written
+BY_PATH = "by path"  # how arrays are named; earlier they were numbered, and nothing said so
 
 
 class Checkpoints:
@@ -42,7 +43,8 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=args.Composite(
-                    state=args.StandardSave(_arrays(state)), about=args.JsonSave(about)
+                    state=args.StandardSave(_arrays(state)),
+                    about=args.JsonSave({"arrays": BY_PATH, "about": about}),
                 ),
             )
 
@@ -53,19 +55,21 @@ class Checkpoints:
             ValueError: the checkpoint is not of this run.
         """
         step, args = self.latest(), self._ocp.args
+        where = f"the checkpoint of step {step} in {self._manager.directory}"
         abstract = jax.tree.map(self._ocp.tree.to_shape_dtype_struct, _arrays(like))
         try:
+            about = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))
+            if about["about"].get("arrays") != BY_PATH:
+                raise ValueError("its arrays are numbered, as an earlier version wrote them")
             found = self._manager.restore(
-                step,
-                args=args.Composite(state=args.StandardRestore(abstract), about=args.JsonRestore()),
+                step, args=args.Composite(state=args.StandardRestore(abstract))
             )
         except (ValueError, KeyError) as error:
             raise ValueError(
-                f"the checkpoint of step {step} in {self._manager.directory} does not fit this "
-                f"run: {error}; train into another folder (--out)"
+                f"{where} does not fit this run: {error}; train into another folder (--out)"
             ) from error
-        structure = jax.tree.structure(like)
-        return structure.unflatten(jax.tree.leaves(found["state"])), found["about"]
+        arrays = [found["state"][name] for name in _arrays(like)]
+        return jax.tree.structure(like).unflatten(arrays), about["about"]["about"]
 
     def wait(self) -> None:
         """Waits for what is being written.
@@ -102,6 +106,6 @@ def whole_checkpoints(folder: Path) -> list[int]:
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """The state's leaves by number: independent of how optax nests its own."""
-    leaves = jax.tree.leaves(state)
-    return {f"{number:05}": leaf for number, leaf in enumerate(leaves)}
+    """The state's leaves by the names on the way to them, such as optimizer/1/mu/NAME."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -21,6 +21,7 @@ from segformer_jax.training.metrics import (
     IGNORED,
     RunningConfusion,
     Scores,
+    check_countable,
     confusion_matrix,
     mean,
     mean_iou,
@@ -118,7 +119,7 @@ def evaluate(
         short_side: the paper's protocol instead of the processor's size: the whole picture with
             this shorter side, its ratio kept (512 for ADE20K).
         divisor: with `short_side`, both sides are rounded up to a multiple of it.
-        protocol: windows, scales and flips, in place of `short_side` and `divisor`.
+        protocol: windows, scales and flips; it has a `short_side` and a `divisor` of its own.
         boundary: boundary IoU as well; costs a few milliseconds a picture.
         progress: called with the number of pictures that were just done.
         process_index: this process's place among those that share the work; JAX's when left out.
@@ -126,9 +127,16 @@ def evaluate(
             each gets the scores of the whole set; else those of its share.
 
     Raises:
-        ValueError: no pictures, classes that are not the model's, or an option out of range.
+        ValueError: no pictures, classes that are not the model's, an option out of range, or
+            `short_side` or `divisor` beside `protocol`.
         ImageError: as `Dataset.pair`.
     """
+    if protocol is not None and (short_side, divisor) != (None, 32):
+        raise ValueError(
+            "short_side and divisor must be the protocol's where one is given, got short_side "
+            f"{short_side} and divisor {divisor} beside it: evaluate(protocol=dataclasses.replace("
+            "protocol, short_side=…))"
+        )
     protocol = Protocol(short_side, divisor) if protocol is None else protocol
     if batch_size is None:
         batch_size = segmenter.batch_size if protocol.batches_well(segmenter.processor) else 1
@@ -183,6 +191,7 @@ def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "2
         ValueError: the classes differ; the error lists both.
     """
     own, given = dict(segmenter.id2label), dict(dataset.id2label)
+    check_countable(max(len(own), len(given)))
     if len(given) == 1:
         given = {0: "background", 1: given[0]}
     if segmenter.config.num_labels == 1 and len(given) == 2:

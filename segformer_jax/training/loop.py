@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segformer_jax.atomic import atomic_path, writable_folder
+from segformer_jax.atomic import LEFT_OVER, atomic_path, writable_folder
 from segformer_jax.errors import ImageError
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.training import model as models
@@ -127,7 +127,8 @@ class Run:
             self.plan.record.write(self.folder / RECORD)
         if self.lead:
             for remains in self.folder.rglob(".*.part"):  # of a process that was killed
-                remains.unlink()
+                if LEFT_OVER.fullmatch(remains.name) and remains.is_file():
+                    remains.unlink()
             self.journal = Journal(self.folder / METRICS, after=int(self.state.step))
             self.trackers = trackers(self.settings.log, self.folder, self.settings.to_dict())
         self.saved = time.monotonic()

@@ -46,8 +46,9 @@ def make_loss(
         terms: names of `LOSSES` and the factor of each: `{"cross_entropy": 1.0, "dice": 0.5}`.
         num_labels: the classes of the logits.
         ignore_index: the label of pixels to leave out.
-        class_weights: one per class, for cross entropy and focal loss. Dice and Lovász's loss count
-            every class alike.
+        class_weights: one per class. Cross entropy and focal loss weigh pixels; dice and Lovász's
+            loss are means over classes, of which each class's loss is multiplied by its weight, as
+            in mmsegmentation.
         label_smoothing: of cross entropy, in [0, 1): as `torch.nn.functional.cross_entropy`.
         denominator: of cross entropy and focal loss. "valid" divides by the weights of the valid
             pixels, as HF and torch; "all" by the number of all pixels, ignored ones too, as the
@@ -66,8 +67,12 @@ def make_loss(
     binary = num_labels == 1
     large = {
         "focal": partial(focal, weighting=weighting, gamma=focal_gamma),
-        "dice": partial(dice, ignore=ignore_index, smooth=dice_smooth, first=int(binary)),
-        "lovasz": partial(lovasz_hinge if binary else lovasz_softmax, ignore=ignore_index),
+        "dice": partial(
+            dice, ignore=ignore_index, smooth=dice_smooth, first=int(binary), weights=weights
+        ),
+        "lovasz": partial(
+            lovasz_hinge if binary else lovasz_softmax, ignore=ignore_index, weights=weights
+        ),
     }
 
     def loss(logits: Float[Array, "b h w labels"], labels: Labels) -> Float[Array, ""]:
@@ -121,6 +126,7 @@ def dice(
     ignore: int,
     smooth: float,
     first: int = 0,
+    weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
     """1 − (2·Σpt + smooth) / (Σp + Σt + smooth), the mean over the classes from `first` on.
 
@@ -132,7 +138,10 @@ def dice(
     true = labels[..., None] == np.arange(first, logits.shape[-1], dtype=labels.dtype)
     true = (valid & true).astype(p.dtype)
     both, either = (x.sum((0, 1, 2)) for x in (p * true, p + true))
-    return (1 - (2 * both + smooth) / (either + smooth)).mean()
+    losses = 1 - (2 * both + smooth) / (either + smooth)
+    if weights is not None:
+        losses *= jnp.asarray(weights[first:], losses.dtype)
+    return losses.mean()
 
 
 def _check(terms, num_labels, class_weights, smoothing, denominator, gamma, smooth):

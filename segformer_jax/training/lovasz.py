@@ -8,9 +8,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def lovasz_softmax(
-    logits: Float[Array, "b H W labels"], labels: Int[Array, "b H W"], *, ignore: int
+    logits: Float[Array, "b H W labels"],
+    labels: Int[Array, "b H W"],
+    *,
+    ignore: int,
+    weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
     """The mean over the classes that are present, all pixels of the batch taken as one picture.
+
+    Each class's loss is multiplied by its weight before.
 
     A class after the other is sorted, as few things are as large as all of them at once.
     """
@@ -26,19 +32,29 @@ def lovasz_softmax(
 
     p = jax.nn.softmax(logits).reshape(-1, classes).T
     losses, present = lax.map(of_class, (np.arange(classes, dtype=labels.dtype), p))
+    if weights is not None:
+        losses *= jnp.asarray(weights, losses.dtype)
     return jnp.where(present, losses, 0).sum() / jnp.maximum(present.sum(), 1).astype(p.dtype)
 
 
 def lovasz_hinge(
-    logits: Float[Array, "b H W 2"], labels: Int[Array, "b H W"], *, ignore: int
+    logits: Float[Array, "b H W 2"],
+    labels: Int[Array, "b H W"],
+    *,
+    ignore: int,
+    weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
-    """The binary form, of the margin of class 1 over class 0; it has no sigmoid in it."""
+    """The binary form, of the margin of class 1 over class 0; it has no sigmoid in it.
+
+    It is the loss of class 1, and multiplied by that one's weight.
+    """
     margin = (logits[..., 1] - logits[..., 0]).reshape(-1)
     labels = labels.reshape(-1)
     valid = labels != ignore
     true = valid & (labels == 1)
     errors = jax.nn.relu(1 - jnp.where(true, margin, -margin))
-    return _extension(jnp.where(valid, errors, 0), true, valid)
+    loss = _extension(jnp.where(valid, errors, 0), true, valid)
+    return loss if weights is None else loss * weights[1]
 
 
 def _extension(

@@ -26,13 +26,26 @@ def confusion_matrix(
         labels: the true classes, 0 … num_classes - 1; pixels of 255 are left out. Others must have
             been refused before: they would be counted where they don't belong.
         classes: the predicted ones, 0 … num_classes - 1.
-        num_classes: how many there are.
+        num_classes: how many there are, 255 at most.
+
+    Raises:
+        ValueError: more classes, of which one would be left out as 255.
     """
+    check_countable(num_classes)
     pairs = labels.astype(jnp.int32) * num_classes + classes.astype(jnp.int32)
     cells = num_classes * num_classes
     pairs = jnp.where(labels == IGNORED, cells, pairs)  # past the end, where it is dropped
     counts = jnp.zeros(cells, jnp.int32).at[pairs.reshape(-1)].add(1, mode="drop")
     return counts.reshape(num_classes, num_classes)
+
+
+def check_countable(num_classes: int) -> None:
+    """Raises a ValueError where a class would have the label of ignored pixels."""
+    if num_classes > IGNORED:
+        raise ValueError(
+            f"the number of classes must be at most {IGNORED}, got {num_classes}: the label "
+            f"{IGNORED} stands for pixels that count nowhere; merge classes, or leave some out"
+        )
 
 
 @jax.jit

@@ -8,14 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
-
-if TYPE_CHECKING:
-    import optax
 
 Flat = dict[str, Array]
 
@@ -45,7 +42,7 @@ def paper_rules(head_factor: float = 10.0) -> tuple[Rule, ...]:
 def make_optimizer(
     params: Iterable[str],
     *,
-    learning_rate: "optax.Schedule",
+    learning_rate: optax.Schedule,
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
@@ -53,7 +50,7 @@ def make_optimizer(
     head_factor: float = 10.0,
     layer_decay: float = 1.0,
     rules: Sequence[Rule] | None = None,
-) -> "optax.GradientTransformation":
+) -> optax.GradientTransformation:
     """`torch.optim.AdamW` with a parameter group per rule, and `clip_grad_norm_` before it.
 
     Args:
@@ -69,15 +66,7 @@ def make_optimizer(
 
     Raises:
         ValueError: a number out of its range.
-        ImportError: optax is not installed.
     """
-    try:
-        import optax
-    except ImportError as error:
-        raise ImportError(
-            f"training needs optax ({error}): pip install 'segformer-jax[train]'"
-        ) from error
-
     _check(weight_decay, betas, eps, clip_norm)
     factors = group_factors(
         params,

@@ -64,28 +64,35 @@ def make_step(
             value = distillation.loss(value, logits, targets)
         return value, stats_of(model)
 
-    def part(carry, given):
-        params, frozen, stats, teacher = carry
-        batch, key = given
+    def of_part(params, frozen, stats, teacher, batch, key):
         targets = None if distillation is None else distillation.targets(batch, teacher)
         (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             params, frozen, stats, batch, targets, key
         )
-        return (params, frozen, stats, teacher), (value, gradients)
+        return stats, (value, gradients)
 
     def step(
         state: TrainState, batch: Batch, teacher: Mapping[str, Array] | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         parts = len(batch["image"])
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), parts)
-        carry = state.params, state.frozen, state.stats, teacher or {}
+        fixed = state.params, state.frozen
+
+        def add(carry, given):  # a sum: stacked, the gradients would take `parts` times the memory
+            stats, sums = carry
+            stats, (value, own) = of_part(*fixed, stats, teacher or {}, *given)
+            return (stats, jax.tree.map(jnp.add, sums, own)), value
+
         with forms.single_form(platform):
             if parts == 1:
                 alone = {name: array[0] for name, array in batch.items()}
-                (_, _, stats, _), (value, gradients) = part(carry, (alone, keys[0]))
+                stats, (value, gradients) = of_part(
+                    *fixed, state.stats, teacher or {}, alone, keys[0]
+                )
             else:
-                (_, _, stats, _), of_parts = lax.scan(part, carry, (dict(batch), keys))
-                value, gradients = jax.tree.map(lambda x: x.mean(0), of_parts)
+                none = jax.tree.map(jnp.zeros_like, state.params)
+                (stats, sums), values = lax.scan(add, (state.stats, none), (dict(batch), keys))
+                value, gradients = jax.tree.map(lambda x: x / parts, (values.sum(), sums))
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         ema = state.ema

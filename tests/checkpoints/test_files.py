@@ -70,6 +70,13 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         (tmp_path / "model.safetensors").write_bytes(whole[:size])
         with pytest.raises(WeightsError, match="is damaged or no safetensors file"):
             read_weights(tmp_path)
+    save_file(
+        {"a": torch.ones(2), "b": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "8.safetensors"
+    )
+    with pytest.raises(
+        WeightsError, match=r"8\.safetensors must be .* got F8_E4M3 for b .*float32"
+    ):
+        read_weights(tmp_path / "8.safetensors")
     (tmp_path / "weights.h5").touch()
     with pytest.raises(WeightsError, match=r"none of the weight files that are known: \.safet"):
         read_weights(tmp_path / "weights.h5")

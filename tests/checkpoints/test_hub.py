@@ -79,9 +79,20 @@ def found(path: Path) -> list[str]:
 def test_an_installed_weights_package_goes_first(stand_in, tmp_path, monkeypatch):
     (tmp_path / "scene-b0").mkdir()
     monkeypatch.chdir(tmp_path)
-    path = hub.resolve("scene-b0")
+    with pytest.warns(UserWarning, match=r"the package is taken, .*: write \./scene-b0 for the"):
+        path = hub.resolve("scene-b0")
     assert (path / "model.safetensors").is_file()
     assert not stand_in.calls
+
+
+def test_a_path_is_never_a_weights_package(stand_in, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("street-b0").mkdir()
+    for given in ("./street-b0", Path("street-b0"), str(tmp_path / "street-b0")):
+        assert hub.resolve(given).resolve() == tmp_path / "street-b0"
+    Path("street-b0").rmdir()
+    with pytest.raises(WeightsError, match="there is no model 'street-b0'"):
+        hub.resolve(Path("street-b0"))
 
 
 def test_a_folder_and_a_file_are_themselves(stand_in, tmp_path):

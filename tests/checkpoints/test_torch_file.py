@@ -1,5 +1,6 @@
 """Reading `torch.save`'s files as torch does, and refusing whatever is not tensors."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -129,6 +130,40 @@ def test_every_truncation_is_one_clear_error(tmp_path, new):
         path.write_bytes(whole[:size])
         with pytest.raises(WeightsError, match=r"x\.bin"):
             read_torch_file(path)
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """Some bits flipped, and now and then the end cut off."""
+    content = bytearray(data)
+    for place in rng.integers(0, len(content), rng.integers(1, 4)):
+        content[place] ^= 1 << rng.integers(8)
+    return bytes(content[: rng.integers(len(content))] if rng.random() < 0.2 else content)
+
+
+@pytest.mark.filterwarnings("ignore")  # what NumPy and zipfile think of it
+def test_damage_anywhere_is_a_weights_error_or_harmless(tmp_path):
+    content = OrderedDict(a=torch.ones(2, 3), b=torch.nn.Parameter(torch.zeros(4).double()))
+    whole, legacy = (save(content, tmp_path / str(new), new).read_bytes() for new in (True, False))
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in files if name.endswith("data.pkl"))
+    rng, path = np.random.default_rng(0), tmp_path / "x.bin"
+    for number in range(3000):
+        if number % 3 == 2:  # a damaged pickle whose checksum is right
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, data in files.items():
+                    archive.writestr(name, damaged(data, rng) if name == pickled else data)
+        else:
+            path.write_bytes(damaged((whole, legacy)[number % 3], rng))
+        with contextlib.suppress(WeightsError):
+            found = read_torch_file(path)
+            assert all(isinstance(value, np.ndarray) for value in found.values())
+
+
+def test_a_tensor_that_repeats_one_number_without_end_is_refused(tmp_path):
+    path = save({"weight": torch.zeros(1).expand(2**40)}, tmp_path / "x.bin", True)
+    with pytest.raises(WeightsError, match="from a storage of 1"):
+        read_torch_file(path)
 
 
 def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path):

@@ -5,16 +5,23 @@ import subprocess
 import sys
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 import reference
 import torch
 import transformers
+from flax import nnx
 from jax import export
 from safetensors.numpy import load_file
 
-from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
-from segformer_jax.inference import Signature, export_stablehlo, load_exported
+from segformer_jax import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
+from segformer_jax.inference import Signature, export_onnx, export_stablehlo, load_exported
 
 ROUNDING = 1e-6  # of float32, ‖Δ‖ / ‖reference‖; 3e-7 is seen
 SHAPES = [(1, 64, 96), (2, 29, 131), (1, 97, 61)]
@@ -193,6 +200,17 @@ def test_missing_and_damaged_weights_are_named(models, tmp_path):
     beside.unlink()
     with pytest.raises(ValueError, match=r"p\.safetensors, which is missing"):
         load_exported(path)
+
+
+def test_a_classifier_is_refused_by_its_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    model = nnx.eval_shape(
+        lambda: SegformerForImageClassification(SegformerConfig(), rngs=nnx.Rngs(0))
+    )
+    for write in (export_stablehlo, export_onnx):
+        with pytest.raises(ValueError, match="got a SegformerForImageClassification: export that"):
+            write(model, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 def test_wrong_wishes_are_refused_and_leave_the_file_as_it_was(models, tmp_path):

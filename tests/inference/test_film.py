@@ -161,6 +161,25 @@ def test_smoothing_is_the_moving_average_of_the_logits(segmenter, tmp_path):
         segment_film(segmenter, tmp_path / "a.mkv", masks=tmp_path / "masks", smoothing=1)
 
 
+def test_a_folder_of_photos_is_not_replaced_by_masks(segmenter, tmp_path):
+    make_film(tmp_path / "long.mkv")
+    make_film(tmp_path / "short.mkv", pts=(0, 40))
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "000000.png")
+    with pytest.raises(ValueError, match=r"photos must be new, empty .* got one with 000000.png"):
+        segment_film(segmenter, tmp_path / "short.mkv", masks=photos)
+    assert [path.name for path in photos.iterdir()] == ["000000.png"]
+    segment_film(segmenter, tmp_path / "long.mkv", masks=masks)
+    segment_film(segmenter, tmp_path / "short.mkv", masks=masks)
+    names = ["000000.png", "000001.png", "times.json"]
+    assert sorted(path.name for path in masks.iterdir()) == names
+    (masks / "mine.jpg").touch()
+    with pytest.raises(ValueError, match=r"masks must be new, empty .* got one with mine.jpg"):
+        segment_film(segmenter, tmp_path / "long.mkv", masks=masks)
+    assert (masks / "mine.jpg").exists()
+
+
 def test_a_truncated_film_is_segmented_as_far_as_it_goes(segmenter, tmp_path):
     whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
     pts = tuple(range(30))

@@ -1,11 +1,14 @@
 """Checkpoints come back as they were, and are there whole or not at all."""
 
+import dataclasses
 import gc
 import json
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from segformer_jax.training import sharding, state
@@ -42,6 +45,47 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(at(3, begun(0))), strict=True):
         assert ours.dtype == wanted.dtype
         np.testing.assert_array_equal(ours, wanted)
+
+
+class SwappedAdam(NamedTuple):
+    """Another optax's, with its fields in another order."""
+
+    nu: Any
+    count: Any
+    mu: Any
+
+
+def test_moments_go_by_their_names_and_not_by_their_order(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    saved = jax.tree.map(lambda leaf: leaf, begun(0))
+    adam = saved.optimizer[1]
+    adam = adam._replace(
+        mu=jax.tree.map(lambda x: x + 1, adam.mu), nu=jax.tree.map(lambda x: x + 2, adam.nu)
+    )
+    saved = dataclasses.replace(saved, optimizer=(saved.optimizer[0], adam, *saved.optimizer[2:]))
+    checkpoints.save(at(3, saved), ABOUT)
+    checkpoints.wait()
+    swapped = SwappedAdam(nu=adam.nu, count=adam.count, mu=adam.mu)
+    like = dataclasses.replace(saved, optimizer=(saved.optimizer[0], swapped, *saved.optimizer[2:]))
+    found, _ = checkpoints.restore(like)
+    checkpoints.close()
+    for name in adam.mu:
+        np.testing.assert_array_equal(found.optimizer[1].mu[name], adam.mu[name])
+        np.testing.assert_array_equal(found.optimizer[1].nu[name], adam.nu[name])
+
+
+def test_numbered_arrays_of_an_earlier_version_are_refused(tmp_path):
+    leaves = jax.tree.leaves(at(1, begun(0)))
+    numbered = {f"{number:05}": leaf for number, leaf in enumerate(leaves)}
+    with ocp.CheckpointManager(tmp_path) as manager:
+        composite = ocp.args.Composite(
+            state=ocp.args.StandardSave(numbered), about=ocp.args.JsonSave(ABOUT)
+        )
+        manager.save(1, args=composite)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match=r"step 1 in .* its arrays are numbered, .* \(--out\)"):
+        checkpoints.restore(begun(0))
+    checkpoints.close()
 
 
 def test_the_two_newest_are_kept_and_a_step_is_saved_once(tmp_path):

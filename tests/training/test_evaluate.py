@@ -253,6 +253,9 @@ def test_what_can_not_be_evaluated_is_said(segmenter, tmp_path):
         evaluate(segmenter, dataset, batch_size=0)
     with pytest.raises(ValueError, match="short_side is 0"):
         evaluate(segmenter, dataset, short_side=0)
+    for beside in (dict(short_side=64), dict(divisor=64)):
+        with pytest.raises(ValueError, match="must be the protocol's where one is given"):
+            evaluate(segmenter, dataset, protocol=Protocol(flip=True), **beside)
     with pytest.raises(ValueError, match="process_index is 2"):
         evaluate(segmenter, dataset, process_index=2, process_count=2)
     (tmp_path / "val" / "images" / "3.png").write_bytes(b"no picture")

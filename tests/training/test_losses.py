@@ -131,6 +131,31 @@ def test_a_loss_is_its_papers(name, in_torch, ignore):
     assert_equal(loss, lambda x, y: in_torch(x, y, ignore), logits, labels)
 
 
+def test_dice_and_lovaszs_loss_weigh_the_classes():
+    logits, labels = batch()
+    weights, y = np.array(WEIGHTS), torch.from_numpy(labels.astype(np.int64))
+    p = F.interpolate(torch.from_numpy(logits).movedim(-1, 1), labels.shape[1:], mode="bilinear")
+    p, y = p.softmax(1).movedim(1, -1)[y != 255], y[y != 255]
+    dice, lovasz = [], []
+    for label, weight in enumerate(weights):
+        t = (y == label).double()
+        parts = (p[:, label] * t).sum(), p[:, label].sum() + t.sum()
+        dice.append(weight * (1 - (2 * parts[0] + 1) / (parts[1] + 1)))
+        if t.any():
+            lovasz.append(weight * lovasz_extension((t - p[:, label]).abs(), y == label))
+    for name, wanted in (("dice", dice), ("lovasz", lovasz)):
+        loss = make_loss({name: 1.0}, num_labels=5, class_weights=WEIGHTS)
+        ours = loss(jnp.asarray(logits), labels)
+        np.testing.assert_allclose(ours, torch.stack(wanted).mean().item(), rtol=ROUNDING)
+    for name in ("dice", "lovasz"):
+        logits, labels = batch(1)
+        plain, weighted = (
+            make_loss({name: 1.0}, num_labels=1, class_weights=own)(jnp.asarray(logits), labels)
+            for own in (None, (1.0, 3.0))
+        )
+        np.testing.assert_allclose(weighted, 3 * plain, rtol=ROUNDING)
+
+
 @pytest.mark.parametrize("gamma", [0.5, 3.0])
 def test_focal_loss_takes_class_weights_and_gamma(gamma):
     loss = make_loss({"focal": 1.0}, num_labels=5, class_weights=WEIGHTS, focal_gamma=gamma)

@@ -49,6 +49,12 @@ def test_a_confusion_matrix_is_the_one_of_torchmetrics(rng, num_classes):
     np.testing.assert_array_equal(ours, torch_score(metric, labels, classes))
 
 
+def test_more_classes_than_labels_are_refused():
+    labels = np.array([[255, 299]], np.uint16)
+    with pytest.raises(ValueError, match="must be at most 255, got 300: the label 255 stands"):
+        confusion_matrix(labels, labels, num_classes=300)
+
+
 def test_ignored_pixels_count_nowhere_even_with_255_classes(rng):
     labels = np.array([[255, 254], [0, 255]], np.uint8)
     counts = np.asarray(confusion_matrix(labels, np.full((2, 2), 254, np.uint8), num_classes=255))

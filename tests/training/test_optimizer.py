@@ -1,7 +1,5 @@
 """Steps equal torch.optim.AdamW with the groups, the schedule and the clipping written by hand."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,12 +142,6 @@ def test_an_average_forgets_its_start_and_then_moves_slowly(x64):
         keep = min(0.9, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * value
         np.testing.assert_allclose(ema["a"], expected, atol=ROUNDING)
-
-
-def test_without_optax_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "optax", None)
-    with pytest.raises(ImportError, match=r"pip install 'segformer-jax\[train\]'$"):
-        make_optimizer(PAPER, learning_rate=lambda count: 1e-3)
 
 
 @pytest.mark.parametrize(

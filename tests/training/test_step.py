@@ -3,13 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 import torch
 import transformers
+from flax import nnx
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.checkpoints import names
+from segformer_jax.models.outputs import SemanticSegmenterOutput
 from segformer_jax.training import lora, sharding
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.losses import make_loss
@@ -157,6 +160,43 @@ def test_accumulated_parts_are_those_of_torch(hf, tmp_path, x64):
         optimizer.step()
         schedule.step()
     assert_same_model(state, hf, tolerance=1e-8)
+
+
+class Small(nnx.Module):
+    """Many parameters and few pixels, so that the gradients are what takes the memory."""
+
+    dtype = jnp.float32
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first, self.last = nnx.Linear(3, 500, rngs=rngs), nnx.Linear(500, 500, rngs=rngs)
+
+    @property
+    def segformer(self):
+        return self
+
+    def __call__(self, pixels, *, rngs):
+        return SemanticSegmenterOutput(self.last(jax.nn.gelu(self.first(pixels))))
+
+
+def test_more_parts_take_no_more_memory():
+    skeleton, params, stats = split(Small())
+    optimizer = optax.sgd(0.1)
+    step = make_step(
+        skeleton,
+        loss=lambda logits, labels: jnp.square(logits - labels[..., None]).mean(),
+        optimizer=optimizer,
+        processor=SegformerImageProcessor(),
+        platform="cpu",
+    )
+    state = start(params, stats, trained=lambda _: True, optimizer=optimizer, ema=False)
+
+    def temporaries(parts):
+        image, mask = (np.ones((parts, 1, 4, 4, *end), np.uint8) for end in ((3,), ()))
+        compiled = jax.jit(step).lower(state, {"image": image, "mask": mask}).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16) <= 1.1 * temporaries(2)
 
 
 def torch_divergence(own, teacher, taught):
