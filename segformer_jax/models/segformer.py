@@ -127,24 +127,27 @@ class SegformerModel(_Pretrained):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         check_pixel_values(pixel_values, self.config)
-        training = not self.deterministic
-        if training and rngs is None and _drops(self.config):
-            raise ValueError(
-                "the model is in train mode and its config has dropout: pass "
-                "rngs=nnx.Rngs(dropout=seed), or call model.eval()"
-            )
         x = jnp.asarray(pixel_values, forms.activation_dtype(self.dtype))
         maps, attentions = [], []
         for stage in self.stages:
             x, weights = stage(
                 x,
                 output_attentions=output_attentions,
-                remat=self.gradient_checkpointing and training,
+                remat=self.gradient_checkpointing and not self.deterministic,
                 rngs=rngs,
             )
             maps.append(x)
             attentions.extend(weights)
         return tuple(maps), tuple(attentions) if output_attentions else None
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` sets; `nnx.view_info` reads two spaces of indentation.
+
+        Args:
+          deterministic: use, not training: gradient checkpointing has no effect.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
 
 class SegformerForSemanticSegmentation(_Pretrained):
@@ -284,18 +287,6 @@ def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Ar
         return maps
     b, _, _, c = maps[-1].shape
     return (*maps[:-1], maps[-1].reshape(b, -1, c))
-
-
-def _drops(config: SegformerConfig) -> bool:
-    """Whether the encoder or a head of this config draws random numbers in training."""
-    return any(
-        (
-            config.hidden_dropout_prob,
-            config.attention_probs_dropout_prob,
-            config.drop_path_rate,
-            config.classifier_dropout_prob,
-        )
-    )
 
 
 def check_pixel_values(pixel_values: Any, config: SegformerConfig) -> None:
