@@ -59,15 +59,16 @@ class _Pretrained(nnx.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """In training, keep each block's input alone and compute the rest again backwards."""
-        self._encoder.gradient_checkpointing = True
+        self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations of the forward pass, the default."""
-        self._encoder.gradient_checkpointing = False
+        self._set_gradient_checkpointing(False)
 
-    @property
-    def _encoder(self) -> "SegformerModel":
-        return self if isinstance(self, SegformerModel) else getattr(self, "segformer")  # noqa: B009
+    def _set_gradient_checkpointing(self, enabled: bool) -> None:
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, Stage):
+                module.gradient_checkpointing = enabled
 
 
 class SegformerModel(_Pretrained):
@@ -94,8 +95,6 @@ class SegformerModel(_Pretrained):
             for stage in range(config.num_encoder_blocks)
         )
         self.dtype = jnp.dtype(dtype)
-        self.gradient_checkpointing = False
-        self.deterministic = False  # set by eval() and train(), as in every nnx.Dropout
 
     def __call__(
         self,
@@ -127,27 +126,14 @@ class SegformerModel(_Pretrained):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         check_pixel_values(pixel_values, self.config)
+        output_attentions = output_attentions or None  # False would be an operand to nnx.tabulate
         x = jnp.asarray(pixel_values, forms.activation_dtype(self.dtype))
         maps, attentions = [], []
         for stage in self.stages:
-            x, weights = stage(
-                x,
-                output_attentions=output_attentions,
-                remat=self.gradient_checkpointing and not self.deterministic,
-                rngs=rngs,
-            )
+            x, weights = stage(x, output_attentions=output_attentions, rngs=rngs)
             maps.append(x)
             attentions.extend(weights)
         return tuple(maps), tuple(attentions) if output_attentions else None
-
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """What `nnx.view` sets; `nnx.view_info` reads two spaces of indentation.
-
-        Args:
-          deterministic: use, not training: gradient checkpointing has no effect.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
 
 
 class SegformerForSemanticSegmentation(_Pretrained):

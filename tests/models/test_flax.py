@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -76,3 +77,19 @@ def test_what_a_view_can_set_is_told():
     told = nnx.view_info(small_model())
     assert "deterministic: bool | None = None\n    drop nothing." in told
     assert "use_running_average: bool | None = None" in told
+
+
+@pytest.mark.parametrize(
+    ("cls", "mode"), [*((cls, "eval") for cls in MODELS), (SEGMENTATION, "train")]
+)
+def test_nnx_tabulates_every_layer(cls, mode, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    model = small_model(cls)
+    getattr(model, mode)()
+
+    table = nnx.tabulate(model, pixels(), console_kwargs={"width": 400, "force_terminal": False})
+
+    head = {SEGMENTATION: "decode_head", SegformerForImageClassification: "classifier"}
+    for path in ("stages/0/blocks/0/attention/q_proj", head.get(cls, "stages/1/layer_norm")):
+        assert path in table
+    assert result(model(pixels())).any()  # and nnx has taken its own wrappers away again
