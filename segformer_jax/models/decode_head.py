@@ -61,7 +61,9 @@ class SegformerDecodeHead(nnx.Module):
         self, hidden_states: Sequence[Float[Array, "b _ _ _"]], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w labels"]:
         if self.batch_norm.use_running_average:
-            return self.folded()(hidden_states, rngs=rngs)
+            kernels, bias = self._folded()
+            kernels = [kernel.astype(self.classifier.dtype) for kernel in kernels]
+            return _decode(hidden_states, kernels, bias, self.dropout, self.classifier, rngs)
         x = _fuse(hidden_states, self._fused_kernels(), self.classifier.dtype)
         x = x + ops.along_channels(self._fused_bias(), x)
         x = self.dropout(nnx.relu(self.batch_norm(x)), rngs=rngs)
@@ -69,16 +71,16 @@ class SegformerDecodeHead(nnx.Module):
 
     def folded(self) -> "FoldedDecodeHead":
         """The same function with every product of parameters taken, BatchNorm's among them."""
+        kernels, bias = self._folded()
+        return FoldedDecodeHead(
+            kernels=kernels, bias=bias, dropout=self.dropout, classifier=self.classifier
+        )
+
+    def _folded(self) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
         norm = self.batch_norm
         scale, shift = norm.affine(norm.mean[...], norm.var[...])
-        return FoldedDecodeHead(
-            kernels=[
-                kernel * ops.along_channels(scale, kernel) for kernel in self._fused_kernels()
-            ],
-            bias=self._fused_bias() * scale + shift,
-            dropout=self.dropout,
-            classifier=self.classifier,
-        )
+        kernels = [kernel * ops.along_channels(scale, kernel) for kernel in self._fused_kernels()]
+        return kernels, self._fused_bias() * scale + shift
 
     def _fuse_rows(self) -> Float[Array, "stages d d"]:
         """The fuse kernel's rows by stage: HF concatenates the deepest stage first."""
@@ -114,16 +116,27 @@ class FoldedDecodeHead(nnx.Module):
     def __call__(
         self, hidden_states: Sequence[Float[Array, "b _ _ _"]], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w labels"]:
-        kernels, dtype = [kernel[...] for kernel in self.kernels], self.classifier.dtype
-        if self.dropout.deterministic or not self.dropout.rate:
-            assert self.classifier.bias is not None
-            classifier = self.classifier.kernel[...], self.classifier.bias[...]
-            return decode_ops.decode(
-                hidden_states, kernels, self.bias[...], classifier, dtype=dtype
-            )
-        x = _fuse(hidden_states, kernels, dtype)
-        x = self.dropout(nnx.relu(x + ops.along_channels(self.bias[...], x)), rngs=rngs)
-        return self.classifier(x)
+        kernels = [kernel[...] for kernel in self.kernels]
+        return _decode(hidden_states, kernels, self.bias[...], self.dropout, self.classifier, rngs)
+
+
+def _decode(
+    hidden_states: Sequence[Array],
+    kernels: Sequence[Array],
+    bias: Array,
+    dropout: Dropout,
+    classifier: Linear,
+    rngs: nnx.Rngs | None,
+) -> Array:
+    """The logits by one kernel per stage, one bias, ReLU and the classifier."""
+    dtype = classifier.dtype
+    if dropout.deterministic or not dropout.rate:
+        assert classifier.bias is not None
+        parameters = classifier.kernel[...], classifier.bias[...]
+        return decode_ops.decode(hidden_states, kernels, bias, parameters, dtype=dtype)
+    x = _fuse(hidden_states, kernels, dtype)
+    x = dropout(nnx.relu(x + ops.along_channels(bias, x)), rngs=rngs)
+    return classifier(x)
 
 
 def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Array:

@@ -29,12 +29,24 @@ class Dropout(nnx.Module):
         if self.rate == 0 or self.deterministic:
             return x
         if rngs is None:
-            raise ValueError("dropout in train mode draws random numbers: pass rngs")
+            raise ValueError(
+                "dropout in train mode draws random numbers: pass rngs=nnx.Rngs(dropout=seed), or "
+                "call model.eval()"
+            )
         if self.rate == 1:
             return jnp.zeros_like(x)
         shape = tuple(1 if i in self.broadcast_dims else n for i, n in enumerate(x.shape))
         kept = jnp.broadcast_to(keep(rngs.dropout(), self.rate, shape), x.shape)
         return lax.select(kept, x / np.asarray(1 - self.rate, x.dtype), jnp.zeros_like(x))
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` sets; `nnx.view_info` reads two spaces of indentation.
+
+        Args:
+          deterministic: drop nothing.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
 
 def keep(

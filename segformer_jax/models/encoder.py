@@ -82,7 +82,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "b h w c"],
         *,
-        output_attentions: bool = False,
+        output_attentions: bool | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
         b, h, w, c = x.shape
@@ -161,7 +161,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "b h w c"],
         *,
-        output_attentions: bool = False,
+        output_attentions: bool | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
         y, weights = self.attention(
@@ -184,17 +184,19 @@ class Stage(nnx.Module):
             for i in range(before, before + config.depths[stage])
         )
         self.layer_norm = LayerNorm(config.hidden_sizes[stage], param_dtype=param_dtype)
+        self.gradient_checkpointing = False
+        self.deterministic = False  # set by eval() and train(), as in every nnx.Dropout
 
     def __call__(
         self,
         x: Float[Array, "b h w i"],
         *,
-        output_attentions: bool = False,
-        remat: bool = False,
+        output_attentions: bool | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "b h2 w2 c"], tuple[Float[Array, "b heads n k"], ...]]:
         x = self.patch_embeddings(x)
         attentions = []
+        remat = self.gradient_checkpointing and not self.deterministic
         for block in self.blocks:
             if remat:  # positional arguments only: nnx.remat knows no others
                 x, weights = nnx.remat(_apply, static_argnums=2)(block, x, output_attentions, rngs)
@@ -204,6 +206,15 @@ class Stage(nnx.Module):
                 attentions.append(weights)
         return self.layer_norm(x), tuple(attentions)
 
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` sets; `nnx.view_info` reads two spaces of indentation.
 
-def _apply(block: Block, x: jax.Array, output_attentions: bool, rngs: nnx.Rngs | None):
+        Args:
+          deterministic: use, not training: gradient checkpointing has no effect.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+def _apply(block: Block, x: jax.Array, output_attentions: bool | None, rngs: nnx.Rngs | None):
     return block(x, output_attentions=output_attentions, rngs=rngs)

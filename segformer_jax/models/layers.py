@@ -133,6 +133,15 @@ class BatchNorm(nnx.Module):
             running[...] = (1 - MOMENTUM) * running[...] + MOMENTUM * now
         self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
 
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """What `nnx.view` sets; `nnx.view_info` reads two spaces of indentation.
+
+        Args:
+          use_running_average: normalise by the running statistics, and leave them as they are.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
     def affine(
         self, mean: Float[Array, " c"], var: Float[Array, " c"]
     ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:

@@ -60,15 +60,16 @@ class _Pretrained(nnx.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """In training, keep each block's input alone and compute the rest again backwards."""
-        self._encoder.gradient_checkpointing = True
+        self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations of the forward pass, the default."""
-        self._encoder.gradient_checkpointing = False
+        self._set_gradient_checkpointing(False)
 
-    @property
-    def _encoder(self) -> "SegformerModel":
-        return self if isinstance(self, SegformerModel) else getattr(self, "segformer")  # noqa: B009
+    def _set_gradient_checkpointing(self, enabled: bool) -> None:
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, Stage):
+                module.gradient_checkpointing = enabled
 
 
 class SegformerModel(_Pretrained):
@@ -95,8 +96,6 @@ class SegformerModel(_Pretrained):
             for stage in range(config.num_encoder_blocks)
         )
         self.dtype = jnp.dtype(dtype)
-        self.gradient_checkpointing = False
-        self.deterministic = False  # set by eval() and train(), as in every nnx.Dropout
 
     def __call__(
         self,
@@ -128,21 +127,11 @@ class SegformerModel(_Pretrained):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         check_pixel_values(pixel_values, self.config)
-        training = not self.deterministic
-        if training and rngs is None and _drops(self.config):
-            raise ValueError(
-                "the model is in train mode and its config has dropout: pass "
-                "rngs=nnx.Rngs(dropout=seed), or call model.eval()"
-            )
+        output_attentions = output_attentions or None  # False would be an operand to nnx.tabulate
         x = jnp.asarray(pixel_values, forms.activation_dtype(self.dtype))
         maps, attentions = [], []
         for stage in self.stages:
-            x, weights = stage(
-                x,
-                output_attentions=output_attentions,
-                remat=self.gradient_checkpointing and training,
-                rngs=rngs,
-            )
+            x, weights = stage(x, output_attentions=output_attentions, rngs=rngs)
             maps.append(x)
             attentions.extend(weights)
         return tuple(maps), tuple(attentions) if output_attentions else None
@@ -285,18 +274,6 @@ def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Ar
         return maps
     b, _, _, c = maps[-1].shape
     return (*maps[:-1], maps[-1].reshape(b, -1, c))
-
-
-def _drops(config: SegformerConfig) -> bool:
-    """Whether the encoder or a head of this config draws random numbers in training."""
-    return any(
-        (
-            config.hidden_dropout_prob,
-            config.attention_probs_dropout_prob,
-            config.drop_path_rate,
-            config.classifier_dropout_prob,
-        )
-    )
 
 
 def check_pixel_values(pixel_values: Any, config: SegformerConfig) -> None:
