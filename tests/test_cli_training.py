@@ -360,7 +360,7 @@ def test_too_small_a_memory_is_told_with_what_helps(folder, run, monkeypatch):
 
     def build(record):
         made, state = built(record)
-        return replace(made, step=exhausted), state
+        return replace(made, compiled=exhausted), state
 
     monkeypatch.setattr(loop, "build", build)
     assert_told(run(*command(folder, "memory")), "memory is too small for 4 crops .*--batch-size")

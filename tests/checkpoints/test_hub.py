@@ -87,12 +87,12 @@ def test_an_installed_weights_package_goes_first(stand_in, tmp_path, monkeypatch
 
 def test_a_path_is_never_a_weights_package(stand_in, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("street-b0").mkdir()
-    for given in ("./street-b0", Path("street-b0"), str(tmp_path / "street-b0")):
-        assert hub.resolve(given).resolve() == tmp_path / "street-b0"
-    Path("street-b0").rmdir()
-    with pytest.raises(WeightsError, match="there is no model 'street-b0'"):
-        hub.resolve(Path("street-b0"))
+    Path("scene-b0").mkdir()
+    for given in ("./scene-b0", Path("scene-b0"), str(tmp_path / "scene-b0")):
+        assert hub.resolve(given).resolve() == tmp_path / "scene-b0"
+    Path("scene-b0").rmdir()
+    with pytest.raises(WeightsError, match="there is no model 'scene-b0'"):
+        hub.resolve(Path("scene-b0"))
 
 
 def test_a_folder_and_a_file_are_themselves(stand_in, tmp_path):

@@ -215,7 +215,7 @@ def test_a_run_ended_after_its_last_step_is_finished_from_its_checkpoint(
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     assert not (folder / "ended" / "finished.json").exists()
-    (folder / "ended" / "best" / ".model.safetensors.abc.part").write_text("half")
+    (folder / "ended" / "best" / ".model.safetensors.0123abcd.part").write_text("half")
     teller = Listener()
     again = train(settings, teller=teller)
     assert teller.lines == ["going on after step 4"]

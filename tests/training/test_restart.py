@@ -89,7 +89,7 @@ def assert_all_readable(run) -> None:
     with ocp.PyTreeCheckpointer() as reader:
         for step in steps:
             state = reader.restore((run / "checkpoints" / str(step) / "state").resolve())
-            assert state["00000"] == step
+            assert state["step"] == step
     for file in run.rglob("model.safetensors"):
         load_file(file)
     for file in run.rglob("*.json"):
