@@ -47,8 +47,7 @@ def make_loss(
         num_labels: the classes of the logits.
         ignore_index: the label of pixels to leave out.
         class_weights: one per class. Cross entropy and focal loss weigh pixels; dice and Lovász's
-            loss are means over classes, of which each class's loss is multiplied by its weight, as
-            in mmsegmentation.
+            loss are means over classes, of which each class's loss is multiplied by its weight.
         label_smoothing: of cross entropy, in [0, 1): as `torch.nn.functional.cross_entropy`.
         denominator: of cross entropy and focal loss. "valid" divides by the weights of the valid
             pixels, as HF and torch; "all" by the number of all pixels, ignored ones too, as the
