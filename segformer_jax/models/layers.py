@@ -96,7 +96,8 @@ class BatchNorm(nnx.Module):
     """torch's `BatchNorm2d`: batch statistics in training, running ones in use.
 
     The running variance takes the unbiased variance of the batch, and `num_batches_tracked` counts
-    the training steps, as in torch. Statistics are kept in float32 or wider.
+    the training steps, as in torch. Statistics are kept in float32 or wider; the count is one of
+    them, exact up to 16.7 million steps, because `nnx.grad` of a model takes floats alone.
     """
 
     def __init__(self, channels: int, *, param_dtype=jnp.float32):
@@ -105,7 +106,7 @@ class BatchNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
         self.var = nnx.BatchStat(jnp.ones(channels, wide))
-        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
+        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), wide))
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

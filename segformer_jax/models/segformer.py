@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num, UInt32
 
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models import forms
@@ -21,6 +21,7 @@ from segformer_jax.models.outputs import (
 )
 
 Model = TypeVar("Model", bound="_Pretrained")
+Randomness = nnx.Rngs | Key[Array, ""] | UInt32[Array, " _"] | None
 Pixels = Num[Array | np.ndarray, "b h w channels"]
 
 
@@ -79,7 +80,8 @@ class SegformerModel(_Pretrained):
         config: its sizes.
         dtype: what the matmuls compute in. bfloat16 keeps float32 between them on CPU.
         param_dtype: what the parameters are kept in.
-        rngs: seeds of the new parameters, `nnx.Rngs(0)` for one.
+        rngs: seeds of the new parameters, `nnx.Rngs(0)` for one. A stream named `dropout`, as in
+            `nnx.Rngs(0, dropout=1)`, is kept in the model, for calls in train mode without `rngs`.
     """
 
     def __init__(
@@ -96,19 +98,20 @@ class SegformerModel(_Pretrained):
             for stage in range(config.num_encoder_blocks)
         )
         self.dtype = jnp.dtype(dtype)
+        self.rngs = nnx.data(nnx.Rngs(dropout=rngs.dropout()) if "dropout" in rngs else None)
 
     def __call__(
         self,
         pixel_values: Pixels,
         *,
         output_attentions: bool | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: Randomness = None,
     ) -> SegformerModelOutput:
         """The feature pyramid of normalised pictures, (b, h, w, channels), h and w ≥ 29.
 
         Raises:
             ValueError: NCHW or integer pixels, the wrong number of channels, a side under
-                `config.minimum_size`; train mode with a dropout rate and no `rngs`.
+                `config.minimum_size`; train mode with a dropout rate and no `rngs` here or kept.
         """
         maps, attentions = self.features(
             pixel_values, output_attentions=output_attentions, rngs=rngs
@@ -121,12 +124,13 @@ class SegformerModel(_Pretrained):
         pixel_values: Pixels,
         *,
         output_attentions: bool | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: Randomness = None,
     ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b _ _ _"], ...] | None]:
         """The feature maps, all as grids whatever `reshape_last_stage` says, and attentions."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         check_pixel_values(pixel_values, self.config)
+        rngs = self.rngs if rngs is None else _streams(rngs)
         output_attentions = output_attentions or None  # False would be an operand to nnx.tabulate
         x = jnp.asarray(pixel_values, forms.activation_dtype(self.dtype))
         maps, attentions = [], []
@@ -164,7 +168,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: Randomness = None,
     ) -> SemanticSegmenterOutput:
         """The logits of normalised pictures, (b, h, w, channels), and the loss against labels.
 
@@ -174,17 +178,19 @@ class SegformerForSemanticSegmentation(_Pretrained):
                 out; of any size, mostly the picture's.
             output_hidden_states: give the encoder's feature maps too; None asks the config.
             output_attentions: give every block's attention too; None asks the config.
-            rngs: the source of dropout in train mode.
+            rngs: the source of dropout in train mode: `nnx.Rngs(dropout=seed)` or a
+                `jax.random.key`; None takes what the model was made with, if it was.
 
         Raises:
             ValueError: as `SegformerModel`; labels outside the classes, of another shape or type.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        rngs = _streams(rngs)
         maps, attentions = self.segformer.features(
             pixel_values, output_attentions=output_attentions, rngs=rngs
         )
-        logits = self.decode_head(maps, rngs=rngs)
+        logits = self.decode_head(maps, rngs=self.segformer.rngs if rngs is None else rngs)
         loss = None if labels is None else segmentation_loss(logits, labels, self.config)
         hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
         return SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
@@ -198,6 +204,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
             return self
         model = nnx.clone(self)
         model.decode_head = self.decode_head.folded()
+        model.segformer.rngs = None
         for _, layer in nnx.iter_modules(model):
             if isinstance(layer, Linear | Conv):
                 layer.kernel = nnx.Param(layer.kernel[...].astype(layer.dtype))
@@ -237,7 +244,7 @@ class SegformerForImageClassification(_Pretrained):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: Randomness = None,
     ) -> ImageClassifierOutput:
         """The logits of normalised pictures; the loss that `config.problem_type` names.
 
@@ -246,7 +253,7 @@ class SegformerForImageClassification(_Pretrained):
             labels: (b,) classes or numbers, or (b, num_labels) probabilities.
             output_hidden_states: as in `SegformerForSemanticSegmentation`.
             output_attentions: likewise.
-            rngs: the source of dropout in train mode.
+            rngs: likewise.
 
         Raises:
             ValueError: as `SegformerModel`; labels outside the classes or of another shape.
@@ -267,6 +274,11 @@ def model_class(config: SegformerConfig) -> type[_Pretrained]:
     named = config.extra.get("architectures") or [""]
     others = (SegformerModel, SegformerForImageClassification)
     return next((c for c in others if c.__name__ == named[0]), SegformerForSemanticSegmentation)
+
+
+def _streams(rngs: Randomness) -> nnx.Rngs | None:
+    """A key as a stream, of which every dropout draws another number."""
+    return nnx.Rngs(dropout=rngs) if isinstance(rngs, jax.Array) else rngs
 
 
 def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Array, ...]:
