@@ -60,13 +60,21 @@ def keep_replica_on_loopback() -> None:
     """In a replica of Ray Serve on a Ray of `start_here`, before it opens its port to the others.
 
     It would listen on all of the machine's addresses, and there is no setting for it.
+
+    Raises:
+        RuntimeError: this Ray opens the port by another function than the one known here.
     """
     if any(os.environ.get(name) != value for name, value in LOOPBACK.items()):
         return
-    replica: Any = importlib.import_module("ray.serve._private.replica")
-    listen = getattr(replica, "add_port_to_grpc_server", None)
-    if listen is not None:  # another Ray opens it elsewhere
-        replica.add_port_to_grpc_server = lambda server, _: listen(server, "127.0.0.1:0")
+    try:
+        replica: Any = importlib.import_module("ray.serve._private.replica")
+        listen = replica.add_port_to_grpc_server
+    except (ImportError, AttributeError) as error:
+        raise RuntimeError(
+            f"Ray must be a version whose replicas can be kept off the network, got another one "
+            f"({error}): pip install 'segformer-jax[ray]'"
+        ) from error
+    replica.add_port_to_grpc_server = lambda server, _: listen(server, "127.0.0.1:0")
 
 
 def connect(address: str, *parts: str) -> Any:

@@ -87,7 +87,17 @@ def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> 
 
 
 def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
-    """Answers until Ctrl-C or SIGTERM, which are raised again once all is closed."""
+    """Answers until Ctrl-C or SIGTERM, which are raised again once all is closed.
+
+    Raises:
+        RuntimeError: this gradio can't be told to take uploaded files alone.
+    """
+    if getattr(page, "has_launched", None) is not False:
+        raise RuntimeError(
+            "gradio must be a version whose mounted pages can be told to take uploaded files "
+            f"alone, got {gr.__version__}: pip install 'segformer-jax[demo]'"
+        )
+    page.has_launched = True  # else a mounted page of gradio's takes paths that nobody uploaded
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
@@ -100,7 +110,6 @@ def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
         theme=_theme(),
         css=FRAME_CSS,
     )
-    page.has_launched = True  # else a mounted page of gradio's takes paths that nobody uploaded
     config = uvicorn.Config(
         _asking_nobody_else(app), log_level="warning", timeout_graceful_shutdown=1
     )

@@ -34,7 +34,6 @@ from segformer_jax.training.soft_targets import SoftClasses
 from segformer_jax.training.teller import Teller
 
 METRICS, FINISHED = "metrics.jsonl", "finished.json"
-MINUTE = 50.0  # seconds between two checkpoints, so that a slow step still ends within the minute
 
 
 @dataclass(frozen=True)
@@ -150,6 +149,7 @@ class Run:
         pending: tuple[int, Any, float] | None = None  # figures still being computed
         with collected_signals() as signals, contextlib.closing(self._batches(first)) as stream:
             self.since = time.monotonic()
+            any_process = sharding.SharedFlags(first)
             for number in range(first + 1, settings.steps + 1):
                 asked = time.monotonic()
                 try:
@@ -163,9 +163,7 @@ class Run:
                 if pending is not None:
                     self._tell(self._row(*pending))
                 pending = number, figures, waited
-                stop, save = sharding.any_process(
-                    (bool(signals), time.monotonic() - self.saved > MINUTE)
-                )
+                stop, save = any_process(number, (bool(signals), self._overdue()))
                 evaluated = number % (settings.eval_every or 1) == 0 or number == settings.steps
                 if evaluated or stop or save or number % (settings.save_every or number + 1) == 0:
                     row = self._row(*pending)
@@ -221,6 +219,11 @@ class Run:
             self.journal.write(row)
         for tracker in self.trackers:
             tracker.write(row)
+
+    def _overdue(self) -> bool:
+        """Whether the last checkpoint is older than it may be."""
+        limit = self.settings.checkpoint_seconds
+        return limit is not None and time.monotonic() - self.saved > limit
 
     def _save(self) -> None:
         self.checkpoints.save(self.state, {"best": self.best, "scores": self.scores})

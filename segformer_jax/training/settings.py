@@ -67,7 +67,9 @@ class TrainSettings:
             is for comparisons, keeps the parameters in it too, and needs `jax_enable_x64`.
         gradient_checkpointing: less memory, more time.
         fsdp: parameters and optimizer are split over the devices too.
-        save_every: steps between two checkpoints; at most a minute lies between two in any case.
+        save_every: steps between two checkpoints, beside those at evaluations and at the end.
+        checkpoint_seconds: a checkpoint is also due when the last one is older than this; None
+            leaves these out. A step that takes long is finished first.
         eval_every: steps between two evaluations.
         eval_limit: evaluate on the first so many pictures during the run; 0 is all.
         workers: processes that prepare pictures; 0 leaves it to threads.
@@ -119,6 +121,7 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     fsdp: bool = False
     save_every: int | None = None
+    checkpoint_seconds: float | None = 50.0
     eval_every: int | None = None
     eval_limit: int = 0
     workers: int | None = None
@@ -138,7 +141,7 @@ class TrainSettings:
             _check(self, name, lambda value: value >= 0, "it is at least 0")
         for name in ("accumulate", "lora_alpha", "layer_decay", "temperature"):
             _check(self, name, lambda value: value > 0, "it is above 0")
-        for name in ("lr", "head_factor", "clip_norm"):
+        for name in ("lr", "head_factor", "clip_norm", "checkpoint_seconds"):
             _check(self, name, lambda value: value is None or value > 0, "it is above 0")
         for name in ("flip", "label_smoothing", "cat_max_ratio"):
             _check(self, name, lambda value: 0 <= value <= 1, "it lies in 0…1")
@@ -248,6 +251,7 @@ MAY_CHANGE = (
     "data",
     "out",
     "save_every",
+    "checkpoint_seconds",
     "workers",
     "skip_unreadable",
     "log",

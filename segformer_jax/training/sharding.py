@@ -1,6 +1,7 @@
 """Many devices and many processes: who holds what."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+ANSWER_WITHIN = 2.0  # seconds until all processes know of a signal that one has got
 SMALL = 1 << 14  # numbers in a parameter that is not worth splitting
 
 
@@ -107,8 +109,32 @@ def gathered(values: Any) -> Any:
     return jax.device_get(values)
 
 
-def any_process(flags: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Each flag, raised where any process raises it: all must decide alike."""
-    if jax.process_count() == 1:
-        return flags
-    return tuple(bool(flag) for flag in multihost_utils.process_allgather(np.array(flags)).any(0))
+class SharedFlags:
+    """Flags that are raised in all processes, at the same step, once they are in any.
+
+    An answer makes all processes wait for one another and for the device, so several of them ask
+    only when about `ANSWER_WITHIN` seconds of steps have gone by; they agree on which step that is.
+    """
+
+    def __init__(self, step: int, *, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._asked, self._next = (step, clock()), step
+
+    def __call__(self, step: int, flags: tuple[bool, ...]) -> tuple[bool, ...]:
+        """The flags of all processes; none is raised where this step does not ask.
+
+        Args:
+            step: the step that was just begun; every process calls once a step.
+            flags: of this process, raised until they are answered.
+        """
+        if jax.process_count() == 1:
+            return flags
+        if step < self._next:
+            return (False,) * len(flags)
+        before, since = self._asked
+        now = self._clock()
+        took = (now - since) / max(1, step - before)
+        all_ = multihost_utils.process_allgather(np.array([*flags, took], np.float32)).max(0)
+        self._asked = step, now
+        self._next = step + max(1, int(ANSWER_WITHIN / max(float(all_[-1]), 1e-3)))
+        return tuple(bool(flag) for flag in all_[:-1])

@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser
 import httpx
@@ -190,6 +191,13 @@ def test_a_file_that_was_not_uploaded_is_refused(address):
     with pytest.raises(AssertionError, match="not uploaded by a user"):
         call(address, [photo, "scene-b0"])
     assert httpx.get(f"{address}/gradio_api/file={browser.STREET}").status_code == 403
+
+
+def test_a_gradio_that_may_take_files_that_were_not_uploaded_is_refused():
+    from segformer_jax.serve.page import serve
+
+    with pytest.raises(RuntimeError, match=r"uploaded files alone, got .*segformer-jax\[demo\]"):
+        serve(SimpleNamespace(), listening=None)
 
 
 def test_a_port_that_is_taken_is_one_line_and_exit_code_2(capsys):

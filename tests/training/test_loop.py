@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -358,6 +359,15 @@ def test_a_variant_starts_from_noise_of_its_own_seed(monkeypatch):
     name = "segformer.stages.0.blocks.0.attention.q_proj.kernel"
     assert np.array_equal(first(1)[name], first(1)[name])
     assert not np.array_equal(first(1)[name], first(2)[name])
+
+
+def test_checkpoints_by_the_clock_can_be_turned_off(monkeypatch):
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 1000.0)
+    for seconds, saved, due in ((50.0, 940, True), (50.0, 960, False), (5.0, 990, True)):
+        run = SimpleNamespace(settings=TrainSettings(checkpoint_seconds=seconds), saved=saved)
+        assert Run._overdue(run) is due
+    run = SimpleNamespace(settings=TrainSettings(checkpoint_seconds=None), saved=0)
+    assert Run._overdue(run) is False
 
 
 def test_float64_needs_x64():

@@ -109,6 +109,7 @@ def test_what_changes_nothing_of_the_result_may_change():
         data="elsewhere",
         out="moved",
         save_every=7,
+        checkpoint_seconds=None,
         workers=3,
         skip_unreadable=True,
         log=("trackio",),

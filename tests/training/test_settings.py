@@ -18,6 +18,7 @@ WRONG = [
     ("crop", 64, "crop is 64; it is a list of 2"),
     ("lr", 0.0, "lr is 0.0; it is above 0"),
     ("lr", float("nan"), "lr is nan; it is above 0"),
+    ("checkpoint_seconds", 0, "checkpoint_seconds is 0.0; it is above 0"),
     ("seed", -1, "seed is -1; it is at least 0"),
     ("layout", "mine", "layout is 'mine'; it is auto, folder, .* or huggingface"),
     ("photometric", "yes", "photometric is 'yes'; it is true or false"),

@@ -179,4 +179,25 @@ def test_half_an_address_is_told(address, message):
 
 
 def test_alone_a_process_decides_for_itself():
-    assert sharding.any_process((True, False)) == (True, False)
+    flags = sharding.SharedFlags(0)
+    assert [flags(step, (True, False)) for step in (1, 2)] == [(True, False)] * 2
+
+
+@pytest.mark.parametrize(("seconds", "questions"), [(0.01, 10), (0.5, 500), (7.0, 2000)])
+def test_processes_ask_one_another_every_two_seconds_of_steps(monkeypatch, seconds, questions):
+    asked, now = [], 0.0
+
+    def gather(own):
+        asked.append(step)
+        return np.stack([own, np.array([0, step > 900, 0], np.float32)])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sharding.multihost_utils, "process_allgather", gather)
+    flags, answers = sharding.SharedFlags(0, clock=lambda: now), []
+    for step in range(1, 2001):
+        now += seconds
+        answers.append(flags(step, (False, False)))
+    assert len(asked) == pytest.approx(questions, abs=1)
+    assert not any(first for first, _ in answers)
+    raised = next(step for step, (_, own) in enumerate(answers, 1) if own)
+    assert 900 < raised <= 901 + max(1, sharding.ANSWER_WITHIN / seconds)
