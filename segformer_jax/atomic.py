@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -26,9 +27,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
     # not `tempfile`, whose files are for their owner alone: what a user's umask is, only a call
     # tells that changes it, for all threads
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = stat.S_IMODE(os.fstat(file).st_mode)
+    os.close(file)
     try:
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors puts a file of its own
+            temporary.chmod(mode)  # in its place, for its owner alone
         os.replace(temporary, path)
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)

@@ -1,9 +1,17 @@
 import os
 import stat
 
+import numpy as np
 import pytest
 
 from segformer_jax.atomic import atomic_folder, atomic_path, writable_folder
+from segformer_jax.checkpoints.files import write_safetensors
+
+
+def usual_rights() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def test_a_file_appears_whole_with_usual_rights(tmp_path):
@@ -12,10 +20,14 @@ def test_a_file_appears_whole_with_usual_rights(tmp_path):
         temporary.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole"
-    mask = os.umask(0)
-    os.umask(mask)
-    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE(target.stat().st_mode) == usual_rights()
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path):
+    target = tmp_path / "model.safetensors"
+    write_safetensors({"x": np.ones(2)}, target)
+    assert stat.S_IMODE(target.stat().st_mode) == usual_rights()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
