@@ -19,6 +19,7 @@ def serve(
     max_body_mib: int = 32,
     max_pixels: int = 50_000_000,
     max_queue: int = 256,
+    max_queue_mib: int = 512,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> int:
@@ -33,6 +34,7 @@ def serve(
         max_body_mib: the longest body of a request, in MiB.
         max_pixels: the largest picture that is decoded.
         max_queue: requests that are read, waiting or computed at one time; others get a 503.
+        max_queue_mib: MiB of their bodies; likewise.
         device: cpu, gpu or tpu; the fastest there is when left out.
         dtype: what the matrix products compute in.
     """
@@ -41,7 +43,12 @@ def serve(
 
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}; it is at least 1")
-    limits = Limits(body_bytes=max_body_mib * 2**20, pixels=max_pixels, queue=max_queue)
+    limits = Limits(
+        body_bytes=max_body_mib * 2**20,
+        pixels=max_pixels,
+        queue=max_queue,
+        queue_bytes=max_queue_mib * 2**20,
+    )
     check_port(host, port)
     name = _checked_model(model)
     say_licence(model)

@@ -1,29 +1,23 @@
-"""The Ray Serve application: a door that reads, checks and counts, and replicas that segment."""
+"""The Ray Serve application: replicas that segment, behind a door."""
 
 import asyncio
-import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.serve import protocol
+from segformer_jax.serve.budget import Budget
 from segformer_jax.serve.cluster import keep_replica_on_loopback
-from segformer_jax.serve.metrics import Metrics
-from segformer_jax.serve.protocol import Limits, Refused, Wanted
+from segformer_jax.serve.door import Answer, Door
+from segformer_jax.serve.protocol import Limits, Wanted
 from segformer_jax.serve.workers import Workers, limit_threads
 
-RETRY_AFTER = "1"  # seconds
-CLIENT_GONE = 499  # as nginx counts them
 BATCH_WAIT = 0.005  # seconds for a batch to fill where none is computed
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True)
@@ -39,15 +33,6 @@ class Model:
     name: str = "scene-b0"
     dtype: str = "float32"
     batch_size: int = 8
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A replica's: the body, or what is wrong; and the batch that this request was the first of."""
-
-    status: int
-    body: bytes
-    batch: int = 0
 
 
 class Replica:
@@ -68,7 +53,8 @@ class Replica:
         self._network = ThreadPoolExecutor(1)  # never behind pictures that are decoded
         self._idle = asyncio.Event()
         self._idle.set()
-        self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))  # others wait as bytes
+        self._pixels = Budget(limits.decoded_pixels)  # decoded at one time; others wait as bytes
+        self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))
         self._pictures = ThreadPoolExecutor(workers.threads)  # more would only take its cores away
         self._segmenter = Segmenter.from_pretrained(
             model.name,
@@ -83,16 +69,16 @@ class Replica:
             size = min(1 << power, model.batch_size)
             self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
 
-    async def segment(self, body: bytes, wish: Wanted) -> Answer:
+    async def segment(self, body: bytes, pixels: int, wish: Wanted) -> Answer:
         """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
         loop = asyncio.get_running_loop()
-        async with self._decoded:
+        async with self._decoded, self._pixels.taking(pixels):
             try:
-                picture, pixels = await loop.run_in_executor(self._pictures, self._prepared, body)
+                picture, values = await loop.run_in_executor(self._pictures, self._prepared, body)
             except ImageError as error:
                 return Answer(422, str(error).encode())
             await self._idle.wait()  # Ray would make a batch of whatever comes within `BATCH_WAIT`
-            classes, batch = await self._class_maps((pixels, (picture.height, picture.width)))
+            classes, batch = await self._class_maps((values, (picture.height, picture.width)))
             result = Segmentation(classes, self._segmenter.id2label, picture)
             answer = await loop.run_in_executor(self._pictures, protocol.answer, result, wish)
         return Answer(200, answer, batch)
@@ -114,81 +100,6 @@ class Replica:
     def _prepared(self, source: Any) -> tuple[Any, Any]:
         picture = read_image(source, max_pixels=self._limits.pixels)
         return picture, self._segmenter.processor.eight_bits(picture)
-
-
-class Door:
-    """POST /segment, GET /health, GET /metrics; a request says neither files nor addresses."""
-
-    def __init__(self, replicas: Any, limits: Limits, batch_size: int):
-        keep_replica_on_loopback()
-        self._replicas, self._limits = replicas, limits
-        self._metrics = Metrics(batch_size)
-        self._inside = 0
-
-    async def __call__(self, request: Request) -> Response:
-        """One request; whatever is wrong with it is JSON, {"error": …}."""
-        status = CLIENT_GONE
-        try:
-            try:
-                response = await self._routed(request)
-            except Refused as refused:
-                response = _error(refused)
-            status = response.status_code
-            return response
-        finally:
-            self._metrics.count(status)
-
-    async def _routed(self, request: Request) -> Response:
-        routes = {"/segment": "POST", "/health": "GET", "/metrics": "GET"}
-        path = request.url.path
-        if path not in routes:
-            raise Refused(404, f"there is no {path[:80]}; there are {', '.join(routes)}")
-        if request.method != routes[path]:
-            raise Refused(405, f"{path} takes {routes[path]}, not {request.method[:20]}")
-        if path == "/health":
-            return Response(b'{"status": "ok"}', media_type="application/json")
-        if path == "/metrics":
-            self._metrics.inside(self._inside)
-            return Response(self._metrics.text(), media_type=METRICS_TYPE)
-        if self._inside >= self._limits.queue:
-            raise Refused(503, f"{self._inside} requests are waiting, as many as may; come again")
-        self._inside += 1
-        try:
-            return await self._segmented(request)
-        finally:
-            self._inside -= 1
-
-    async def _segmented(self, request: Request) -> Response:
-        start = time.monotonic()
-        protocol.check_length(request.headers, self._limits)
-        wish = protocol.wanted(request.query_params, request.headers.get("accept", ""))
-        body = await self._body(request)
-        await asyncio.to_thread(protocol.check_picture, body, self._limits)
-        answer = await self._replicas.segment.remote(body, wish)
-        if answer.batch:
-            self._metrics.batch(answer.batch)
-        if answer.status != 200:
-            raise Refused(answer.status, answer.body.decode())
-        self._metrics.answered(time.monotonic() - start)
-        return Response(answer.body, media_type=wish.media_type)
-
-    async def _body(self, request: Request) -> bytes:
-        """Not a byte more than the limit is kept."""
-        parts: list[bytes] = []
-        length = 0
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                async for part in request.stream():
-                    length += len(part)
-                    if length > self._limits.body_bytes:
-                        raise protocol.too_long(self._limits)
-                    parts.append(part)
-        except TimeoutError as error:
-            seconds = self._limits.seconds
-            raise Refused(408, f"the body did not arrive within {seconds:g} s") from error
-        except ClientDisconnect as error:
-            raise Refused(CLIENT_GONE, "the client is gone") from error
-        return b"".join(parts)
 
 
 def application(
@@ -216,12 +127,13 @@ def build(arguments: dict[str, str]) -> serve.Application:
     """For a cluster's own `serve run segformer_jax.serve.app:build model=scene-b0 gpus=1 …`.
 
     Args:
-        arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue; replicas, and of
-            each replica cpus, gpus or tpus.
+        arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue, max_queue_mib;
+            replicas, and of each replica cpus, gpus or tpus.
     """
     usual = {
         "model": "scene-b0", "dtype": "float32", "batch_size": 8, "max_body_mib": 32,
-        "max_pixels": MAX_PIXELS, "max_queue": 256, "replicas": 1, "cpus": 1, "gpus": 0, "tpus": 0,
+        "max_pixels": MAX_PIXELS, "max_queue": 256, "max_queue_mib": 512, "replicas": 1, "cpus": 1,
+        "gpus": 0, "tpus": 0,
     }  # fmt: skip
     unknown = set(arguments) - set(usual)
     if unknown:
@@ -239,12 +151,11 @@ def build(arguments: dict[str, str]) -> serve.Application:
     )
     return application(
         Model(given["model"], given["dtype"], given["batch_size"]),
-        Limits(given["max_body_mib"] * 2**20, given["max_pixels"], given["max_queue"]),
+        Limits(
+            given["max_body_mib"] * 2**20,
+            given["max_pixels"],
+            given["max_queue"],
+            given["max_queue_mib"] * 2**20,
+        ),
         workers,
     )
-
-
-def _error(refused: Refused) -> Response:
-    body = json.dumps({"error": refused.message}, ensure_ascii=False).encode()
-    headers = {"Retry-After": RETRY_AFTER} if refused.status == 503 else {}
-    return Response(body, refused.status, headers, media_type="application/json")

@@ -28,24 +28,34 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost.
+    """What one request may cost, and all of them together.
 
     Attributes:
         body_bytes: the longest body.
         pixels: of the largest picture.
         queue: requests that are read, waiting or computed at one time.
+        queue_bytes: of their bodies, a body whose length is not told taken for the longest.
+        decoded_pixels: of the pictures that a replica has decoded at one time, which wait their
+            turn; a larger one is alone.
         seconds: in which a body has to arrive.
     """
 
     body_bytes: int = 32 * 2**20
     pixels: int = MAX_PIXELS
     queue: int = 256
+    queue_bytes: int = 512 * 2**20
+    decoded_pixels: int = 100_000_000
     seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("body_bytes", "pixels", "queue"):
+        for name in ("body_bytes", "pixels", "queue", "queue_bytes", "decoded_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"the limit of {name} is {getattr(self, name)}; it is at least 1")
+        if self.queue_bytes < self.body_bytes:
+            raise ValueError(
+                f"the limit of queue_bytes is {self.queue_bytes:,}; it is at least body_bytes, "
+                f"{self.body_bytes:,}, else the longest body would never be taken"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,8 @@ def wanted(query: Mapping[str, str], accept: str = "") -> Wanted:
     return Wanted(output, media_type, alpha, with_mask="mask" in query)
 
 
-def check_length(headers: Mapping[str, str], limits: Limits) -> None:
-    """All that is told before the body comes.
+def check_length(headers: Mapping[str, str], limits: Limits) -> int:
+    """All that is told before the body comes; the bytes that it may have.
 
     Raises:
         Refused: 431, headers beyond 16 KiB; 413, a body that says that it is too long.
@@ -101,16 +111,19 @@ def check_length(headers: Mapping[str, str], limits: Limits) -> None:
     if sum(len(name) + len(value) for name, value in headers.items()) > HEADER_BYTES:
         raise Refused(431, f"the headers are longer than {HEADER_BYTES:,} bytes")
     length = headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.body_bytes:
+    if not length.isdecimal():
+        return limits.body_bytes
+    if int(length) > limits.body_bytes:
         raise too_long(limits)
+    return int(length)
 
 
 def too_long(limits: Limits) -> Refused:
     return Refused(413, f"the body is longer than the limit of {limits.body_bytes:,} bytes")
 
 
-def check_picture(body: bytes, limits: Limits) -> None:
-    """Looks at the header of a picture, decoding nothing.
+def check_picture(body: bytes, limits: Limits) -> int:
+    """Looks at the header of a picture, decoding nothing; the pixels that it has.
 
     Raises:
         Refused: 400, no body; 415, neither JPEG nor PNG; 413, too many pixels; 422, damaged.
@@ -129,6 +142,7 @@ def check_picture(body: bytes, limits: Limits) -> None:
             f"the picture has {width} x {height} = {width * height:,} pixels, more than the limit "
             f"of {limits.pixels:,}",
         )
+    return width * height
 
 
 def answer(result: Segmentation, wish: Wanted) -> bytes:

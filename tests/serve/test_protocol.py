@@ -27,8 +27,9 @@ def test_a_parameter_goes_before_the_header(query, accept, wish):
 
 def test_the_length_that_is_told_is_believed_only_when_it_is_too_long():
     limits = Limits(body_bytes=100)
-    for length in ("100", "-1", "many", ""):
-        protocol.check_length({"content-length": length}, limits)
+    assert protocol.check_length({"content-length": "7"}, limits) == 7
+    for length in ("100", "-1", "many", ""):  # of a body whose length is not told, the longest
+        assert protocol.check_length({"content-length": length}, limits) == 100
     with pytest.raises(Refused, match="longer than the limit of 100 bytes") as refused:
         protocol.check_length({"content-length": "101"}, limits)
     assert refused.value.status == 413
@@ -37,3 +38,5 @@ def test_the_length_that_is_told_is_believed_only_when_it_is_too_long():
 def test_limits_below_one_are_refused():
     with pytest.raises(ValueError, match="the limit of queue is 0"):
         Limits(queue=0)
+    with pytest.raises(ValueError, match="queue_bytes is 99; it is at least body_bytes, 100"):
+        Limits(body_bytes=100, queue_bytes=99)
