@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int, UInt, UInt8
 
+from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.pixels import ImagePixels
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.inference.strips import whole_class_map
@@ -109,7 +110,8 @@ def evaluate(
     """Segments every picture and compares it with its mask, at the mask's size.
 
     Memory stays constant: pictures come batch by batch, read in a thread while the batch before is
-    computed, and one confusion matrix is summed up on the device.
+    computed, and one confusion matrix is summed up on the device, which has the next batch to
+    compute before the host asks for anything of the last.
 
     Args:
         segmenter: the model in use; what its processor makes of a picture is what counts.
@@ -155,15 +157,25 @@ def evaluate(
     edges = np.zeros((2, count), np.int64)
     ious, seen = np.zeros(len(dataset)), np.zeros(len(dataset), np.int64)
     batches = np.array_split(indices, -(-len(indices) // batch_size)) if indices else []
-    for batch, pairs in _ahead(lambda batch: [read(int(i)) for i in batch], batches):
-        inputs, masks = zip(*pairs, strict=True)
-        maps = _class_maps(segmenter, protocol, inputs, masks)
-        for index, labels, classes in zip(batch, masks, maps, strict=True):
-            own = confusion_matrix(*_padded(labels, classes), num_classes=count)
-            confusion.add(own, labels.size)
-            ious[index], seen[index] = mean_iou(own), 1
-            if boundary:
-                edges += boundary_counts(labels, classes, num_classes=count)
+
+    def started() -> Iterator[tuple[np.ndarray, Sequence[np.ndarray], Callable[[], list]]]:
+        for batch, pairs in _ahead(lambda batch: [read(int(i)) for i in batch], batches):
+            inputs, masks = zip(*pairs, strict=True)
+            yield batch, masks, _start(segmenter, protocol, inputs, masks)
+
+    def counted() -> Iterator[tuple[np.ndarray, list[Any]]]:
+        for batch, masks, finish in _a_turn_later(started()):
+            means = []
+            for labels, classes in zip(masks, finish(), strict=True):
+                own = confusion_matrix(*_padded(labels, classes), num_classes=count)
+                confusion.add(own, labels.size)
+                means.append(mean_iou(own))
+                if boundary:
+                    edges[...] += boundary_counts(labels, classes, num_classes=count)
+            yield batch, means
+
+    for batch, means in _a_turn_later(counted()):
+        ious[batch], seen[batch] = jax.device_get(means), 1
         if progress is not None:
             progress(len(batch))
 
@@ -208,14 +220,19 @@ def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "2
     return table
 
 
-def _class_maps(
+def _start(
     segmenter: Segmenter, protocol: Protocol, inputs: Sequence[Any], masks: Sequence[np.ndarray]
-) -> list[UInt[np.ndarray, "_ _"]]:
-    if protocol.simple:
-        maps = segmenter.class_maps(inputs, [mask.shape for mask in masks])
-    else:
-        maps = [whole_class_map(segmenter, ImagePixels(image), protocol) for image in inputs]
-    return [classes for classes, _ in maps]
+) -> Callable[[], list[UInt[np.ndarray, "_ _"]]]:
+    """Tells the device what to compute of a batch; the function waits for its class maps."""
+    if not protocol.simple:  # windows are many runs of the network already
+        return lambda: [
+            whole_class_map(segmenter, ImagePixels(image), protocol)[0] for image in inputs
+        ]
+    finish = [
+        start_class_map(own, mask.shape)
+        for own, mask in zip(segmenter.start(inputs), masks, strict=True)
+    ]
+    return lambda: [own()[0] for own in finish]
 
 
 def _by_label(id2label: Mapping[int, str]) -> list[int]:
@@ -250,6 +267,15 @@ def _ahead(
             waiting = following
         if waiting is not None:
             yield waiting[0], waiting[1].result()
+
+
+def _a_turn_later(items: Iterable[Item]) -> Iterator[Item]:
+    """Each item once the next one is there, or there is none."""
+    waiting: list[Item] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
 
 
 def _padded(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

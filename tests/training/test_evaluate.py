@@ -23,6 +23,7 @@ from segformer_jax import (
     SegformerImageProcessor,
     Segmenter,
 )
+from segformer_jax.training import evaluate as evaluation_module
 from segformer_jax.training.evaluate import evaluate, model_labels
 from segformer_jax.training.layouts import open_dataset
 from segformer_jax.training.protocol import Protocol
@@ -134,6 +135,26 @@ def test_neither_the_batch_nor_the_sharing_out_changes_anything(segmenter, tmp_p
     assert {k: v for share in shares for k, v in share.per_image.items()} == whole.per_image
     assert shares[6].to_dict()["images"] == 0
     assert shares[6].to_dict()["mean_iou"] is None
+
+
+def test_the_device_has_the_next_batch_before_the_last_is_waited_for(
+    segmenter, tmp_path, monkeypatch
+):
+    events, start, start_map = [], segmenter.start, evaluation_module.start_class_map
+
+    def started(inputs):
+        events.append("start")
+        return start(inputs)
+
+    def map_started(*arguments):
+        finish = start_map(*arguments)
+        return lambda: events.append("wait") or finish()
+
+    monkeypatch.setattr(segmenter, "start", started)
+    monkeypatch.setattr(evaluation_module, "start_class_map", map_started)
+    dataset = open_dataset(write_dataset(tmp_path))
+    evaluate(segmenter, dataset, batch_size=1)
+    assert events == ["start", *["start", "wait"] * (len(dataset) - 1), "wait"]
 
 
 def test_two_processes_get_the_scores_of_the_whole(segmenter, checkpoint, tmp_path):
