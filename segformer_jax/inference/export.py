@@ -24,8 +24,8 @@ from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map_cpu import index_type
 from segformer_jax.inference.compiling import compiler_options
 from segformer_jax.inference.exporting import Signature, check_model, pixel_table
-from segformer_jax.models.resize_ops import resize_bilinear
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+from segformer_jax.ops import resize_bilinear
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 USUAL_PLATFORMS = ("cpu", "cuda", "tpu")
@@ -170,7 +170,7 @@ def normalized(
 
 def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[Array, "b h w"]:
     """The best class of every pixel, torch's way: the logits are upsampled, then compared."""
-    wide = resize_bilinear(logits, tuple(size))
+    wide = resize_bilinear(logits, size=tuple(size))
     labels = wide.shape[-1]
     if labels == 1:
         return (wide[..., 0] > 0).astype(jnp.uint8)
