@@ -207,7 +207,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
         model.segformer.rngs = None
         for _, layer in nnx.iter_modules(model):
             if isinstance(layer, Linear | Conv):
-                layer.kernel = nnx.Param(layer.kernel[...].astype(layer.dtype))
+                layer.kernel = nnx.Param(ops.rounded(layer.kernel[...], dtype=layer.dtype))
         model.eval()
         return model
 

@@ -10,9 +10,10 @@ from segformer_jax.ops.attention import attention, attention_weights
 from segformer_jax.ops.conv import conv
 from segformer_jax.ops.cross_entropy import cross_entropy, resized_cross_entropy
 from segformer_jax.ops.decode import decode
-from segformer_jax.ops.dense import along_channels, linear
+from segformer_jax.ops.dense import along_channels, linear, rounded
 from segformer_jax.ops.depthwise import depthwise_conv
 from segformer_jax.ops.dispatch import (
+    PLATFORMS,
     Form,
     activation_dtype,
     at_least_float32,
@@ -26,6 +27,7 @@ from segformer_jax.ops.resize import add_resized, resize_bilinear
 
 __all__ = [
     "ACTIVATIONS",
+    "PLATFORMS",
     "Form",
     "activation_dtype",
     "add_resized",
@@ -48,5 +50,6 @@ __all__ = [
     "operation",
     "resize_bilinear",
     "resized_cross_entropy",
+    "rounded",
     "use",
 ]

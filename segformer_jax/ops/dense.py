@@ -51,6 +51,13 @@ def _by_kernel(x, dkernel, dtype):
 dot = operation(_dot, cpu=Form(_on_cpu, _tangent_on_cpu))
 
 
+def rounded(kernel: Float[Array, "*_ i o"], *, dtype: DTypeLike) -> Float[Array, "*_ i o"]:
+    """A kernel as the products in `dtype` round it; narrow ones stay, for not every form does."""
+    *window, inputs, outputs = kernel.shape
+    rows = inputs * (window[0] if window else 1)  # a convolution's kernel may go row by row
+    return kernel if min(rows, outputs) < NARROW else kernel.astype(dtype)
+
+
 def _linear(
     x: Float[Array, "*batch i"],
     kernel: Float[Array, "i o"],
