@@ -27,9 +27,9 @@ from rich.table import Table
 
 from benchmarks.hlo import Instruction, instructions
 from benchmarks.plain import plain_logits
+from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
 from segformer_jax.inference.forward import forward_pass
-from segformer_jax.models import forms
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 MOVES = ("transpose", "pad", "copy")  # by opcode, or by what XLA calls a fusion that does only this
@@ -116,7 +116,7 @@ def _forward(way: str, config: SegformerConfig) -> tuple[Callable, Any]:
     """A forward pass as `Segmenter` compiles it, or plain; and the shapes of its state."""
 
     def model():
-        with forms.single_form("tpu"):
+        with ops.use("tpu"):
             model = SegformerForSemanticSegmentation(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
             model.eval()
             return model.folded() if way == "ours" else model

@@ -19,12 +19,12 @@ from jaxtyping import Array, Float, Shaped, UInt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from segformer_jax import ops
 from segformer_jax.atomic import atomic_path
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map_cpu import index_type
 from segformer_jax.inference.compiling import compiler_options
 from segformer_jax.inference.exporting import Signature, check_model, pixel_table
-from segformer_jax.models.resize_ops import resize_bilinear
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -67,7 +67,7 @@ def export_stablehlo(
     if not platforms:
         raise ValueError(f"no platform is given; known are {', '.join(PLATFORMS)}")
     weights, network = _weights_and_network(model)
-    run = _with_steps(network, signature, processor, model.config)
+    run = _for_platform(platforms, _with_steps(network, signature, processor, model.config))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
     pixels = _input(signature, model.config)
     exact = jax.default_matmul_precision("highest") if precision == "highest" else nullcontext()
@@ -149,6 +149,22 @@ def _weights_and_network(model: Any) -> tuple[dict[str, Array], Callable]:
     return {name: own.get_value() for name, (_, own) in variables.items()}, network
 
 
+def _for_platform(platforms: Sequence[str], run: Callable) -> Callable:
+    """A program for one platform is traced in that one's forms.
+
+    For a GPU too it is what every machine can trace, and not cuDNN's kernels, of which JAX does not
+    say that they run on the next release.
+    """
+    if len(platforms) > 1 or platforms[0] not in ops.PLATFORMS:
+        return run
+
+    def run_there(*arguments: Any) -> Array:
+        with ops.use(platforms[0]):
+            return run(*arguments)
+
+    return run_there
+
+
 def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:
     table = pixel_table(processor, config) if signature.preprocess else None
 
@@ -170,7 +186,7 @@ def normalized(
 
 def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[Array, "b h w"]:
     """The best class of every pixel, torch's way: the logits are upsampled, then compared."""
-    wide = resize_bilinear(logits, tuple(size))
+    wide = ops.resize_bilinear(logits, size=tuple(size))
     labels = wide.shape[-1]
     if labels == 1:
         return (wide[..., 0] > 0).astype(jnp.uint8)

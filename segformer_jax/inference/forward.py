@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from segformer_jax.models import forms
+from segformer_jax import ops
 
 # what goes through the network together: the maps between two operations then stay in a CPU's cache
 # and in memory that is faulted in once, or fit the fast memory of a TPU
@@ -25,7 +25,7 @@ def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Arra
         def logits(pixels):
             return model(pixels).logits.astype(jnp.float32)
 
-        with forms.single_form(platform):
+        with ops.use(platform, local_batch=True):
             at_once = PIXELS_AT_ONCE.get(platform)
             return _by_pieces(logits, pixel_values, at_once) if at_once else logits(pixel_values)
 

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import decode_ops, forms, ops, resize_ops
-from segformer_jax.models.dropout import Dropout
-from segformer_jax.models.layers import BatchNorm, Linear
+from segformer_jax.models.layers import BatchNorm, Dropout, Linear
 
 
 class StageProjection(nnx.Module):
@@ -99,7 +98,7 @@ class SegformerDecodeHead(nnx.Module):
         return jnp.einsum("sd,sde->e", biases, self._fuse_rows(), precision="highest")
 
     def _wide(self, parameter: Any) -> Array:
-        return parameter[...].astype(forms.at_least_float32(self.classifier.dtype))
+        return parameter[...].astype(ops.at_least_float32(self.classifier.dtype))
 
 
 class FoldedDecodeHead(nnx.Module):
@@ -133,7 +132,7 @@ def _decode(
     if dropout.deterministic or not dropout.rate:
         assert classifier.bias is not None
         parameters = classifier.kernel[...], classifier.bias[...]
-        return decode_ops.decode(hidden_states, kernels, bias, parameters, dtype=dtype)
+        return ops.decode(hidden_states, kernels, bias, parameters, dtype=dtype)
     x = _fuse(hidden_states, kernels, dtype)
     x = dropout(nnx.relu(x + ops.along_channels(bias, x)), rngs=rngs)
     return classifier(x)
@@ -145,4 +144,4 @@ def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Ar
         ops.linear(x, kernel, None, dtype=dtype)
         for x, kernel in zip(hidden_states, kernels, strict=True)
     )
-    return resize_ops.add_resized(first, others)
+    return ops.add_resized(first, others)

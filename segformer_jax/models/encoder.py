@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import attention_ops, ops
-from segformer_jax.models.dropout import Dropout
-from segformer_jax.models.layers import Conv, DepthwiseConv, LayerNorm, Linear
+from segformer_jax.models.layers import Conv, DepthwiseConv, Dropout, LayerNorm, Linear
 
 
 class OverlapPatchEmbeddings(nnx.Module):
@@ -94,12 +93,12 @@ class Attention(nnx.Module):
         dropping = self.dropout.rate > 0 and not self.dropout.deterministic
         weights = None
         if output_attentions or dropping:  # HF returns the dropped ones too
-            weights = attention_ops.attention_weights(q, k, dtype=self.dtype)
+            weights = ops.attention_weights(q, k, dtype=self.dtype)
             weights = self.dropout(weights, rngs=rngs)
         if dropping:
             y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
         else:
-            y = attention_ops.attention(q, k, v, dtype=self.dtype)
+            y = ops.attention(q, k, v, dtype=self.dtype)
         return self.o_proj(y.reshape(b, h, w, c)), weights if output_attentions else None
 
 

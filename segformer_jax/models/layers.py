@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segformer_jax.models import conv_ops, forms, gradients, ops
+from segformer_jax import ops
 
 EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
 BLOCK = 1 << 16  # random numbers that are drawn at once
@@ -60,7 +60,7 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.dtype = stride, padding, jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
-        return conv_ops.conv(
+        return ops.conv(
             x,
             self.kernel[...],
             self.bias[...],
@@ -78,7 +78,7 @@ class DepthwiseConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return conv_ops.depthwise_conv(x, self.kernel[...], self.bias[...])
+        return ops.depthwise_conv(x, self.kernel[...], self.bias[...])
 
 
 class LayerNorm(nnx.Module):
@@ -101,7 +101,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, param_dtype=jnp.float32):
-        wide = forms.at_least_float32(param_dtype)
+        wide = ops.at_least_float32(param_dtype)
         self.scale = nnx.Param(jnp.ones(channels, param_dtype))
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
@@ -110,14 +110,15 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        given, x = x.dtype, x.astype(forms.at_least_float32(x.dtype))
+        given, x = x.dtype, x.astype(ops.at_least_float32(x.dtype))
         if self.use_running_average:
             mean = self.mean[...]
             scale, _ = self.affine(mean, self.var[...])
             y = (x - ops.along_channels(mean, x)) * ops.along_channels(scale, x)
         else:
             self._update(x)
-            y = gradients.normalize(x, (0, 1, 2), EPSILON) * ops.along_channels(self.scale[...], x)
+            y = ops.normalize(x, axes=(0, 1, 2), epsilon=EPSILON)
+            y = y * ops.along_channels(self.scale[...], x)
         return (y + ops.along_channels(self.bias[...], y)).astype(given)
 
     def _update(self, x: Float[Array, "b h w c"]) -> None:
@@ -130,8 +131,7 @@ class BatchNorm(nnx.Module):
                 "or picture, or call model.eval()"
             )
         for running, now in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
-            now = jax.lax.stop_gradient(now).astype(running[...].dtype)
-            running[...] = (1 - MOMENTUM) * running[...] + MOMENTUM * now
+            running[...] = ops.moved_average(running[...], now, momentum=MOMENTUM)
         self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
 
     def set_view(self, use_running_average: bool | None = None) -> None:
@@ -147,8 +147,48 @@ class BatchNorm(nnx.Module):
         self, mean: Float[Array, " c"], var: Float[Array, " c"]
     ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """The scale and shift that normalising by these statistics amounts to."""
-        scale = self.scale[...].astype(var.dtype) * jax.lax.rsqrt(var + EPSILON)
+        scale = self.scale[...].astype(var.dtype) * ops.inverse_deviation(var, epsilon=EPSILON)
         return scale, self.bias[...].astype(var.dtype) - mean * scale
+
+
+class Dropout(nnx.Module):
+    """`nnx.Dropout`, but for the generator: rate 0 and eval mode do nothing.
+
+    Args:
+        rate: the probability that a value becomes 0; the others grow by 1 / (1 - rate).
+        broadcast_dims: the axes along which one number decides for all.
+    """
+
+    def __init__(self, rate: float, *, broadcast_dims: tuple[int, ...] = ()):
+        self.rate, self.broadcast_dims = rate, broadcast_dims
+        self.deterministic = False
+
+    def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
+        """Draws from the stream `dropout` of rngs.
+
+        Raises:
+            ValueError: train mode, a rate and no rngs.
+        """
+        if self.rate == 0 or self.deterministic:
+            return x
+        if rngs is None:
+            raise ValueError(
+                "dropout in train mode draws random numbers: pass rngs=nnx.Rngs(dropout=seed), or "
+                "call model.eval()"
+            )
+        if self.rate == 1:
+            return jnp.zeros_like(x)
+        key = rngs.dropout()
+        return ops.dropout(x, key, rate=self.rate, broadcast_dims=self.broadcast_dims)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` sets; `nnx.view_info` reads two spaces of indentation.
+
+        Args:
+          deterministic: drop nothing.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float, dtype) -> Array:

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import forms, resize_ops
-from segformer_jax.models.cross_entropy import Weighting, cross_entropy, resized_cross_entropy
+from segformer_jax.ops.cross_entropy import Weighting
 
 
 def segmentation_loss(
@@ -29,10 +29,10 @@ def segmentation_loss(
     ignore = config.semantic_loss_ignore_index
     check_labels(labels, max(config.num_labels, 2), ignore)
     labels = jnp.asarray(labels)
-    logits = logits.astype(forms.at_least_float32(logits.dtype))
+    logits = logits.astype(ops.at_least_float32(logits.dtype))
     if config.num_labels > 1:
-        return resized_cross_entropy(logits, labels, Weighting(ignore))
-    logits = resize_ops.resize_bilinear(logits, labels.shape[1:3])
+        return ops.resized_cross_entropy(logits, labels, weighting=Weighting(ignore))
+    logits = ops.resize_bilinear(logits, size=labels.shape[1:3])
     valid = labels != ignore
     target = labels.astype(logits.dtype)
     losses = _binary_cross_entropy(logits[..., 0], jnp.where(valid, target, 0))
@@ -53,14 +53,14 @@ def classification_loss(
         ValueError: a class outside 0…num_labels-1 (seen where labels are concrete); a shape that
             the problem does not have.
     """
-    logits = logits.astype(forms.at_least_float32(logits.dtype))
+    logits = logits.astype(ops.at_least_float32(logits.dtype))
     problem = config.problem_type or _problem_type(labels, config.num_labels)
     if problem == "single_label_classification":
         check_labels(labels, config.num_labels, -100)  # torch's default ignore_index
         labels = jnp.asarray(labels).reshape(-1)
         if len(labels) != len(logits):
             raise ValueError(f"there are {len(labels)} labels for {len(logits)} pictures")
-        return cross_entropy(logits, labels, Weighting(ignore=-100))
+        return ops.cross_entropy(logits, labels, Weighting(ignore=-100))
     target = jnp.asarray(labels).astype(logits.dtype)
     if target.size != logits.size:
         raise ValueError(

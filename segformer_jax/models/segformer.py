@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num, UInt32
 
+from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
-from segformer_jax.models import forms
 from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
 from segformer_jax.models.encoder import Stage
 from segformer_jax.models.layers import Conv, Linear
@@ -132,7 +132,7 @@ class SegformerModel(_Pretrained):
         check_pixel_values(pixel_values, self.config)
         rngs = self.rngs if rngs is None else _streams(rngs)
         output_attentions = output_attentions or None  # False would be an operand to nnx.tabulate
-        x = jnp.asarray(pixel_values, forms.activation_dtype(self.dtype))
+        x = jnp.asarray(pixel_values, ops.activation_dtype(self.dtype))
         maps, attentions = [], []
         for stage in self.stages:
             x, weights = stage(x, output_attentions=output_attentions, rngs=rngs)
@@ -207,7 +207,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
         model.segformer.rngs = None
         for _, layer in nnx.iter_modules(model):
             if isinstance(layer, Linear | Conv):
-                layer.kernel = nnx.Param(layer.kernel[...].astype(layer.dtype))
+                layer.kernel = nnx.Param(ops.rounded(layer.kernel[...], dtype=layer.dtype))
         model.eval()
         return model
 

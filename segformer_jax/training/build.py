@@ -98,6 +98,7 @@ def build(record: Record) -> tuple[Built, TrainState]:
         ema_decay=settings.ema,
         complete=complete,
         platform=jax.devices()[0].platform,
+        local_batch=mesh.size == 1,
         distillation=teaching,
     )
     beginning = state.start(

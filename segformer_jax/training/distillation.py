@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from segformer_jax.models import forms, resize_ops
+from segformer_jax import ops
 
 SOFT = "soft"  # the teacher's name where its logits come from files
 
@@ -67,12 +67,12 @@ def divergence(
         classes: which of the student's classes the teacher's are.
         temperature: by which both are divided.
     """
-    dtype = forms.at_least_float32(logits.dtype)
+    dtype = ops.at_least_float32(logits.dtype)
     own, teacher = logits.astype(dtype), teacher.astype(dtype)
     if teacher.shape[1:3] != own.shape[1:3]:
         size = own.shape[1:3]
-        teacher = resize_ops.resize_bilinear(teacher, size)
-        share = resize_ops.resize_bilinear(taught[..., None].astype(dtype), size)[..., 0]
+        teacher = ops.resize_bilinear(teacher, size=size)
+        share = ops.resize_bilinear(taught[..., None].astype(dtype), size=size)[..., 0]
         taught = share > 0.999  # all neighbours are taught
     if tuple(classes) != tuple(range(own.shape[-1])):
         own = own[..., np.asarray(classes)]

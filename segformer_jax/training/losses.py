@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from segformer_jax.models import forms, resize_ops
-from segformer_jax.models.cross_entropy import Weighting, divisor, resized_cross_entropy
+from segformer_jax import ops
 from segformer_jax.models.loss import check_label_map, check_labels
+from segformer_jax.ops.cross_entropy import Weighting, divisor
 from segformer_jax.training.lovasz import lovasz_hinge, lovasz_softmax
 
 LOSSES = ("cross_entropy", "focal", "dice", "lovasz")
@@ -80,15 +80,16 @@ def make_loss(
         check_label_map(labels, len(logits))
         check_labels(labels, max(num_labels, 2), ignore_index)
         labels = jnp.asarray(labels).astype(jnp.int32)
-        logits = logits.astype(forms.at_least_float32(logits.dtype))
+        logits = logits.astype(ops.at_least_float32(logits.dtype))
         if binary:
             logits = jnp.pad(logits, ((0, 0), (0, 0), (0, 0), (1, 0)))
         total = jnp.zeros((), logits.dtype)
         for name, factor in terms:
             if name == "cross_entropy":
-                value = resized_cross_entropy(logits, labels, weighting)
+                value = ops.resized_cross_entropy(logits, labels, weighting=weighting)
             else:
-                value = large[name](resize_ops.resize_bilinear(logits, labels.shape[1:3]), labels)
+                resized = ops.resize_bilinear(logits, size=labels.shape[1:3])
+                value = large[name](resized, labels)
             total += factor * value
         return total
 

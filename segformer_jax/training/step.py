@@ -12,8 +12,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer, UInt8
 
+from segformer_jax import ops
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.models import forms
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.optimizer import ema_update
 from segformer_jax.training.state import Flat, Skeleton, TrainState, stats_of
@@ -30,6 +30,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     processor: SegformerImageProcessor,
     platform: str,
+    local_batch: bool = False,
     seed: int = 0,
     ema_decay: float | None = None,
     complete: Callable[[Flat], Flat] = dict,
@@ -48,6 +49,7 @@ def make_step(
         optimizer: of the trained parameters.
         processor: its mean and standard deviation are what pixels are normalised by.
         platform: whose forms to compute in.
+        local_batch: the batch lies on one device, and may be computed picture by picture.
         seed: of dropout.
         ema_decay: of the average of the parameters; None keeps none.
         complete: makes the model's parameters of the trained and frozen ones.
@@ -56,7 +58,7 @@ def make_step(
 
     def loss_of(params: Flat, frozen: Flat, stats: Flat, batch, targets, key):
         model = skeleton.model(complete({**params, **frozen}) | stats)
-        dtype = forms.at_least_float32(model.segformer.dtype)
+        dtype = ops.at_least_float32(model.segformer.dtype)
         pixels = normalized(batch["image"], processor, dtype)
         logits = model(pixels, rngs=nnx.Rngs(dropout=key)).logits
         value = loss(logits, batch["mask"].astype(jnp.int32))
@@ -83,7 +85,7 @@ def make_step(
             stats, (value, own) = of_part(*fixed, stats, teacher or {}, *given)
             return (stats, jax.tree.map(jnp.add, sums, own)), value
 
-        with forms.single_form(platform):
+        with ops.use(platform, local_batch=local_batch):
             if parts == 1:
                 alone = {name: array[0] for name, array in batch.items()}
                 stats, (value, gradients) = of_part(

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from segformer_jax import ops
 from segformer_jax.checkpoints.pretrained import load_config, load_model
 from segformer_jax.errors import ImageError
-from segformer_jax.models import SegformerForSemanticSegmentation, forms
+from segformer_jax.models import SegformerForSemanticSegmentation
 from segformer_jax.training import sharding, state
 from segformer_jax.training.check import listed
 from segformer_jax.training.dataset import Dataset
@@ -102,7 +103,7 @@ def distillation(
         SegformerForSemanticSegmentation,
         settings.teacher,
         dtype=dtype,
-        param_dtype=forms.at_least_float32(dtype),
+        param_dtype=ops.at_least_float32(dtype),
         may_start=False,
     )
     if model.config.num_channels != 3:
@@ -117,7 +118,7 @@ def distillation(
     skeleton, params, stats = state.split(model)
 
     def targets(batch: Mapping[str, Any], values: Mapping[str, Any]) -> Targets:
-        pixels = normalized(batch["image"], processor, forms.at_least_float32(dtype))
+        pixels = normalized(batch["image"], processor, ops.at_least_float32(dtype))
         logits = jax.lax.stop_gradient(skeleton.model(values)(pixels).logits)
         if channels != tuple(range(logits.shape[-1])):
             logits = logits[..., jnp.array(channels)]

@@ -6,8 +6,7 @@ import pytest
 from flax import nnx
 
 from benchmarks.plain import plain_logits
-from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
-from segformer_jax.models import forms
+from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
 from segformer_jax.models.layers import BatchNorm
 
 
@@ -22,7 +21,7 @@ def test_plain_logits_are_ours(form, x64, rng):
     pixel_values = jnp.asarray(rng.normal(size=(2, 96, 65, 3)))
 
     expected = plain_logits(model, pixel_values)
-    with forms.single_form(form):
+    with ops.use(form):
         ours = model.folded()(pixel_values).logits
 
     assert np.ptp(expected) > 0.1

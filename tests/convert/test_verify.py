@@ -8,7 +8,7 @@ from segformer_jax.convert import verify
 
 from segformer_jax import SegformerModel
 from segformer_jax.checkpoints import files
-from segformer_jax.models import ops
+from segformer_jax.ops import ACTIVATIONS
 
 
 def test_scene_b0_is_equal_stage_by_stage():
@@ -54,7 +54,7 @@ def test_int8_weights_are_compared_as_the_floats_they_stand_for(tmp_path):
 
 
 def test_a_wrong_activation_is_found(monkeypatch):
-    monkeypatch.setitem(ops.ACTIVATIONS, "gelu", nnx.gelu)  # Flax's is the tanh approximation
+    monkeypatch.setitem(ACTIVATIONS, "gelu", nnx.gelu)  # Flax's is the tanh approximation
     report = verify.compare_with_torch("scene-b0")
     assert not report["equal"]
     assert report["stages"]["stage 1"]["float64"] > 1e-6

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
+from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
 from segformer_jax.inference import forward
-from segformer_jax.models import forms
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
@@ -28,7 +27,7 @@ def test_pieces_of_a_batch_give_the_logits_of_the_whole(
     pixel_values = jnp.asarray(rng.normal(size=(batch, 64, 96, 3)))
     by_pieces = forward.forward_pass(graph, platform)
 
-    with forms.single_form(platform):
+    with ops.use(platform):
         expected = model(pixel_values).logits
     ours = jax.jit(by_pieces)(state, pixel_values)
 

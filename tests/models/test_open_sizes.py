@@ -7,9 +7,7 @@ import reference
 import torch
 from jax import export
 
-from segformer_jax import SegformerForSemanticSegmentation
-from segformer_jax.models import forms
-from segformer_jax.models.resize_ops import resize_bilinear
+from segformer_jax import SegformerForSemanticSegmentation, ops
 
 TWO_STAGES = dict(
     num_encoder_blocks=2, depths=[1, 1], sr_ratios=[8, 4], hidden_sizes=[8, 12],
@@ -23,8 +21,8 @@ def test_a_resize_between_open_sizes_is_torchs(form, rng):
     b, h, w, height, width = export.symbolic_shape("b, h, w, height, width")
 
     def resize(x, like):
-        with forms.single_form(form):
-            return resize_bilinear(x, like.shape)
+        with ops.use(form):
+            return ops.resize_bilinear(x, size=like.shape)
 
     shapes = (
         jax.ShapeDtypeStruct((b, h, w, 5), "float32"),
@@ -45,7 +43,7 @@ def test_a_network_of_open_sizes_is_transformers(form, tmp_path):
     ours = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
 
     def run(pixels):
-        with forms.single_form(form):
+        with ops.use(form):
             return ours(pixels).logits
 
     b, h, w = export.symbolic_shape("b, h, w", constraints=["h >= 29", "w >= 29"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segformer_jax.models import forms
+from segformer_jax import ops
 from segformer_jax.training.losses import LOSSES, make_loss
 
 ROUNDING = 1e-10  # float64
@@ -60,7 +60,7 @@ def test_cross_entropy_is_torchs(form, denominator, weights, smoothing):
         label_smoothing=smoothing,
         denominator=denominator,
     )
-    with forms.single_form(form):
+    with ops.use(form):
         assert_equal(loss, in_torch, logits, labels)
 
 

@@ -1,5 +1,7 @@
 """Every form of an operation is the same function, and torch's."""
 
+from importlib import import_module
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segformer_jax.models import (
-    attention_ops,
-    conv_ops,
-    cross_entropy,
-    forms,
-    gradients,
-    ops,
-    resize_ops,
+from segformer_jax import ops
+from segformer_jax.ops.cross_entropy import Weighting
+
+# a module of the name of what it holds
+attention_module, resize_module = (
+    import_module(f"segformer_jax.ops.{name}") for name in ("attention", "resize")
 )
 
 FORMS = ["cpu", "tpu"]
@@ -50,8 +50,8 @@ def test_conv_is_torchs(form, size, stride, padding, channels, sides):
         stride=stride,
         padding=padding,
     )
-    with forms.single_form(form):
-        ours = conv_ops.conv(
+    with ops.use(form):
+        ours = ops.conv(
             jnp.asarray(x),
             jnp.asarray(kernel),
             jnp.asarray(bias),
@@ -76,10 +76,10 @@ def test_depthwise_conv_and_its_gradients_are_torchs(form):
     (expected * torch.from_numpy(weights)).sum().backward()
 
     def total(x, kernel, bias):
-        y = conv_ops.depthwise_conv(x, kernel, bias)
+        y = ops.depthwise_conv(x, kernel, bias)
         return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
 
-    with forms.single_form(form):
+    with ops.use(form):
         gradients, ours = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
             *map(jnp.asarray, (x, kernel, bias))
         )
@@ -99,10 +99,10 @@ def test_resize_bilinear_and_its_gradient_are_torchs(form, size):
     (expected * torch.from_numpy(weights)).sum().backward()
 
     def total(x):
-        y = resize_ops.resize_bilinear(x, size)
+        y = ops.resize_bilinear(x, size=size)
         return jnp.sum(y * np.moveaxis(weights, 1, -1)), y
 
-    with forms.single_form(form):
+    with ops.use(form):
         gradient, ours = jax.grad(total, has_aux=True)(jnp.asarray(x))
     np.testing.assert_allclose(np.moveaxis(ours, -1, 1), expected.detach(), atol=ROUNDING)
     np.testing.assert_allclose(np.moveaxis(gradient, -1, 1), theirs.grad, atol=ROUNDING)
@@ -112,21 +112,21 @@ def test_resize_in_float32_takes_the_neighbours_that_torch_takes(rng):
     """A ramp shows every weight: float32 positions differ from exact ones at odd ratios."""
     for old, new in rng.integers(1, 4000, (60, 2)):
         ramp = np.arange(old, dtype=np.float32).reshape(1, old, 1, 1)
-        ours = resize_ops.resize_bilinear(jnp.asarray(ramp), (int(new), 1))
+        ours = ops.resize_bilinear(jnp.asarray(ramp), size=(int(new), 1))
         expected = F.interpolate(nchw(ramp), size=(int(new), 1), mode="bilinear")
         np.testing.assert_allclose(np.ravel(ours), expected.ravel(), rtol=3e-7, atol=old * 1e-7)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("limit", [attention_ops.SCORES_PER_CHUNK, 60])
+@pytest.mark.parametrize("limit", [attention_module.SCORES_PER_CHUNK, 60])
 def test_attention_is_torchs(form, limit, monkeypatch):
-    monkeypatch.setattr(attention_ops, "SCORES_PER_CHUNK", limit)
+    monkeypatch.setattr(attention_module, "SCORES_PER_CHUNK", limit)
     jax.clear_caches()
     q, k, v = normal(2, 35, 3, 4), normal(2, 12, 3, 4, seed=1), normal(2, 12, 3, 4, seed=2)
     theirs = [torch.from_numpy(a.transpose(0, 2, 1, 3).copy()) for a in (q, k, v)]
     expected = F.scaled_dot_product_attention(*theirs).transpose(1, 2)
-    with forms.single_form(form):
-        ours = attention_ops.attention(*map(jnp.asarray, (q, k, v)), dtype=jnp.float64)
+    with ops.use(form):
+        ours = ops.attention(*map(jnp.asarray, (q, k, v)), dtype=jnp.float64)
     np.testing.assert_allclose(ours, expected, atol=ROUNDING)
 
 
@@ -139,38 +139,36 @@ def test_gradients_of_attention_are_torchs(form):
     (y * torch.from_numpy(weights)).sum().backward()
 
     def total(q, k, v):
-        return jnp.sum(attention_ops.attention(q, k, v, dtype=jnp.float64) * weights)
+        return jnp.sum(ops.attention(q, k, v, dtype=jnp.float64) * weights)
 
-    with forms.single_form(form):
+    with ops.use(form):
         ours = jax.grad(total, argnums=(0, 1, 2))(*map(jnp.asarray, (q, k, v)))
     for gradient, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(gradient.transpose(0, 2, 1, 3), expected.grad, atol=ROUNDING)
 
 
 def test_attention_of_a_large_picture_is_taken_in_pieces_everywhere(monkeypatch):
-    monkeypatch.setattr(attention_ops, "SCORES_AT_ONCE", 100)
+    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 100)
     jax.clear_caches()
     q, k, v = (jnp.asarray(normal(1, n, 2, 4)) for n in (35, 12, 12))
-    with forms.single_form("tpu"):
-        in_pieces = jax.make_jaxpr(lambda *a: attention_ops.attention(*a, dtype=jnp.float64))(
-            q, k, v
-        )
+    with ops.use("tpu"):
+        in_pieces = jax.make_jaxpr(lambda *a: ops.attention(*a, dtype=jnp.float64))(q, k, v)
     assert "scan" in str(in_pieces)
 
 
 def test_large_scores_do_not_overflow():
     q = jnp.full((1, 2, 1, 4), 1e3, jnp.float32)
     for form in FORMS:
-        with forms.single_form(form):
-            y = attention_ops.attention(q, q, q, dtype=jnp.float32)
+        with ops.use(form):
+            y = ops.attention(q, q, q, dtype=jnp.float32)
         np.testing.assert_allclose(y, q)
 
 
 def test_halves_on_a_tpu_are_summed_in_float32():
     """4 + 8 · 2⁻⁷ is a bfloat16, but 4 + 2⁻⁷ rounds to 4."""
     x, kernel = jnp.ones((1, 3, 3, 4), jnp.bfloat16), jnp.full((3, 3, 1, 4), 2**-7)
-    with forms.single_form("tpu"):
-        y = conv_ops.depthwise_conv(x, kernel.at[0, 0].set(4), jnp.zeros(4))
+    with ops.use("tpu"):
+        y = ops.depthwise_conv(x, kernel.at[0, 0].set(4), jnp.zeros(4))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y[0, 1, 1], jnp.asarray(4.0625, jnp.bfloat16))
 
@@ -180,7 +178,7 @@ def test_depthwise_conv_can_be_differentiated_forwards_and_mapped(wrt):
     x, kernel, bias = (jnp.asarray(a) for a in (normal(2, 6, 5, 4), normal(3, 3, 1, 4), normal(4)))
 
     def function(own):
-        return conv_ops.depthwise_conv(*((own, kernel) if wrt == "x" else (x, own)), bias)
+        return ops.depthwise_conv(*((own, kernel) if wrt == "x" else (x, own)), bias)
 
     point = x if wrt == "x" else kernel
     direction = jnp.asarray(normal(*point.shape, seed=5))
@@ -217,7 +215,7 @@ def assert_equal_derivatives(function, plain, *arguments):
 @pytest.mark.parametrize("outputs", [3, 9])
 def test_derivatives_of_a_linear_layer_are_the_plain_ones(form, outputs):
     arguments = [jnp.asarray(normal(*s)) for s in [(2, 4, 3, 5), (5, outputs), (outputs,)]]
-    with forms.single_form(form):
+    with ops.use(form):
         assert_equal_derivatives(
             lambda x, kernel, bias: ops.linear(x, kernel, bias, dtype=jnp.float64),
             lambda x, kernel, bias: jnp.matmul(x, kernel) + bias.reshape(1, 1, 1, -1),
@@ -228,10 +226,13 @@ def test_derivatives_of_a_linear_layer_are_the_plain_ones(form, outputs):
 @pytest.mark.parametrize("form", FORMS)
 def test_derivatives_of_depthwise_conv_are_the_plain_ones(form):
     arguments = [jnp.asarray(normal(*s)) for s in [(2, 6, 5, 4), (3, 3, 1, 4), (4,)]]
-    with forms.single_form(form):
+    with ops.use(form):
         assert_equal_derivatives(
-            conv_ops.depthwise_conv,
-            lambda x, kernel, bias: conv_ops._depthwise_lax(x, kernel) + bias.reshape(1, 1, 1, -1),
+            ops.depthwise_conv,
+            lambda x, kernel, bias: (
+                import_module("segformer_jax.ops.depthwise").depthwise.reference(x, kernel)
+                + bias.reshape(1, 1, 1, -1)
+            ),
             *arguments,
         )
 
@@ -242,10 +243,10 @@ def test_derivatives_of_a_sum_of_resized_maps_are_the_plain_ones(form, sides):
     arguments = [
         jnp.asarray(normal(2, *side, 3, seed=i)) for i, side in enumerate([(8, 6), *sides])
     ]
-    with forms.single_form(form):
+    with ops.use(form):
         assert_equal_derivatives(
-            lambda first, *others: resize_ops.add_resized(first, others),
-            lambda *maps: sum(resize_ops._resize_by_matmuls(x, size=(8, 6)) for x in maps),
+            lambda first, *others: ops.add_resized(first, others),
+            lambda *maps: sum(resize_module._by_matmuls(x, size=(8, 6)) for x in maps),
             *arguments,
         )
 
@@ -258,9 +259,9 @@ def test_derivatives_of_attention_are_the_plain_ones(form):
         return jnp.einsum("bhnk,bkhd->bnhd", weights, v)
 
     arguments = [jnp.asarray(normal(2, n, 3, 4, seed=i)) for i, n in enumerate((35, 12, 12))]
-    with forms.single_form(form):
+    with ops.use(form):
         assert_equal_derivatives(
-            lambda q, k, v: attention_ops.attention(q, k, v, dtype=jnp.float64), plain, *arguments
+            lambda q, k, v: ops.attention(q, k, v, dtype=jnp.float64), plain, *arguments
         )
 
 
@@ -271,7 +272,7 @@ def test_derivatives_of_gelu_and_the_norms_are_the_plain_ones():
 
     x = jnp.asarray(normal(3, 5, 4) * 3)
     assert_equal_derivatives(ops.ACTIVATIONS["gelu"], lambda x: x * jax.scipy.stats.norm.cdf(x), x)
-    assert_equal_derivatives(lambda x: gradients.normalize(x, (0, 2), 0.1), normalized, x)
+    assert_equal_derivatives(lambda x: ops.normalize(x, axes=(0, 2), epsilon=0.1), normalized, x)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -298,28 +299,29 @@ def test_derivatives_of_the_loss_are_the_plain_ones(form, size, options, rng):
     count = labels.size if "denominator" in options else (one_hot * weights).sum()
 
     def plain(logits):
-        large = resize_ops._resize_by_matmuls(logits, size=size)
+        large = resize_module._by_matmuls(logits, size=size)
         return -(targets * jax.nn.log_softmax(large, -1)).sum() / float(count)
 
-    weighting = cross_entropy.Weighting(255, **options)
-    with forms.single_form(form):
+    weighting = Weighting(255, **options)
+    with ops.use(form):
         assert_equal_derivatives(
-            lambda x: cross_entropy.resized_cross_entropy(x, jnp.asarray(labels), weighting),
+            lambda x: ops.resized_cross_entropy(x, jnp.asarray(labels), weighting=weighting),
             plain,
             jnp.asarray(normal(2, 8, 6, 5)),
         )
 
 
 def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
-    assert forms.activation_dtype(jnp.bfloat16) == jnp.float32
-    assert forms.activation_dtype(jnp.float64) == jnp.float64
-    with forms.single_form("tpu"):
-        assert forms.activation_dtype(jnp.bfloat16) == jnp.bfloat16
+    with ops.use("tpu"):
+        assert ops.activation_dtype(jnp.bfloat16) == jnp.bfloat16
     x, wide = jnp.full((2, 64), 1.001, jnp.float32), jnp.ones((64, 64), jnp.float32)
-    y = ops.linear(x, wide, None, dtype=jnp.bfloat16)
+    with ops.use("cpu"):
+        assert ops.activation_dtype(jnp.bfloat16) == jnp.float32
+        assert ops.activation_dtype(jnp.float64) == jnp.float64
+        y = ops.linear(x, wide, None, dtype=jnp.bfloat16)
+        narrow = ops.linear(x, wide[:, :3], None, dtype=jnp.bfloat16)  # float32 is as fast there
     assert y.dtype == jnp.float32
     np.testing.assert_array_equal(y, 64.0)  # 1.001 is 1 in bfloat16
-    narrow = ops.linear(x, wide[:, :3], None, dtype=jnp.bfloat16)  # float32 is as fast there
     np.testing.assert_allclose(narrow, 64.064, rtol=1e-6)  # float32's rounding
 
 
@@ -327,12 +329,12 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
 @pytest.mark.parametrize(("form", "halves"), [("cpu", False), ("gpu", True), ("tpu", True)])
 def test_attention_multiplies_halves_but_on_a_cpu(form, halves, large, monkeypatch):
     if large:
-        monkeypatch.setattr(attention_ops, "SCORES_AT_ONCE", 1)
-    attention_ops._attention.clear_cache()  # the number above is no argument
+        monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 1)
+    jax.clear_caches()  # the number above is no argument
     x = jnp.ones((1, 8, 2, 4), jnp.float32)
-    with forms.single_form(form):
-        program = jax.make_jaxpr(lambda x: attention_ops.attention(x, x, x, dtype=jnp.bfloat16))(x)
-    attention_ops._attention.clear_cache()
+    with ops.use(form):
+        program = jax.make_jaxpr(lambda x: ops.attention(x, x, x, dtype=jnp.bfloat16))(x)
+    jax.clear_caches()
     assert ("bf16" in str(program)) == halves
 
 
@@ -347,16 +349,16 @@ def test_the_gradient_of_a_linear_layer_is_chosen_by_the_form_of_its_call():
         )
 
     assert "platform_index" in program()
-    with forms.single_form("cpu"):
+    with ops.use("cpu"):
         assert "optimization_barrier" in program()
-    with forms.single_form("gpu"):
+    with ops.use("gpu"):
         assert "optimization_barrier" not in program()
 
 
 def test_one_form_leaves_no_choice_in_the_program():
     x = jnp.zeros((1, 8, 8, 4))
     args = (x, jnp.zeros((3, 3, 1, 4)), jnp.zeros(4))
-    assert "platform_index" in str(jax.make_jaxpr(conv_ops.depthwise_conv)(*args))
-    with forms.single_form("cpu"):
-        program = str(jax.make_jaxpr(lambda *a: conv_ops.depthwise_conv(*a))(*args))
+    assert "platform_index" in str(jax.make_jaxpr(ops.depthwise_conv)(*args))
+    with ops.use("cpu"):
+        program = str(jax.make_jaxpr(lambda *a: ops.depthwise_conv(*a))(*args))
     assert "platform_index" not in program

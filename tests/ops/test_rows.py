@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segformer_jax.models import rows
+from segformer_jax.ops import rows
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 64, 100, 256, 1024, 1025, 3000])

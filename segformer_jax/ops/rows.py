@@ -11,7 +11,7 @@ from functools import partial, reduce
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segformer_jax.models.forms import is_known
+from segformer_jax.ops.dispatch import is_known
 
 LANES = 32  # numbers in a slice
 SLICES = 32  # of one row at most: longer rows are cut into wider slices, and these again

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from segformer_jax.models.dropout import Dropout, keep
+from segformer_jax.models.layers import Dropout
+from segformer_jax.ops.dropout import keep
 
 COUNT = 1 << 20
 SIGMAS = 5  # of a binomial: a right generator fails once in two million

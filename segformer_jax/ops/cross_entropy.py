@@ -11,7 +11,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from segformer_jax.models import forms, gradients, resize_ops
+from segformer_jax.ops.dispatch import Form, batch_is_local, operation
+from segformer_jax.ops.resize import left_matmul, resize_bilinear, resize_matrices
 
 
 @dataclass(frozen=True)
@@ -74,60 +75,53 @@ def divisor(
     return jnp.where(total > 0, total, 1)
 
 
-def resized_cross_entropy(
-    logits: Float[Array, "b h w labels"], labels: Int[Array, "b H W"], weighting: Weighting
+def _resized_cross_entropy(
+    logits: Float[Array, "b h w labels"],
+    labels: Int[Array, "b H W"],
+    *,
+    weighting: Weighting,
 ) -> Float[Array, ""]:
     """The cross entropy of the logits resized to (H, W)."""
-    return _resized(logits, labels, weighting, forms.current_form())
+    return cross_entropy(resize_bilinear(logits, size=labels.shape[1:3]), labels, weighting)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-@partial(jax.jit, static_argnums=(2, 3))
-def _resized(logits, labels, weighting, form):
-    return _plain(logits, labels, weighting=weighting)
-
-
-@_resized.defjvp
-def _resized_jvp(weighting, form, primals, tangents):
+def _jvp(primals, tangents, *, weighting):
     """The loss is a number: its gradient, made beside it, is all there is to keep."""
-    loss, gradient = forms.choose(
-        form,
-        partial(_loss_and_gradient, weighting=weighting),
-        jax.value_and_grad(partial(_plain, weighting=weighting)),
-        *primals,
-    )
+    of_plain = jax.value_and_grad(partial(_resized_cross_entropy, weighting=weighting))
+    loss, gradient = of_plain(*primals)
     return loss, jnp.sum(gradient * tangents[0])
 
 
-def _plain(logits, labels, *, weighting):
-    return cross_entropy(resize_ops.resize_bilinear(logits, labels.shape[1:3]), labels, weighting)
-
-
-def _loss_and_gradient(logits, labels, *, weighting):
+def _jvp_on_cpu(primals, tangents, *, weighting):
     """One picture at a time, a plane per class: long rows to compute on, that stay in the cache."""
-    classes = logits.shape[-1]
-    rows, columns = resize_ops.resize_matrices(logits, labels.shape[1:3])
-    valid = labels != weighting.ignore
+    logits, labels = primals
+    of_picture = partial(_of_picture, weighting=weighting)
+    if batch_is_local(len(logits)):
+        losses, gradient = lax.map(of_picture, (logits, labels))
+    else:
+        losses, gradient = jax.vmap(of_picture)((logits, labels))
+    count = divisor(labels, labels != weighting.ignore, weighting, logits.dtype)
+    return losses.sum() / count, jnp.sum(gradient / count * tangents[0])
 
-    def add_picture(total, picture):
-        logits, labels, valid = picture
-        planes = jnp.matmul(logits.transpose(2, 0, 1), columns.T, precision="highest")
-        planes = gradients.left_matmul(rows, planes)
-        largest = planes.max(0, keepdims=True)
-        exponentials = jnp.exp(planes - largest)
-        total_exponential = exponentials.sum(0, keepdims=True)
-        true = labels[None] == np.arange(classes, dtype=labels.dtype)[:, None, None]
-        target, mass = _targets(true, labels, weighting, planes.dtype)
-        losses = mass * (jnp.log(total_exponential) + largest)
-        losses = losses[0] - (target * planes).sum(0)
-        slope = mass * (exponentials / total_exponential) - target
-        slope = gradients.left_matmul(rows.T, jnp.where(valid[None], slope, 0))
-        slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
-        return total + jnp.where(valid, losses, 0).sum(), slope
 
-    total, gradient = lax.scan(add_picture, jnp.zeros((), logits.dtype), (logits, labels, valid))
-    count = divisor(labels, valid, weighting, logits.dtype)
-    return total / count, gradient / count
+def _of_picture(picture, weighting):
+    """The sum of a picture's losses, and its gradient."""
+    logits, labels = picture
+    rows, columns = resize_matrices(logits, labels.shape)
+    valid, classes = labels != weighting.ignore, logits.shape[-1]
+    planes = jnp.matmul(logits.transpose(2, 0, 1), columns.T, precision="highest")
+    planes = left_matmul(rows, planes)
+    largest = planes.max(0, keepdims=True)
+    exponentials = jnp.exp(planes - largest)
+    total_exponential = exponentials.sum(0, keepdims=True)
+    true = labels[None] == np.arange(classes, dtype=labels.dtype)[:, None, None]
+    target, mass = _targets(true, labels, weighting, planes.dtype)
+    losses = mass * (jnp.log(total_exponential) + largest)
+    losses = losses[0] - (target * planes).sum(0)
+    slope = mass * (exponentials / total_exponential) - target
+    slope = left_matmul(rows.T, jnp.where(valid[None], slope, 0))
+    slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
+    return jnp.where(valid, losses, 0).sum(), slope
 
 
 def _targets(true, labels, weighting, dtype):
@@ -138,3 +132,12 @@ def _targets(true, labels, weighting, dtype):
     mass = jnp.take(own, labels, mode="clip") + everywhere.sum()  # clip: those to be ignored
     own, everywhere = (x[:, None, None] for x in (own, everywhere))
     return jnp.where(true, own + everywhere, everywhere), mass[None]
+
+
+_elsewhere = Form(_resized_cross_entropy, jvp=_jvp)
+resized_cross_entropy = operation(
+    _resized_cross_entropy,
+    cpu=Form(_resized_cross_entropy, jvp=_jvp_on_cpu),
+    gpu=_elsewhere,
+    tpu=_elsewhere,
+)

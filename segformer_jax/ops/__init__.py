@@ -1,0 +1,55 @@
+"""SegFormer's array operations: one meaning each, and a form for each platform that is fast there.
+
+Each file has the reference first, in plain jnp, then the forms, then the line that names the
+operation. Every operation casts its matrix operands to `dtype` and gives back the type of `x`, so
+that bfloat16 on a CPU means bfloat16 products in a float32 stream, which is what CPUs are fast at.
+"""
+
+from segformer_jax.ops.activation import ACTIVATIONS, gelu
+from segformer_jax.ops.attention import attention, attention_weights
+from segformer_jax.ops.conv import conv
+from segformer_jax.ops.cross_entropy import cross_entropy, resized_cross_entropy
+from segformer_jax.ops.decode import decode
+from segformer_jax.ops.dense import along_channels, linear, rounded
+from segformer_jax.ops.depthwise import depthwise_conv
+from segformer_jax.ops.dispatch import (
+    PLATFORMS,
+    Form,
+    activation_dtype,
+    at_least_float32,
+    derivative_of,
+    operation,
+    use,
+)
+from segformer_jax.ops.dropout import dropout
+from segformer_jax.ops.norm import inverse_deviation, layer_norm, moved_average, normalize
+from segformer_jax.ops.resize import add_resized, resize_bilinear
+
+__all__ = [
+    "ACTIVATIONS",
+    "PLATFORMS",
+    "Form",
+    "activation_dtype",
+    "add_resized",
+    "along_channels",
+    "at_least_float32",
+    "attention",
+    "attention_weights",
+    "conv",
+    "cross_entropy",
+    "decode",
+    "depthwise_conv",
+    "derivative_of",
+    "dropout",
+    "gelu",
+    "inverse_deviation",
+    "layer_norm",
+    "linear",
+    "moved_average",
+    "normalize",
+    "operation",
+    "resize_bilinear",
+    "resized_cross_entropy",
+    "rounded",
+    "use",
+]

@@ -1,0 +1,195 @@
+"""Softmax attention, in the form that suits the platform and the size of the picture."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax.ops.dispatch import (
+    Form,
+    at_least_float32,
+    batch_is_local,
+    chosen_platform,
+    derivative_of,
+    is_known,
+    operation,
+)
+from segformer_jax.ops.rows import plain_max, plain_sum, row_max, row_sum
+
+SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
+SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
+
+
+def _attention(
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b k heads d"],
+    v: Float[Array, "b k heads d"],
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "b n heads d"]:
+    """Softmax attention, scaled by d^-0.5; the softmax is taken in float32 or wider."""
+    weights, total = _exponentials(q, k, dtype)
+    y = jnp.einsum(
+        "bhnk,bkhd->bnhd",
+        weights.astype(dtype),
+        v.astype(dtype),
+        preferred_element_type=weights.dtype,
+    )
+    return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
+
+
+def _on_cpu(q, k, v, *, dtype):
+    return _by_chunks(q, k, v, dtype=at_least_float32(dtype))  # heads are too narrow for halves
+
+
+def _jvp_on_cpu(primals, tangents, *, dtype):
+    """Training keeps the weights of all queries anyway, and is faster with them in one piece."""
+    way = _by_chunks if _is_large(*primals[:2]) else _at_once
+    return derivative_of(way)(primals, tangents, dtype=at_least_float32(dtype))
+
+
+def _on_gpu(q, k, v, *, dtype):
+    if chosen_platform() == "gpu" and _cudnn_fits(q, dtype):
+        q, k, v = (x.astype(dtype) for x in (q, k, v))
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    return _in_pieces(_attention, q, k, v, dtype)
+
+
+def _on_tpu(q, k, v, *, dtype):
+    return _in_pieces(_sum_as_channel, q, k, v, dtype)
+
+
+def _in_pieces(whole, q, k, v, dtype):
+    """What is larger than memory a head, or a few queries of every picture, at a time."""
+    if not _is_large(q, k):
+        return whole(q, k, v, dtype=dtype)
+    if batch_is_local(q.shape[0]):
+        return _by_chunks(q, k, v, dtype=dtype)
+    b, n, heads, d = q.shape
+    size = -(-n * SCORES_AT_ONCE // (b * n * heads * k.shape[1])) or 1
+    chunks = -(-n // size)
+    q = jnp.pad(q, ((0, 0), (0, chunks * size - n), (0, 0), (0, 0)))
+    q = jnp.moveaxis(q.reshape(b, chunks, size, heads, d), 1, 0)
+    y = lax.map(lambda queries: whole(queries, k, v, dtype=dtype), q)
+    return jnp.moveaxis(y, 0, 1).reshape(b, chunks * size, heads, d)[:, :n]
+
+
+def _is_large(q, k):
+    b, n, heads, _ = q.shape
+    return is_known(b, n, k.shape[1]) and b * n * heads * k.shape[1] > SCORES_AT_ONCE
+
+
+def _sum_as_channel(q, k, v, *, dtype):
+    """The sum of the weights is one more channel of the values, and the maximum a step of its own.
+
+    Otherwise XLA makes one fusion of maximum, exponential and sum, in which every weight costs
+    three times as much, and the weights go through the slow memory once more.
+    """
+    scores = _scores(q, k, dtype)
+    largest = lax.optimization_barrier(lax.stop_gradient(scores.max(-1, keepdims=True)))
+    values = jnp.pad(v.astype(dtype), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+    y = jnp.einsum(
+        "bhnk,bkhd->bnhd",
+        jnp.exp(scores - largest).astype(dtype),
+        values,
+        preferred_element_type=scores.dtype,
+    )
+    return (y[..., :-1] / y[..., -1:]).astype(v.dtype)
+
+
+def _by_chunks(q, k, v, *, dtype):
+    """One head and one run of queries after another: plain 2-D matmuls, bounded memory.
+
+    Of one picture after another where the batch is local, of all side by side otherwise.
+    """
+    if not batch_is_local(q.shape[0]):
+        one = partial(_by_chunks_of_one, dtype=dtype)
+        return jax.vmap(one)(*(x[:, None] for x in (q, k, v)))[:, 0]
+    return _by_chunks_of_one(q, k, v, dtype=dtype)
+
+
+def _by_chunks_of_one(q, k, v, *, dtype):
+    b, n, heads, d = q.shape
+    known = is_known(n, k.shape[1])
+    size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1])) if known else n
+    chunks = -(-n // size)
+    size = -(-n // chunks)
+    q = jnp.pad(q.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, chunks * size - n), (0, 0)))
+    q = q.reshape(b * heads * chunks, 1, size, 1, d)
+    k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, 1, -1, 1, d) for x in (k, v))
+
+    def attend(chunk):
+        queries, head = chunk
+        weights, total = _exponentials(queries, k[head], dtype, row_max, row_sum)
+        y = lax.dot(
+            weights[0, 0].astype(dtype),
+            v[head][0, :, 0].astype(dtype),
+            preferred_element_type=weights.dtype,
+        )
+        return (y / total[0, 0]).astype(v.dtype)
+
+    y = lax.map(attend, (q, jnp.arange(b * heads * chunks) // chunks))
+    return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
+
+
+def _at_once(q, k, v, *, dtype):
+    """Two matmuls per head and picture, batched; the weights are kept."""
+    b, _, heads, d = q.shape
+    given, wide = v.dtype, at_least_float32(q.dtype)
+    q = q * np.asarray(d**-0.5, q.dtype)
+    q, k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d).astype(dtype) for x in (q, k, v))
+    weights = jax.nn.softmax(jnp.einsum("gnd,gkd->gnk", q, k, preferred_element_type=wide))
+    y = jnp.einsum("gnk,gkd->gnd", weights.astype(dtype), v, preferred_element_type=wide)
+    return y.reshape(b, heads, -1, d).transpose(0, 2, 1, 3).astype(given)
+
+
+def _scores(q, k, dtype):
+    q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
+    return jnp.einsum(
+        "bnhd,bkhd->bhnk",
+        q.astype(dtype),
+        k.astype(dtype),
+        preferred_element_type=at_least_float32(q.dtype),
+    )
+
+
+def _exponentials(q, k, dtype, row_max=plain_max, row_sum=plain_sum):
+    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
+    scores = _scores(q, k, dtype)
+    weights = jnp.exp(scores - lax.stop_gradient(row_max(scores)))
+    return weights, row_sum(weights)
+
+
+def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
+    """Whether cuDNN's fused attention can be traced: it raises anywhere but on NVIDIA's GPUs."""
+    try:
+        device = jax.local_devices(backend="gpu")[0]
+    except RuntimeError:
+        return False
+    capability = str(getattr(device, "compute_capability", "0"))
+    recent = capability.replace(".", "").isdigit() and float(capability) >= 8
+    halves = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    return recent and jnp.dtype(dtype) in halves and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+
+
+attention = operation(
+    _attention,
+    cpu=Form(_on_cpu, jvp=_jvp_on_cpu),
+    gpu=Form(_on_gpu, jvp=derivative_of(_on_gpu)),
+    tpu=Form(_on_tpu, jvp=derivative_of(_on_tpu)),
+)
+
+
+def _attention_weights(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b k heads d"], *, dtype: DTypeLike
+) -> Float[Array, "b heads n k"]:
+    """What each query takes of each key; rows sum to 1."""
+    weights, total = _exponentials(q, k, dtype)
+    return (weights / total).astype(q.dtype)
+
+
+attention_weights = operation(_attention_weights)

@@ -1,0 +1,145 @@
+"""The strided convolutions: patch embeddings, and the reduction of keys and values."""
+
+from collections.abc import Callable
+from functools import partial, reduce
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax.ops.dense import along_channels, dot
+from segformer_jax.ops.dispatch import Form, operation
+
+
+def _convolved(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "k k i o"],
+    *,
+    stride: int,
+    padding: int,
+    dtype: DTypeLike,
+) -> Float[Array, "b h2 w2 o"]:
+    """XLA's convolution, operands in `dtype`, the result in the type of x."""
+    return lax.conv_general_dilated(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=x.dtype,
+    )
+
+
+def _on_cpu(x, kernel, *, stride, padding, dtype):
+    """XLA's convolution is fast there in float32, and knows nothing else."""
+    halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
+    way = _by_taps if halves else _convolved
+    return _patches_or(way)(x, kernel, stride=stride, padding=padding, dtype=dtype)
+
+
+def _on_tpu(x, kernel, *, stride, padding, dtype):
+    way = _by_matmuls(x.shape[-1], kernel.shape[0], stride)
+    return _patches_or(way)(x, kernel, stride=stride, padding=padding, dtype=dtype)
+
+
+def _tangent_on_cpu(primals, tangents, *, stride, **options):
+    """As matmuls: XLA's convolution is fast forwards there, and slow transposed."""
+    x, kernel = primals
+    way = _by_matmuls(x.shape[-1], kernel.shape[0], stride)
+    return _tangent(way, primals, tangents, stride=stride, **options)
+
+
+def _tangent(way, primals, tangents, **options):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    way = partial(_patches_or(way), **options)
+    return way(dx, kernel) + way(x, dkernel)
+
+
+def _patches_or(way: Callable) -> Callable:
+    """`way`, but where kernel and stride agree: matmuls of the patches' rows, whole in memory."""
+
+    def convolve(x, kernel, *, stride, padding, dtype):
+        if kernel.shape[0] == stride and not padding:
+            return _by_patches(x, kernel, dtype=dtype)
+        return way(x, kernel, stride=stride, padding=padding, dtype=dtype)
+
+    return convolve
+
+
+def _by_patches(x, kernel, *, dtype):
+    b, h, w, c = x.shape
+    k, _, _, out = kernel.shape
+    h, w = h // k, w // k  # leftovers at the end drop
+    x = x[:, : h * k, : w * k].reshape(b, h, k, w, k * c)
+    kernels = kernel.reshape(k, k * c, out)
+    return reduce(jnp.add, (dot(x[:, :, i], kernels[i], dtype=dtype) for i in range(k)))
+
+
+def _by_matmuls(channels: int, size: int, stride: int) -> Callable:
+    """Few taps as one matmul, a wide kernel over few channels folded."""
+    if size <= 3:
+        return _by_taps
+    return _by_cells if size <= 2 * stride and channels < 16 else _convolved
+
+
+def _by_taps(x, kernel, *, stride, padding, dtype):
+    """The k·k strided views of the picture side by side, and one matmul."""
+    _, h, w, c = x.shape
+    k, _, _, out = kernel.shape
+    h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    taps = [
+        x[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride]
+        for i in range(k)
+        for j in range(k)
+    ]
+    return dot(jnp.concatenate(taps, -1), kernel.reshape(k * k * c, out), dtype=dtype)
+
+
+def _by_cells(x, kernel, *, stride, padding, dtype):
+    """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, one matmul."""
+    b, h, w, c = x.shape
+    k, _, _, out = kernel.shape
+    h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
+    after = [
+        (side + 1) * stride - padding - old for side, old in zip((h, w), x.shape[1:3], strict=True)
+    ]
+    x = lax.pad(  # negative: rows and columns that no kernel reaches
+        x,
+        jnp.zeros((), x.dtype),
+        ((0, 0, 0), (padding, after[0], 0), (padding, after[1], 0), (0, 0, 0)),
+    )
+    x = x.reshape(b, h + 1, stride, w + 1, stride, c).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(b, h + 1, w + 1, stride * stride * c)
+    kernel = jnp.pad(kernel, ((0, 2 * stride - k), (0, 2 * stride - k), (0, 0), (0, 0)))
+    kernel = kernel.reshape(2, stride, 2, stride, c, out).transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(4 * stride * stride * c, out)
+    cells = [x[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
+    return dot(jnp.concatenate(cells, -1), kernel, dtype=dtype)
+
+
+_tangent_elsewhere = partial(_tangent, _convolved)
+convolved = operation(
+    _convolved,
+    cpu=Form(_on_cpu, _tangent_on_cpu),
+    gpu=Form(_patches_or(_convolved), _tangent_elsewhere),
+    tpu=Form(_on_tpu, _tangent_elsewhere),
+)
+
+
+def _conv(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "k k i o"],
+    bias: Float[Array, " o"],
+    *,
+    stride: int,
+    padding: int,
+    dtype: DTypeLike,
+) -> Float[Array, "b h2 w2 o"]:
+    """A strided convolution with `padding` zeros on every side, and torch's rounding down."""
+    y = convolved(x, kernel, stride=stride, padding=padding, dtype=dtype)
+    return y + along_channels(bias, y)
+
+
+conv = operation(_conv)

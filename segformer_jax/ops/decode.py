@@ -1,0 +1,83 @@
+"""The folded decode head's arithmetic: from feature maps to logits, in use."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.ops.dense import linear
+from segformer_jax.ops.dispatch import Form, is_known, operation
+from segformer_jax.ops.resize import lerp, resize_bilinear
+
+VALUES_PER_STRIP = 1 << 20  # of the wide map, at once on CPU: 4 MB of float32
+
+
+def _classified(
+    x: Float[Array, "b h w _"],
+    deeper: Sequence[Float[Array, "b _ _ d"]],
+    kernel: Float[Array, "_ d"],
+    bias: Float[Array, " d"],
+    classifier: tuple[Float[Array, "d labels"], Float[Array, " labels"]],
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "b h w labels"]:
+    """classifier(relu(x K + Σ up(y_i) + bias)): the deeper maps y have their kernels applied."""
+    grids = (resize_bilinear(y, size=x.shape[1:3]) for y in deeper)
+    return _classify(x, grids, kernel, bias, classifier, dtype)
+
+
+def _classify(x, deeper, kernel, bias, classifier, dtype):
+    x = reduce(jnp.add, deeper, linear(x, kernel, bias, dtype=dtype))
+    return linear(jax.nn.relu(x), *classifier, dtype=dtype)
+
+
+def _by_strips(x, deeper, kernel, bias, classifier, *, dtype):
+    """One strip of rows after another: the map of all the head's channels stays in the cache."""
+    if not is_known(*x.shape):
+        return _classified(x, deeper, kernel, bias, classifier, dtype=dtype)
+    b, h, w, _ = x.shape
+    strips = -(-h // max(1, VALUES_PER_STRIP // (b * w * kernel.shape[-1])))
+    rows = -(-h // strips)
+
+    def of_strips(per_row):
+        padded = np.pad(per_row, (0, strips * rows - h), mode="edge")
+        return padded.reshape(strips, rows)
+
+    def one(strip):
+        own, between = strip
+        grids = (
+            lerp(lerp(y, near, 1), bilinear_neighbours(y.shape[2], w, y.dtype), 2)
+            for y, near in zip(deeper, between, strict=True)
+        )
+        own = jnp.take(x, own, 1, mode="clip")
+        return _classify(own, grids, kernel, bias, classifier, dtype)
+
+    between = [
+        [of_strips(each) for each in bilinear_neighbours(y.shape[1], h, y.dtype)] for y in deeper
+    ]
+    y = lax.map(one, (of_strips(np.arange(h)), between))  # strips b rows w labels
+    return jnp.moveaxis(y, 0, 1).reshape(b, strips * rows, w, -1)[:, :h]
+
+
+classified = operation(_classified, cpu=Form(_by_strips))
+
+
+def decode(
+    hidden_states: Sequence[Float[Array, "b _ _ _"]],
+    kernels: Sequence[Float[Array, "_ d"]],
+    bias: Float[Array, " d"],
+    classifier: tuple[Float[Array, "d labels"], Float[Array, " labels"]],
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "b h w labels"]:
+    """classifier(relu(Σ up(x_i K_i) + bias)), at the size of the first feature map."""
+    x, *deeper = hidden_states
+    first, *others = kernels
+    deeper = [linear(y, k, None, dtype=dtype) for y, k in zip(deeper, others, strict=True)]
+    return classified(x, deeper, first, bias, classifier, dtype=dtype)

@@ -1,0 +1,78 @@
+"""The linear map of the channels."""
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax.ops.dispatch import Form, operation
+
+NARROW = 64  # channels: below this a CPU gains nothing by multiplying halves
+
+
+def _dot(
+    x: Float[Array, "*batch i"], kernel: Float[Array, "i o"], *, dtype: DTypeLike
+) -> Float[Array, "*batch o"]:
+    """The last axis of x by a matrix: operands in `dtype`, the result in the type of x."""
+    return lax.dot_general(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        (((x.ndim - 1,), (0,)), ((), ())),
+        preferred_element_type=x.dtype,
+    )
+
+
+def _on_cpu(x, kernel, *, dtype):
+    if x.dtype != dtype and min(kernel.shape) < NARROW:  # halves in a float32 stream
+        dtype = x.dtype
+    return _dot(x, kernel, dtype=dtype)
+
+
+def _tangent_on_cpu(primals, tangents, *, dtype):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _on_cpu(dx, kernel, dtype=dtype) + _by_kernel(x, dkernel, dtype)
+
+
+def _by_kernel(x, dkernel, dtype):
+    """X @ dkernel; the transpose is one 2-D matmul xᵀ·dy that reorders its narrower operand.
+
+    Both operands lie with the summed rows outside, so one must be turned around in memory. XLA
+    turns the left one, and computes what was fused into it once more, in that slow order.
+    """
+    inputs, outputs = dkernel.shape
+    rows, dkernel = x.reshape(-1, inputs).astype(dtype), dkernel.astype(dtype)
+    over = (((1,), (0,)), ((), ()))
+    if outputs < inputs:  # the barrier keeps XLA from swapping the operands back
+        dkernel, over = lax.optimization_barrier(dkernel.T), (((1,), (1,)), ((), ()))
+    y = lax.dot_general(rows, dkernel, over, preferred_element_type=x.dtype)
+    return y.reshape(*x.shape[:-1], outputs)
+
+
+dot = operation(_dot, cpu=Form(_on_cpu, _tangent_on_cpu))
+
+
+def rounded(kernel: Float[Array, "*_ i o"], *, dtype: DTypeLike) -> Float[Array, "*_ i o"]:
+    """A kernel as the products in `dtype` round it; narrow ones stay, for not every form does."""
+    *window, inputs, outputs = kernel.shape
+    rows = inputs * (window[0] if window else 1)  # a convolution's kernel may go row by row
+    return kernel if min(rows, outputs) < NARROW else kernel.astype(dtype)
+
+
+def _linear(
+    x: Float[Array, "*batch i"],
+    kernel: Float[Array, "i o"],
+    bias: Float[Array, " o"] | None,
+    *,
+    dtype: DTypeLike,
+) -> Float[Array, "*batch o"]:
+    """The affine map of the last axis."""
+    y = dot(x, kernel, dtype=jnp.dtype(dtype))
+    return y if bias is None else y + along_channels(bias, x)
+
+
+linear = operation(_linear)
+
+
+def along_channels(values: Array, x: Array) -> Array:
+    """One value per channel, in the type and rank of x."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

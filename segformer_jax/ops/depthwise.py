@@ -1,0 +1,104 @@
+"""The depthwise convolution of the Mix-FFN."""
+
+from functools import partial, reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from segformer_jax.ops.dense import along_channels
+from segformer_jax.ops.dispatch import Form, at_least_float32, batch_is_local, operation
+
+TAPS = [(i, j) for i in range(3) for j in range(3)]
+
+
+def _depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"]
+) -> Float[Array, "b h w c"]:
+    """XLA's grouped convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _by_shifts(x, kernel):
+    """Nine shifted views of one padded picture, each by its weight, added up."""
+    _, h, w, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in TAPS)
+    shifted = (x[:, i : i + h, j : j + w] for i, j in TAPS)
+    return reduce(jnp.add, map(jnp.multiply, shifted, weights))
+
+
+def _by_wide_shifts(x, kernel):
+    """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
+    wide = at_least_float32(x.dtype)
+    return _by_shifts(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
+
+
+def _tangent_on_cpu(primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    if batch_is_local(x.shape[0]):
+        return _by_x(dx, kernel) + _by_kernel(x, dkernel)
+    # a kernel for each picture: what all devices must add up is then added up once, not a row
+    kernels = jnp.broadcast_to(dkernel, (x.shape[0], *dkernel.shape))
+    by_kernel = jax.vmap(lambda x, dkernel: _by_kernel(x[None], dkernel)[0])(x, kernels)
+    return _by_x(dx, kernel) + by_kernel
+
+
+def _by_x(dx, kernel):
+    """Nine products added up on a wider canvas.
+
+    Transposed, it is nine shifted views of one padded picture, the fast way on a CPU.
+    """
+    _, h, w, _ = dx.shape
+    zero = jnp.zeros((), dx.dtype)
+    products = (
+        lax.pad(
+            dx * kernel[i, j].reshape(1, 1, 1, -1),
+            zero,
+            ((0, 0, 0), (2 - i, i, 0), (2 - j, j, 0), (0, 0, 0)),
+        )
+        for i, j in TAPS
+    )
+    canvas = reduce(jnp.add, products)
+    return canvas[:, 1 : h + 1, 1 : w + 1]
+
+
+def _by_kernel(x, dkernel):
+    """The same row by row; transposed, nine running sums that are made in one pass over x.
+
+    `checkpoint` keeps x alone for the way back, not nine shifted copies of it.
+    """
+    b, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    @jax.checkpoint
+    def one_row(x, dkernel, row):
+        start = (row // h, row % h, np.int32(0), np.int32(0))
+        around = lax.dynamic_slice(x, start, (1, 3, w + 2, c))[0]
+        return sum(around[i, j : j + w] * dkernel[i, j] for i, j in TAPS)
+
+    rows = lax.map(partial(one_row, x, dkernel), np.arange(b * h, dtype=np.int32))
+    return rows.reshape(b, h, w, c)
+
+
+depthwise = operation(_depthwise, cpu=Form(_by_shifts, _tangent_on_cpu), tpu=Form(_by_wide_shifts))
+
+
+def _depthwise_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], bias: Float[Array, " c"]
+) -> Float[Array, "b h w c"]:
+    """A 3 × 3 convolution of each channel by itself, padded with one zero on every side."""
+    y = depthwise(x, kernel.astype(x.dtype))
+    return y + along_channels(bias, y)
+
+
+depthwise_conv = operation(_depthwise_conv)

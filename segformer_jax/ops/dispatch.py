@@ -1,0 +1,200 @@
+"""How the form of an operation is chosen: one meaning, a fast form per platform.
+
+An operation is a reference in plain jnp, which says what it computes, and forms of it that are fast
+on one platform each. Whoever compiles for one platform says so by `use`; where nobody says it, the
+choice falls when the program is lowered, so that one trace serves every device, and an export all
+platforms.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+REFERENCE = "reference"
+
+Jvp = Callable[..., tuple[Any, Any]]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute an operation. All take the operands, and the options by keyword.
+
+    Attributes:
+        call: the value. It need not be differentiable: a kernel will do.
+        tangent: (primals, tangents, **options) to the tangent, linear in the tangents, which JAX
+            transposes for the gradient; the reference's when left out.
+        jvp: (primals, tangents, **options) to value and tangent together, instead of `tangent`,
+            where the one costs little once the other is there: see `derivative_of`.
+    """
+
+    call: Callable
+    tangent: Callable | None = None
+    jvp: Jvp | None = None
+
+    def __post_init__(self) -> None:
+        if self.tangent is not None and self.jvp is not None:
+            raise ValueError("tangent and jvp must not both be given: jvp gives the tangent too")
+
+
+class Choice(NamedTuple):
+    """What `use` says; a part of the key of every jit's cache."""
+
+    platform: str
+    local_batch: bool
+    forms: tuple[tuple["Operation", Form], ...]
+
+
+_choice = jax.make_user_context(None)
+
+
+def use(
+    platform: str,
+    *,
+    local_batch: bool = False,
+    forms: Mapping[Any, Form] | None = None,
+) -> AbstractContextManager:
+    """Inside it, functions are traced in the forms of one platform.
+
+    Enter it inside the function that is traced: it is thread-local, and belongs to the traced
+    function, not to its caller. A function that was jitted outside is traced anew inside. What is
+    inside `use("reference")` stays the reference, whatever a `use` further inside says.
+
+    Args:
+        platform: "cpu", "gpu" or "tpu"; "reference" turns every form off.
+        local_batch: the batch lies whole on one device, as it does inside `shard_map`, and may be
+            computed picture by picture, which a CPU's cache likes. A batch that JAX splits over
+            devices would be gathered on each of them.
+        forms: operations, and a form to take for each instead of the platform's.
+
+    Raises:
+        ValueError: an unknown platform.
+    """
+    if platform not in (*PLATFORMS, REFERENCE):
+        raise ValueError(
+            f"platform must be one of {', '.join((*PLATFORMS, REFERENCE))}, got {platform!r}"
+        )
+    outer: Choice | None = _choice.value
+    if outer is not None:
+        forms = {**dict(outer.forms), **(forms or {})}
+        platform = REFERENCE if outer.platform == REFERENCE else platform
+    return _choice(Choice(platform, local_batch, tuple((forms or {}).items())))
+
+
+def chosen_platform() -> str | None:
+    """What `use` names; None where nobody said it."""
+    choice = _choice.value
+    return None if choice is None else choice.platform
+
+
+def batch_is_local(batch: Any) -> bool:
+    """Whether a form may loop over the pictures of a batch: it is of one, or `use` says so."""
+    choice = _choice.value
+    return (choice is not None and choice.local_batch) or (is_known(batch) and batch == 1)
+
+
+def derivative_of(function: Callable) -> Jvp:
+    """JAX's own derivative of a function, as `Form.jvp`."""
+
+    def jvp(primals, tangents, **options):
+        return jax.jvp(partial(function, **options), primals, tangents)
+
+    return jvp
+
+
+class Operation(Generic[P, R]):
+    """A jitted function that computes in the form that `use` names: see `operation`."""
+
+    def __init__(self, reference: Callable[P, R], forms: Mapping[str, Form | None]):
+        update_wrapper(self, reference)
+        self.reference, self.forms = reference, dict(forms)
+        parameters = inspect.signature(reference).parameters.values()
+        options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self._jitted = jax.jit(self._traced, static_argnames=options)
+
+    def __call__(self, *operands: P.args, **options: P.kwargs) -> R:
+        """Applies the operation to arrays; options are static."""
+        return self._jitted(*operands, **options)
+
+    def _traced(self, *operands, **options):
+        choice = _choice.value
+        cpu, gpu, tpu = (self._function(self.forms[name], options) for name in PLATFORMS)
+        if choice is None:
+            others = dict(cpu=cpu, tpu=tpu)
+            differ = {n: f for n, f in others.items() if self.forms[n] is not self.forms["gpu"]}
+            if not differ:
+                return gpu(*operands)
+            return lax.platform_dependent(*operands, default=gpu, **differ)
+        if choice.platform == REFERENCE:
+            return self.reference(*operands, **options)
+        for operation, form in choice.forms:
+            if operation is self:
+                return self._function(form, options)(*operands)
+        return dict(cpu=cpu, gpu=gpu, tpu=tpu)[choice.platform](*operands)
+
+    def _function(self, form: Form | None, options: Mapping[str, Any]) -> Callable:
+        """A form with its own derivative, whenever and wherever that is taken."""
+        if form is None:
+            return partial(self.reference, **options)
+        choice, of_reference = _choice.value, derivative_of(self.reference)
+        value = jax.custom_jvp(partial(form.call, **options))
+
+        @value.defjvp
+        def rule(primals, tangents):
+            with _choice(choice):
+                if form.jvp is not None:
+                    return form.jvp(primals, tangents, **options)
+                if form.tangent is not None:
+                    return value(*primals), form.tangent(primals, tangents, **options)
+                return value(*primals), of_reference(primals, tangents, **options)[1]
+
+        return value
+
+
+def operation(
+    reference: Callable[P, R],
+    *,
+    cpu: Form | None = None,
+    gpu: Form | None = None,
+    tpu: Form | None = None,
+) -> Operation[P, R]:
+    """A function of arrays with a form per platform, jitted, so that equal layers are traced once.
+
+    Args:
+        reference: what it computes, in plain jnp, differentiable: arrays are positional, and
+            keyword-only parameters are static options.
+        cpu: the form for CPUs; the reference when left out.
+        gpu: likewise, and for platforms that are none of the three.
+        tpu: likewise.
+    """
+    return Operation(reference, dict(cpu=cpu, gpu=gpu, tpu=tpu))
+
+
+def is_known(*sizes: Any) -> bool:
+    """Whether all sizes are numbers; an export can leave them to whoever runs it, as symbols."""
+    return all(isinstance(size, int) for size in sizes)
+
+
+def at_least_float32(dtype: DTypeLike) -> np.dtype:
+    """The type to reduce in: halves become float32, float64 stays."""
+    return np.promote_types(jnp.dtype(dtype), np.float32)
+
+
+def activation_dtype(dtype: DTypeLike) -> np.dtype:
+    """The type of what flows between the matmuls when these compute in `dtype`.
+
+    A CPU multiplies bfloat16 fastest into float32, and does all else faster in float32: that is
+    what `use("cpu")` means.
+    """
+    return at_least_float32(dtype) if chosen_platform() == "cpu" else jnp.dtype(dtype)
