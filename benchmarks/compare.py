@@ -1,14 +1,19 @@
-"""`python -m benchmarks.compare`: this library and its peers, interleaved in one run."""
+"""`python -m benchmarks.compare`: this library and its peers, interleaved in one run.
 
+`--against COMMIT` compares this checkout with another commit, and exits 1 where it is slower.
+"""
+
+import dataclasses
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import tyro
 
-from benchmarks import class_map, forward, machine, report, startup, train_step
+from benchmarks import class_map, forward, machine, report, startup, train_step, two_commits
 from benchmarks.contender import CONTENDERS, ON_CPU, ON_GPU
 
 Work = Literal["forward", "growth", "end-to-end", "class-map", "train-step", "startup", "overhead"]
@@ -25,6 +30,10 @@ def compare(
     contenders: tuple[str, ...] = (),
     rounds: int = 15,
     out: Path = Path("out/benchmarks"),
+    against: str | None = None,
+    pairs: int = 15,
+    only: tuple[two_commits.Case, ...] = two_commits.CASES,
+    bound: float = 1.03,
 ) -> None:
     """Measures, prints tables, and writes results.json and forward.svg.
 
@@ -36,10 +45,18 @@ def compare(
         contenders: whom to measure, all that suit the device when left out; ours is among them.
         rounds: turns of each contender.
         out: folder of the results.
+        against: a commit to compare this checkout with, instead of peers; exits 1 where the
+            interval of a ratio reaches above the bound.
+        pairs: with `--against`: runs of each of the two.
+        only: with `--against`: the cases; all when left out.
+        bound: with `--against`: of this checkout's time ÷ the commit's; in bfloat16 twice as far
+            above 1.
 
     Raises:
-        ValueError: a contender that there is not.
+        ValueError: a contender that there is not; `two_commits.against`'s.
     """
+    if against is not None:
+        sys.exit(_against(against, only, pairs, bound, out))
     unknown = sorted(set(contenders) - CONTENDERS.keys())
     if unknown:
         raise ValueError(
@@ -94,6 +111,19 @@ def compare(
             keep(work, [startup.measure_overhead(variant) for variant in variants])
     for failure in failures:
         print("not run:", failure)
+
+
+def _against(commit: str, cases: Any, pairs: int, bound: float, out: Path) -> int:
+    """The exit code."""
+    found = []
+    for ratio in two_commits.against(commit, cases=cases, pairs=pairs, bound=bound):
+        found.append(ratio)
+        verdict = "slower" if ratio.slower else "not slower"
+        report.print_rows([dataclasses.asdict(ratio) | {"verdict": verdict}], ratio.case)
+        rows = [dataclasses.asdict(own) for own in found]
+        about = {"machine": machine.describe(), "against": commit, "pairs": pairs, "cases": rows}
+        report.write_json(out / "against.json", about)
+    return int(any(ratio.slower for ratio in found))
 
 
 def _growth(sides, names, rounds, peaks, failures) -> list[dict[str, Any]]:

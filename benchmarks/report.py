@@ -54,7 +54,7 @@ def plot(file: Path, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Non
     pyplot.close(figure)
 
 
-_TEXT = ("work", "contender", "peer")
+_TEXT = ("work", "contender", "peer", "case", "verdict")
 
 
 def _cell(value: Any) -> str:

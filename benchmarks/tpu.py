@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hlo import Instruction, instructions
-from benchmarks.plain import plain_logits
+from examples.plain_segformer import segformer
 from segformer_jax import ops
+from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.config import SegformerConfig
 from segformer_jax.inference.forward import forward_pass
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
@@ -121,10 +122,15 @@ def _forward(way: str, config: SegformerConfig) -> tuple[Callable, Any]:
             model.eval()
             return model.folded() if way == "ours" else model
 
-    graph, state = nnx.split(nnx.eval_shape(model))
+    abstract = nnx.eval_shape(model)
     if way == "ours":
+        graph, state = nnx.split(abstract)
         return forward_pass(graph, "tpu"), state
-    return lambda state, x: plain_logits(nnx.merge(graph, state), x).astype(jnp.float32), state
+
+    def plain(params, x):
+        return segformer(params, config, x.astype(jnp.bfloat16)).astype(jnp.float32)
+
+    return plain, flat_state(abstract)
 
 
 def _kind_of_move(instruction: Instruction) -> str | None:

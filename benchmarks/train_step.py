@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import optax
 import torch
 import transformers
 from flax import nnx
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import segformer_jax
+from benchmarks.cases import training_step
 from segformer_jax.checkpoints import names
 
 BATCH, SIDE, LABELS = 8, 256, 11
@@ -72,35 +72,9 @@ def measure(rounds: int) -> list[dict]:
 
 
 def our_step(folder: str) -> Step:
-    """A pure, jitted step whose state is donated, and its state from call to call."""
+    """`training_step` of the model in a folder."""
     model = segformer_jax.SegformerForSemanticSegmentation.from_pretrained(folder)
-    model.train()
-    graph, params, stats = nnx.split(model, nnx.Param, ...)
-    optimizer = optax.adamw(RATE, weight_decay=DECAY)
-    pixels, labels = _batch()
-
-    def step(state, pixels, labels):
-        params, stats, moments, key = state
-
-        def loss_of(params):
-            own = nnx.merge(graph, params, stats, copy=True)
-            loss = own(pixels, labels, rngs=nnx.Rngs(dropout=key)).loss
-            return loss, nnx.state(own, nnx.BatchStat)
-
-        (loss, new), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        updates, moments = optimizer.update(gradients, moments, params)
-        params = optax.apply_updates(params, updates)
-        return (params, new, moments, jax.random.fold_in(key, 0)), loss
-
-    jitted = jax.jit(step, donate_argnums=0)
-    state = (params, stats, optimizer.init(params), jax.random.key(0))
-
-    def run() -> float:
-        nonlocal state
-        state, loss = jitted(state, pixels, labels)
-        return float(loss)
-
-    return run
+    return training_step(model, *_batch(), rate=RATE, decay=DECAY)
 
 
 def their_step(folder: str, layout: torch.memory_format) -> Step:

@@ -15,12 +15,14 @@ from flax import nnx
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.checkpoints import files, hub, names, quantised
+from segformer_jax.checkpoints.flat import Flat, fill, flat_state
 from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError
+from segformer_jax.models.decode_head import FoldedDecodeHead
+from segformer_jax.models.foreign import refuse_foreign
 from segformer_jax.models.segformer import SegformerModel
 
 Model = TypeVar("Model", bound=nnx.Module)  # one of the three
-Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 HEADS = ("decode_head.", "classifier.")
@@ -108,7 +110,7 @@ def load_model(
         )
     started = _start(build, new, rngs or nnx.Rngs(0))
     values = {n: started[n] if n in new else given[n] for n in wanted}
-    _fill(model, values)
+    fill(model, values)
     if new:
         warnings.warn(
             f"not taken from {name_or_path}: newly started, to be trained: {_listed(sorted(new))}",
@@ -116,21 +118,6 @@ def load_model(
         )
     model.eval()
     return model
-
-
-def flat_state(model: nnx.Module) -> Flat:
-    """Every parameter and BatchNorm statistic by its dotted path."""
-    state = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
-    return {".".join(map(str, path)): variable.get_value() for path, variable in state}
-
-
-def _fill(model: nnx.Module, values: Flat) -> None:
-    """Puts values in by path, each cast to its place's type by NumPy, which compiles nothing."""
-    filled = []
-    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
-        value = np.array(values[".".join(map(str, path))], variable.get_value().dtype)
-        filled.append((path, variable.replace(jax.device_put(value))))
-    nnx.update(model, nnx.from_flat_state(filled))
 
 
 def _as(cls: type, given: Flat, wanted: Mapping[str, Any]) -> Flat:
@@ -225,18 +212,25 @@ def save_model(
             that transformers doesn't read, model.int8.safetensors.
 
     Raises:
-        ValueError: a folded model, whose parameters are no longer HF's; other `weights`; values
+        ValueError: a folded model, whose parameters are no longer HF's; a layer of another type
+            than SegFormer's, or other than the config says, by name; other `weights`; values
             beyond float16's range; int8 for a folder that holds float weights, which would be read
             instead; a folder that can't be written.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
     folder = Path(folder)
+    if type(getattr(model, "decode_head", None)) is FoldedDecodeHead:
+        raise ValueError("a folded model can't be saved: save the model that it was folded from")
+    refuse_foreign(
+        model,
+        "Hugging Face's layout",
+        instead="keep the weights by segformer_jax.checkpoints.flat.save_flat, or the whole model "
+        "by export_stablehlo",
+    )
     if weights == "int8":
         _check_no_floats(folder)
     flat = flat_state(model)
-    if any(name.startswith("decode_head.kernels.") for name in flat):
-        raise ValueError("a folded model can't be saved: save the model that it was folded from")
     params = {n: v for n, v in flat.items() if not n.endswith((".mean", ".var", "_tracked"))}
     dtype = jnp.dtype(WEIGHTS[weights] or jnp.result_type(*params.values()))
     tensors = {

@@ -15,6 +15,7 @@ from segformer_jax.inference.exporting import Signature, check_model, pixel_tabl
 from segformer_jax.inference.onnx_graph import Graph, value
 from segformer_jax.inference.onnx_network import decode, encode, resized
 from segformer_jax.inference.onnx_package import onnx
+from segformer_jax.models.foreign import refuse_foreign
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 OLDEST_OPSET = 17  # the first with LayerNormalization
@@ -44,11 +45,13 @@ def export_onnx(
 
     Raises:
         ImportError: the package onnx is missing.
-        ValueError: another kind of model, an opset that is too old or unknown, a size that the
-            network can't take, a missing processor, a path that can't be written.
+        ValueError: another kind of model, a layer of another type than SegFormer's, an opset that
+            is too old or unknown, a size that the network can't take, a missing processor, a path
+            that can't be written.
     """
     signature = signature or Signature()
     check_model(model)
+    refuse_foreign(model, "ONNX", instead="export_stablehlo exports any model")
     signature.check(model.config)
     newest = onnx().defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:

@@ -1,5 +1,6 @@
 """The Mix Transformer encoder (paper, section 3.1), a stage at a time. NHWC throughout."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -115,12 +116,14 @@ class MixFFN(nnx.Module):
         self.dwconv = PositionalConv(hidden, stddev=stddev, param_dtype=param_dtype, rngs=rngs)
         self.fc2 = Linear(hidden, width, **options)
         self.dropout = Dropout(config.hidden_dropout_prob)
-        self.activation = config.hidden_act
+        self.activation: str | Callable[[Array], Array] = config.hidden_act
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w c"]:
-        x = ops.ACTIVATIONS[self.activation](self.dwconv(self.fc1(x)))
+        own = self.activation
+        activation = ops.ACTIVATIONS[own] if isinstance(own, str) else own
+        x = activation(self.dwconv(self.fc1(x)))
         return self.dropout(self.fc2(self.dropout(x, rngs=rngs)), rngs=rngs)
 
 

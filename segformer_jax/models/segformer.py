@@ -198,15 +198,17 @@ class SegformerForSemanticSegmentation(_Pretrained):
     def folded(self) -> "SegformerForSemanticSegmentation":
         """The same function for use alone: products of parameters are taken once, not per call.
 
-        Its parameters are no longer HF's, so it can be neither saved nor trained.
+        Its parameters are no longer HF's, so it can be neither saved nor trained. A decode head of
+        another type stays as it is written.
         """
-        if isinstance(self.decode_head, FoldedDecodeHead):
+        if type(self.decode_head) is FoldedDecodeHead:
             return self
         model = nnx.clone(self)
-        model.decode_head = self.decode_head.folded()
+        if type(self.decode_head) is SegformerDecodeHead:
+            model.decode_head = self.decode_head.folded()
         model.segformer.rngs = None
         for _, layer in nnx.iter_modules(model):
-            if isinstance(layer, Linear | Conv):
+            if type(layer) is Linear or type(layer) is Conv:
                 layer.kernel = nnx.Param(ops.rounded(layer.kernel[...], dtype=layer.dtype))
         model.eval()
         return model
@@ -288,8 +290,13 @@ def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Ar
     return (*maps[:-1], maps[-1].reshape(b, -1, c))
 
 
-def check_pixel_values(pixel_values: Any, config: SegformerConfig) -> None:
-    """Raises a ValueError that says what is wrong with an input's layout, type or size."""
+def check_pixel_values(pixel_values: Any, config: Any) -> None:
+    """Raises a ValueError that says what is wrong with an input's layout, type or size.
+
+    Args:
+        pixel_values: the input.
+        config: has the model's `num_channels` and `minimum_size`.
+    """
     shape, channels = np.shape(pixel_values), config.num_channels
     if len(shape) != 4:
         raise ValueError(

@@ -13,7 +13,7 @@ from huggingface_hub import errors
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
 from segformer_jax.checkpoints import hub
-from segformer_jax.checkpoints.pretrained import flat_state
+from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.errors import WeightsError
 
 SNAPSHOT = inspect.signature(huggingface_hub.snapshot_download)

@@ -63,7 +63,7 @@ def test_every_path_is_one_of_the_model(tmp_path):
     from flax import nnx
 
     from segformer_jax import SegformerForSemanticSegmentation
-    from segformer_jax.checkpoints.pretrained import flat_state
+    from segformer_jax.checkpoints.flat import flat_state
 
     hf, old = saved("ForSemanticSegmentation", tmp_path)
     config = SegformerConfig.from_dict(hf.config.to_dict())

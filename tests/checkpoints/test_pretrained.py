@@ -21,7 +21,7 @@ from segformer_jax import (
     SegformerImageProcessor,
     SegformerModel,
 )
-from segformer_jax.checkpoints.pretrained import flat_state
+from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.errors import WeightsError
 
 SEGMENTATION = "ForSemanticSegmentation"

@@ -22,7 +22,7 @@ from segformer_jax import (
     Segmenter,
 )
 from segformer_jax.checkpoints.files import is_int8, weights_file
-from segformer_jax.checkpoints.pretrained import flat_state
+from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.checkpoints.quantised import INT8_FILE, dequantise, quantise
 from segformer_jax.errors import WeightsError
 

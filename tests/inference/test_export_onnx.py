@@ -32,6 +32,11 @@ CONFIGS = {
         num_encoder_blocks=1, depths=[2], sr_ratios=[8], hidden_sizes=[8], patch_sizes=[7],
         strides=[4], num_attention_heads=[2], mlp_ratios=[2],
     ),
+    "five stages": dict(
+        num_encoder_blocks=5, depths=[1] * 5, sr_ratios=[8, 4, 2, 1, 1],
+        hidden_sizes=[8, 8, 8, 8, 16], patch_sizes=[7, 3, 3, 3, 3], strides=[4, 2, 2, 2, 2],
+        num_attention_heads=[1, 1, 2, 2, 2], mlp_ratios=[2] * 5,
+    ),
 }  # fmt: skip
 
 

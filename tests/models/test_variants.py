@@ -9,7 +9,7 @@ import transformers
 from flax import nnx
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
-from segformer_jax.checkpoints.pretrained import flat_state
+from segformer_jax.checkpoints.flat import flat_state
 
 VARIANTS = ["b0", "b1", "b2", "b3", "b4", "b5"]
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
-from segformer_jax.checkpoints.pretrained import flat_state
+from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.training.lora import add_lora, apply_lora, trained_names
 
 SMALL = dict(hidden_sizes=(8, 12, 16, 24), num_attention_heads=(1, 2, 2, 3), decoder_hidden_size=16)

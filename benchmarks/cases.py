@@ -1,0 +1,156 @@
+"""What `--against` measures, one case a process: it runs on the `segformer_jax` of any checkout.
+
+    PYTHONPATH=CHECKOUT python benchmarks/cases.py CHECKOUT CASE
+
+says "ready" once everything is compiled, then answers each line of its input by the milliseconds of
+one run. It stands by itself and uses nothing of the library but what users do, so that an older or
+newer checkout has it too.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from PIL import Image
+
+Run = Callable[[], Any]
+
+SIDE, LABELS = 512, 150
+PHOTOS = 200
+STREET = Path(__file__).resolve().parents[1] / "examples" / "street.jpg"
+
+
+def forward(variant: str, dtype: str = "float32") -> Run:
+    """The compiled forward pass of one picture of 512 × 512."""
+    from segformer_jax import SegformerImageProcessor, Segmenter
+
+    processor = SegformerImageProcessor(size=SIDE)
+    segment = Segmenter(_model(variant, LABELS, dtype), processor, device=jax.local_devices()[0])
+    pixels = jax.device_put(_noise(1, SIDE, SIDE, 3))
+    return lambda: segment.logits(pixels).block_until_ready()
+
+
+def train_step() -> Run:
+    """A step of b0 on 8 pictures of 256 × 256 and 11 classes."""
+    labels = np.random.default_rng(0).integers(0, 11, (8, 256, 256)).astype(np.int32)
+    return training_step(_model("b0", 11, "float32"), _noise(8, 256, 256, 3), labels)
+
+
+def training_step(
+    model: Any, pixels: np.ndarray, labels: np.ndarray, *, rate: float = 6e-5, decay: float = 0.01
+) -> Callable[[], float]:
+    """A pure, jitted step of AdamW whose state is donated, and its state from call to call."""
+    model.train()
+    graph, params, stats = nnx.split(model, nnx.Param, ...)
+    optimizer = optax.adamw(rate, weight_decay=decay)
+
+    def step(state, pixels, labels):
+        params, stats, moments, key = state
+
+        def loss_of(params):
+            own = nnx.merge(graph, params, stats, copy=True)
+            loss = own(pixels, labels, rngs=nnx.Rngs(dropout=key)).loss
+            return loss, nnx.state(own, nnx.BatchStat)
+
+        (loss, new), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, moments = optimizer.update(gradients, moments, params)
+        params = optax.apply_updates(params, updates)
+        return (params, new, moments, jax.random.fold_in(key, 0)), loss
+
+    jitted = jax.jit(step, donate_argnums=0)
+    state = (params, stats, optimizer.init(params), jax.random.key(0))
+
+    def run() -> float:
+        nonlocal state
+        state, loss = jitted(state, pixels, labels)
+        return float(loss)
+
+    return run
+
+
+def class_map() -> Run:
+    """Logits of 150 classes, in patches as a photo has them, to the classes of 960 × 1280."""
+    from segformer_jax.inference.class_map import class_map
+
+    coarse = 4 * np.repeat(np.repeat(_noise(1, 16, 16, LABELS), 8, 1), 8, 2)
+    logits = jnp.asarray(coarse + _noise(1, 128, 128, LABELS))
+    return lambda: class_map(logits, (960, 1280))
+
+
+def folder() -> Run:
+    """The command `segment` on a folder of 200 photos of 640 × 480."""
+    from segformer_jax.cli import main
+
+    place = Path(tempfile.mkdtemp())
+    _make_photos(place / "photos")
+    outs = (place / f"out{number}" for number in range(1_000_000))  # an older one would be gone on
+
+    def run() -> None:
+        out = next(outs)
+        with contextlib.suppress(SystemExit):
+            main(["segment", str(place / "photos"), "--out-dir", str(out)])
+        assert len(list(out.rglob("*.mask.png"))) == PHOTOS, f"{out} lacks masks"
+
+    return run
+
+
+CASES: dict[str, Callable[[], Run]] = {
+    "b0": lambda: forward("b0"),
+    "b2": lambda: forward("b2"),
+    "b5": lambda: forward("b5"),
+    "b0-bf16": lambda: forward("b0", "bfloat16"),
+    "train-step": train_step,
+    "class-map": class_map,
+    "folder": folder,
+}
+
+
+def _model(variant: str, labels: int, dtype: str) -> Any:
+    from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = getattr(SegformerConfig, variant)(num_labels=labels)
+    model = SegformerForSemanticSegmentation(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    model.eval()
+    return model
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _make_photos(folder: Path) -> None:
+    folder.mkdir()
+    with Image.open(STREET) as street:
+        for index, share in enumerate(np.random.default_rng(0).uniform(0.5, 1, PHOTOS)):
+            box = (0, 0, round(share * street.width), round(share * street.height))
+            street.resize((640, 480), box=box).save(folder / f"{index:03d}.jpg", quality=90)
+
+
+def _serve(checkout: str, case: str) -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the library prints is no answer
+    import segformer_jax
+
+    found = Path(segformer_jax.__file__)
+    assert found.is_relative_to(Path(checkout).resolve()), f"{found} is not of {checkout}"
+    run = CASES[case]()
+    run(), run()  # to compile, and to warm up
+    print("ready", file=answers)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(1e3 * (time.perf_counter() - start), file=answers)
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])
