@@ -70,6 +70,7 @@ def evaluate(
     scales: tuple[float, ...] = (),
     flip: bool = False,
     boundary: bool = False,
+    beta: float = 1.0,
     out_dir: Path | None = None,
     worst: int = 8,
     batch_size: int = 8,
@@ -77,7 +78,7 @@ def evaluate(
     dtype: Literal["float32", "bfloat16"] = "float32",
     json: bool = False,
 ) -> int:
-    """Compare a model's masks with those of a data set: IoU, accuracy, the worst pictures.
+    """Compare a model's masks with those of a data set: IoU, dice, the worst pictures.
 
     Args:
         data: the folder of one split, such as FOLDER/val, or the data folder with --split.
@@ -93,6 +94,7 @@ def evaluate(
         scales: times the picture's size; the probabilities of all are averaged.
         flip: average with the mirrored picture, too.
         boundary: boundary IoU too.
+        beta: of the F-score: recall counts this many times as much as precision.
         out_dir: write evaluation.json, the confusion matrix and the worst pictures there.
         worst: how many of them.
         batch_size: pictures that go through the network together.
@@ -123,6 +125,7 @@ def evaluate(
             dataset,
             protocol=how,
             boundary=boundary,
+            beta=beta,
             progress=bar.update,
         )
     if out_dir is not None:
@@ -245,16 +248,20 @@ class Bar(Teller):
 
 
 def _print_scores(title: str, scores: dict[str, Any]) -> None:
-    rows = make_table("class", "IoU", "accuracy", title=title)
-    for label, iou in scores["per_class_iou"].items():
-        rows.add_row(label, _percent(iou), _percent(scores["per_class_accuracy"][label]))
+    columns = {"IoU": "iou", "dice": "dice", "accuracy": "accuracy", "precision": "precision"}
+    rows = make_table("class", *columns, title=title)
+    for label in scores["per_class_iou"]:
+        own = (scores.get(f"per_class_{name}", {}).get(label) for name in columns.values())
+        rows.add_row(label, *map(_percent, own))
     rows.add_section()
-    rows.add_row("mean", _percent(scores["mean_iou"]), _percent(scores["mean_accuracy"]))
+    rows.add_row("mean", *(_percent(scores.get(f"mean_{name}")) for name in columns.values()))
     make_console().print(rows)
     line = (
         f"pixel accuracy {_percent(scores['pixel_accuracy'])}, frequency-weighted IoU "
         f"{_percent(scores['frequency_weighted_iou'])}, {scores['images']:,} pictures"
     )
+    if "mean_f_score" in scores:
+        line += f", F{scores['beta']:g} score {_percent(scores['mean_f_score'])}"
     if "boundary_iou" in scores:
         line += f", boundary IoU {_percent(scores['boundary_iou'])}"
     make_console().print(line, highlight=False)

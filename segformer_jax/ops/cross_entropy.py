@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from segformer_jax.ops.dispatch import Form, batch_is_local, operation
 from segformer_jax.ops.resize import left_matmul, resize_bilinear, resize_matrices
 
+Denominator = Literal["valid", "valid_pixels", "all"]
+
 
 @dataclass(frozen=True)
 class Weighting:
@@ -23,14 +25,17 @@ class Weighting:
         ignore: the label that counts for nothing.
         class_weights: one factor per class; None is 1 for each.
         smoothing: the share of a label that is spread over all classes.
-        denominator: "valid" divides by the summed weights of the labels that are not ignored, as
-            torch and HF; "all" by the number of labels, ignored ones too, as the paper's code.
+        denominator: what the sum of the losses is divided by. "valid": the summed weights of the
+            labels that are not ignored, as torch, HF, and mmsegmentation 1.2 with `avg_non_ignore`.
+            "valid_pixels": the number of these labels, as mmsegmentation 0.23 to 0.30 with
+            `avg_non_ignore`. "all": the number of labels, ignored ones too, as the paper's code.
+            Without class weights the first two are the same.
     """
 
     ignore: int
     class_weights: tuple[float, ...] | None = None
     smoothing: float = 0.0
-    denominator: Literal["valid", "all"] = "valid"
+    denominator: Denominator = "valid"
 
     @property
     def plain(self) -> bool:
@@ -68,7 +73,7 @@ def divisor(
     """What the sum of the losses is divided by, never 0."""
     if weighting.denominator == "all":
         return jnp.asarray(labels.size, dtype)
-    if weighting.class_weights is None:
+    if weighting.class_weights is None or weighting.denominator == "valid_pixels":
         return jnp.maximum(valid.sum(), 1).astype(dtype)
     weights = jnp.asarray(weighting.class_weights, dtype)[jnp.where(valid, labels, 0)]
     total = jnp.where(valid, weights, 0).sum()

@@ -22,6 +22,7 @@ from segformer_jax.training.metrics import (
     IGNORED,
     RunningConfusion,
     Scores,
+    check_beta,
     check_countable,
     confusion_matrix,
     mean,
@@ -75,6 +76,13 @@ class Evaluation:
             "pixel_accuracy": _number(own.pixel_accuracy),
             "mean_accuracy": _number(own.mean_accuracy),
             "frequency_weighted_iou": _number(own.frequency_weighted_iou),
+            "mean_dice": _number(own.mean_dice),
+            "per_class_dice": self._by_name(own.per_class_dice),
+            "mean_precision": _number(own.mean_precision),
+            "per_class_precision": self._by_name(own.per_class_precision),
+            "mean_f_score": _number(own.mean_f_score),
+            "per_class_f_score": self._by_name(own.per_class_f_score),
+            "beta": own.beta,
             "images": len(self.per_image),
         }
         if self.boundary_iou is not None:
@@ -103,6 +111,7 @@ def evaluate(
     divisor: int = 32,
     protocol: Protocol | None = None,
     boundary: bool = False,
+    beta: float = 1.0,
     progress: Callable[[int], Any] | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
@@ -123,6 +132,7 @@ def evaluate(
         divisor: with `short_side`, both sides are rounded up to a multiple of it.
         protocol: windows, scales and flips; it has a `short_side` and a `divisor` of its own.
         boundary: boundary IoU as well; costs a few milliseconds a picture.
+        beta: of the F-score: recall counts this many times as much as precision.
         progress: called with the number of pictures that were just done.
         process_index: this process's place among those that share the work; JAX's when left out.
         process_count: their number. Where these are JAX's processes, all of them must call, and
@@ -145,6 +155,7 @@ def evaluate(
     process_index = jax.process_index() if process_index is None else process_index
     process_count = jax.process_count() if process_count is None else process_count
     _check(dataset, batch_size, process_index, process_count)
+    check_beta(beta)
     indices = range(process_index, len(dataset), process_count)
     table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
 
@@ -184,7 +195,7 @@ def evaluate(
         sums = _over_processes(sums)
     total, edges, ious, seen = sums
     return Evaluation(
-        scores=scores(total),
+        scores=scores(total, beta=beta),
         confusion=total,
         id2label=segmenter.id2label,
         per_image={dataset.names[i]: float(ious[i]) for i in np.flatnonzero(seen)},

@@ -6,7 +6,7 @@ where every pixel is ignored.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,24 @@ from jaxtyping import Array, Float, Int, Integer
 
 from segformer_jax import ops
 from segformer_jax.models.loss import check_label_map, check_labels
-from segformer_jax.ops.cross_entropy import Weighting, divisor
-from segformer_jax.training.lovasz import lovasz_hinge, lovasz_softmax
+from segformer_jax.ops.cross_entropy import Denominator, Weighting, divisor
+from segformer_jax.training.hard_examples import ohem
+from segformer_jax.training.lovasz import lovasz_hinge, lovasz_softmax, per_image
+from segformer_jax.training.overlap import dice, mcc, tversky
 
-LOSSES = ("cross_entropy", "focal", "dice", "lovasz")
+LOSSES = (
+    "cross_entropy",
+    "ohem",
+    "focal",
+    "dice",
+    "tversky",
+    "jaccard",
+    "mcc",
+    "lovasz",
+    "lovasz_per_image",
+)
+
+DENOMINATORS = ", ".join(get_args(Denominator))
 
 Labels = Integer[Array | np.ndarray, "b H W"]
 Loss = Callable[[Float[Array, "b h w labels"], Labels], Float[Array, ""]]
@@ -31,47 +45,100 @@ def make_loss(
     ignore_index: int = 255,
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
-    denominator: Literal["valid", "all"] = "valid",
+    denominator: Denominator = "valid",
+    ohem_threshold: float | None = 0.7,
+    ohem_min_kept: int | None = None,
     focal_gamma: float = 2.0,
     dice_smooth: float = 1.0,
+    tversky_alpha: float = 0.5,
+    tversky_beta: float = 0.5,
+    tversky_gamma: float = 1.0,
+    tversky_smooth: float = 0.0,
+    jaccard_smooth: float = 0.0,
 ) -> Loss:
     """The weighted sum of losses, as a function of logits and labels that may be jitted.
 
     The logits are resized to the labels' size first (torch's bilinear). With one label, classes 0
-    and 1 have the logits 0 and z: the softmax of these is the sigmoid of z, and so cross entropy
-    and focal loss take their binary forms, with `class_weights` for 0 and 1; dice is that of class
-    1, and Lovász's loss the hinge.
+    and 1 have the logits 0 and z: the softmax of these is the sigmoid of z, and so cross entropy,
+    OHEM and focal loss take their binary forms, with `class_weights` for 0 and 1; dice, Tversky and
+    Jaccard are those of class 1, and Lovász's loss is the hinge.
 
     Args:
         terms: names of `LOSSES` and the factor of each: `{"cross_entropy": 1.0, "dice": 0.5}`.
         num_labels: the classes of the logits.
         ignore_index: the label of pixels to leave out.
-        class_weights: one per class. Cross entropy and focal loss weigh pixels; dice and Lovász's
-            loss are means over classes, of which each class's loss is multiplied by its weight.
-        label_smoothing: of cross entropy, in [0, 1): as `torch.nn.functional.cross_entropy`.
-        denominator: of cross entropy and focal loss. "valid" divides by the weights of the valid
-            pixels, as HF and torch; "all" by the number of all pixels, ignored ones too, as the
-            paper's code, and as HF's binary loss.
+        class_weights: one per class. Cross entropy, OHEM and focal loss weigh pixels; dice,
+            Tversky, Jaccard and Lovász's losses are means over classes, of which each class's loss
+            is multiplied by its weight. MCC has none.
+        label_smoothing: of cross entropy and OHEM, in [0, 1): as
+            `torch.nn.functional.cross_entropy`.
+        denominator: of cross entropy, OHEM and focal loss; see `Weighting`.
+        ohem_threshold: of the true class's probability, below which a pixel is hard; None keeps
+            the `ohem_min_kept` pixels per picture of the largest loss.
+        ohem_min_kept: the least number of pixels per picture that OHEM keeps, counted over the
+            whole batch; None is a sixteenth of the pixels. mmsegmentation's usual one is 100,000.
         focal_gamma: how strongly easy pixels count less; 0 is cross entropy.
         dice_smooth: pixels that are added to both sides of dice's fraction.
+        tversky_alpha: what a pixel counts that is wrongly given to a class.
+        tversky_beta: what a pixel of a class counts that is missed.
+        tversky_gamma: the power of the Tversky loss; above 1, poor overlap counts more.
+        tversky_smooth: pixels that are added to both sides of Tversky's fraction.
+        jaccard_smooth: pixels that are added to both sides of Jaccard's fraction.
 
     Raises:
-        ValueError: an unknown name; an option out of its range. From the function: labels of
-            another shape or, where they are concrete, outside the classes.
+        ValueError: an unknown name; an option out of its range; MCC with class weights or of more
+            than two classes. From the function: labels of another shape or, where they are
+            concrete, outside the classes.
     """
     terms = tuple(dict(terms).items())
-    _check(terms, num_labels, class_weights, label_smoothing, denominator, focal_gamma, dice_smooth)
+    _check_terms(terms, num_labels, class_weights)
+    _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "in [0, 1)")
+    _check_range("denominator", denominator, denominator in get_args(Denominator), DENOMINATORS)
+    _check_range(
+        "ohem_threshold",
+        ohem_threshold,
+        ohem_threshold is None or 0 <= ohem_threshold <= 1,
+        "in [0, 1], or None",
+    )
+    _check_range(
+        "ohem_min_kept",
+        ohem_min_kept,
+        ohem_min_kept is None or ohem_min_kept >= 1,
+        "a number of pixels, at least 1, or None",
+    )
+    _check_range("focal_gamma", focal_gamma, focal_gamma >= 0, "0 or more, 2 as a rule")
+    _check_range("dice_smooth", dice_smooth, dice_smooth > 0, "a number of pixels above 0")
+    for name, value in (("tversky_alpha", tversky_alpha), ("tversky_beta", tversky_beta)):
+        _check_range(name, value, value >= 0, "0 or more")
+    _check_range("tversky_gamma", tversky_gamma, tversky_gamma > 0, "above 0")
+    for name, value in (("tversky_smooth", tversky_smooth), ("jaccard_smooth", jaccard_smooth)):
+        _check_range(name, value, value >= 0, "a number of pixels, 0 or more")
     weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
     weighting = Weighting(ignore_index, weights, label_smoothing, denominator)
     binary = num_labels == 1
+    of_classes: dict[str, Any] = dict(ignore=ignore_index, weights=weights)
+    from_first = dict(of_classes, first=int(binary))
+    lovasz = partial(lovasz_hinge if binary else lovasz_softmax, **of_classes)
     large = {
+        "ohem": partial(
+            ohem, weighting=weighting, threshold=ohem_threshold, min_kept=ohem_min_kept
+        ),
         "focal": partial(focal, weighting=weighting, gamma=focal_gamma),
-        "dice": partial(
-            dice, ignore=ignore_index, smooth=dice_smooth, first=int(binary), weights=weights
+        "dice": partial(dice, smooth=dice_smooth, **from_first),
+        "tversky": partial(
+            tversky,
+            alpha=tversky_alpha,
+            beta=tversky_beta,
+            gamma=tversky_gamma,
+            smooth=tversky_smooth,
+            **from_first,
         ),
-        "lovasz": partial(
-            lovasz_hinge if binary else lovasz_softmax, ignore=ignore_index, weights=weights
+        "jaccard": partial(
+            tversky, alpha=1.0, beta=1.0, gamma=1.0, smooth=jaccard_smooth, **from_first
         ),
+        "mcc": partial(mcc, ignore=ignore_index),
+        "lovasz": lovasz,
+        "lovasz_per_image": partial(per_image, loss=lovasz),
     }
 
     def loss(logits: Float[Array, "b h w labels"], labels: Labels) -> Float[Array, ""]:
@@ -119,32 +186,7 @@ def focal(
     return total / divisor(labels, valid, weighting, logits.dtype)
 
 
-def dice(
-    logits: Float[Array, "b H W labels"],
-    labels: Int[Array, "b H W"],
-    *,
-    ignore: int,
-    smooth: float,
-    first: int = 0,
-    weights: tuple[float, ...] | None = None,
-) -> Float[Array, ""]:
-    """1 − (2·Σpt + smooth) / (Σp + Σt + smooth), the mean over the classes from `first` on.
-
-    Soft dice (Milletari et al. 2016, with plain sums below as Sudre et al. 2017): p are the
-    probabilities, t is 1 at the true class, and the sums run over the pixels of the whole batch.
-    """
-    valid = (labels != ignore)[..., None]
-    p = jnp.where(valid, jax.nn.softmax(logits), 0)[..., first:]
-    true = labels[..., None] == np.arange(first, logits.shape[-1], dtype=labels.dtype)
-    true = (valid & true).astype(p.dtype)
-    both, either = (x.sum((0, 1, 2)) for x in (p * true, p + true))
-    losses = 1 - (2 * both + smooth) / (either + smooth)
-    if weights is not None:
-        losses *= jnp.asarray(weights[first:], losses.dtype)
-    return losses.mean()
-
-
-def _check(terms, num_labels, class_weights, smoothing, denominator, gamma, smooth):
+def _check_terms(terms, num_labels, class_weights):
     if not terms or any(name not in LOSSES for name, _ in terms):
         raise ValueError(
             f"the losses are {[name for name, _ in terms]}; take one or more of {', '.join(LOSSES)}"
@@ -159,11 +201,15 @@ def _check(terms, num_labels, class_weights, smoothing, denominator, gamma, smoo
                 f"the class weights are {weights.tolist()}; there must be one for each of "
                 f"{classes} classes, 0 or more"
             )
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"label smoothing is {smoothing}; it takes a share from 0 up to, not, 1")
-    if denominator not in ("valid", "all"):
-        raise ValueError(f'the denominator is {denominator!r}; there are "valid" and "all"')
-    if gamma < 0:
-        raise ValueError(f"the focal loss's gamma is {gamma}; it takes 0 or more, 2 as a rule")
-    if smooth <= 0:
-        raise ValueError(f"dice's smooth term is {smooth}; it takes a positive number of pixels")
+    if "mcc" in dict(terms):
+        if class_weights is not None:
+            raise ValueError("the loss mcc takes no class weights: leave them or mcc out")
+        if classes > 2:
+            raise ValueError(
+                f"the loss mcc must have 1 or 2 classes, got {classes}: take jaccard or tversky"
+            )
+
+
+def _check_range(name, value, holds, rule):
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {value!r}")

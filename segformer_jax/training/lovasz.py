@@ -1,5 +1,7 @@
 """Lovász losses: the Jaccard index (IoU) itself, made continuous (Berman et al. 2018)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,17 @@ def lovasz_hinge(
     errors = jax.nn.relu(1 - jnp.where(true, margin, -margin))
     loss = _extension(jnp.where(valid, errors, 0), true, valid)
     return loss if weights is None else loss * weights[1]
+
+
+def per_image(
+    logits: Float[Array, "b H W labels"], labels: Int[Array, "b H W"], *, loss: Callable
+) -> Float[Array, ""]:
+    """The mean over the pictures of each one's own loss; it is 0 where all pixels are ignored.
+
+    `per_image=True` of mmsegmentation's and segmentation_models_pytorch's `LovaszLoss`. A picture
+    after the other is sorted.
+    """
+    return lax.map(lambda one: loss(one[0][None], one[1][None]), (logits, labels)).mean()
 
 
 def _extension(

@@ -92,15 +92,25 @@ class Scores:
     A class that occurs neither in the labels nor in the predictions has no IoU; one that is not in
     the labels has no accuracy. The means are over the classes that have a value. All this is as in
     mmsegmentation; torchmetrics' `JaccardIndex` agrees, its `Accuracy` counts classes that are
-    predicted but not in the labels as 0.
+    predicted but not in the labels as 0. A class without any hit has no F-score, as in
+    mmsegmentation; where a class has one it is torchmetrics' too, which counts the others as 0, as
+    `per_class_dice` does.
 
     Attributes:
         mean_iou: the mean of `per_class_iou`.
         per_class_iou: (C,) pixels that are of the class and given it, per pixels that are either.
-        per_class_accuracy: (C,) the share of a class's pixels that were given it.
+        per_class_accuracy: (C,) the share of a class's pixels that were given it: its recall.
         pixel_accuracy: the share of all pixels that were given their class.
         mean_accuracy: the mean of `per_class_accuracy`.
         frequency_weighted_iou: the IoUs' mean, weighted by the classes' pixels in the labels.
+        per_class_dice: (C,) twice the pixels that are of the class and given it, per pixels of it
+            and pixels given it.
+        mean_dice: the mean of `per_class_dice`.
+        per_class_precision: (C,) the share of the pixels given a class that are of it.
+        mean_precision: the mean of `per_class_precision`.
+        per_class_f_score: (C,) (1 + beta²)·precision·recall per beta²·precision + recall.
+        mean_f_score: the mean of `per_class_f_score`.
+        beta: how many times as much as precision recall counts in the F-score.
     """
 
     mean_iou: float
@@ -109,14 +119,32 @@ class Scores:
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
+    per_class_dice: Float[np.ndarray, " C"]
+    mean_dice: float
+    per_class_precision: Float[np.ndarray, " C"]
+    mean_precision: float
+    per_class_f_score: Float[np.ndarray, " C"]
+    mean_f_score: float
+    beta: float
 
 
-def scores(confusion: Integer[np.ndarray, "C C"]) -> Scores:
-    """The scores of a confusion matrix with true classes in rows, predicted ones in columns."""
+def scores(confusion: Integer[np.ndarray, "C C"], *, beta: float = 1.0) -> Scores:
+    """The scores of a confusion matrix with true classes in rows, predicted ones in columns.
+
+    Args:
+        confusion: pixels.
+        beta: of the F-score: recall counts this many times as much as precision.
+
+    Raises:
+        ValueError: beta is not above 0.
+    """
+    check_beta(beta)
     hits = np.diagonal(confusion)
     true, given = confusion.sum(1), confusion.sum(0)
     iou = ratio(hits, true + given - hits)
-    accuracy = ratio(hits, true)
+    accuracy, precision = ratio(hits, true), ratio(hits, given)
+    dice = ratio(2 * hits, true + given)
+    f_score = ratio((1 + beta**2) * precision * accuracy, beta**2 * precision + accuracy)
     return Scores(
         mean_iou=mean(iou),
         per_class_iou=iou,
@@ -124,7 +152,20 @@ def scores(confusion: Integer[np.ndarray, "C C"]) -> Scores:
         pixel_accuracy=float(ratio(hits.sum(), true.sum())),
         mean_accuracy=mean(accuracy),
         frequency_weighted_iou=float(ratio(np.nansum(true * iou), true.sum())),
+        per_class_dice=dice,
+        mean_dice=mean(dice),
+        per_class_precision=precision,
+        mean_precision=mean(precision),
+        per_class_f_score=f_score,
+        mean_f_score=mean(f_score),
+        beta=float(beta),
     )
+
+
+def check_beta(beta: float) -> None:
+    """Raises a ValueError where a number can't be the F-score's beta."""
+    if not 0 < beta < np.inf:
+        raise ValueError(f"beta must be a number above 0, got {beta}: 1 is the usual F-score")
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Float[np.ndarray, "*values"]:

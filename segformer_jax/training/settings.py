@@ -10,7 +10,17 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"]
-Loss = Literal["cross_entropy", "focal", "dice", "lovasz"]
+Loss = Literal[
+    "cross_entropy",
+    "ohem",
+    "focal",
+    "dice",
+    "tversky",
+    "jaccard",
+    "mcc",
+    "lovasz",
+    "lovasz_per_image",
+]
 Schedule = Literal["poly", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Tracker = Literal["tensorboard", "trackio"]
@@ -50,8 +60,19 @@ class TrainSettings:
         temperature: the teacher's and the student's logits are divided by it.
         class_weights: "none", "balanced" (rarer classes weigh more) or a JSON list of numbers.
         label_smoothing: of the cross entropy, 0 to 1.
-        denominator: the cross entropy's mean runs over the labelled pixels ("valid", as in HF) or
-            over all of them ("all", as in the paper).
+        denominator: what the summed cross entropy, OHEM or focal loss is divided by: the class
+            weights of the labelled pixels ("valid", as in HF and torch), the number of these
+            ("valid_pixels"), or of all pixels ("all", as in the paper).
+        ohem_threshold: OHEM keeps pixels whose true class has a lower probability than this; None
+            keeps the `ohem_min_kept` pixels per picture of the largest loss.
+        ohem_min_kept: the least number of pixels per picture that OHEM keeps; None is a sixteenth.
+        focal_gamma: how strongly easy pixels count less in the focal loss.
+        dice_smooth: pixels that are added to both sides of dice's fraction.
+        tversky_alpha: what a pixel counts in the Tversky loss that is wrongly given to a class.
+        tversky_beta: what a pixel of a class counts there that is missed.
+        tversky_gamma: the power of the Tversky loss.
+        tversky_smooth: pixels that are added to both sides of Tversky's fraction.
+        jaccard_smooth: pixels that are added to both sides of Jaccard's fraction.
         schedule: of the learning rate after the warm-up.
         warmup: steps of linear warm-up.
         head_factor: the decode head's learning rate, in units of `lr`; 10, or 1 from scratch.
@@ -105,7 +126,16 @@ class TrainSettings:
     temperature: float = 2.0
     class_weights: str = "none"
     label_smoothing: float = 0.0
-    denominator: Literal["valid", "all"] = "valid"
+    denominator: Literal["valid", "valid_pixels", "all"] = "valid"
+    ohem_threshold: float | None = 0.7
+    ohem_min_kept: int | None = None
+    focal_gamma: float = 2.0
+    dice_smooth: float = 1.0
+    tversky_alpha: float = 0.5
+    tversky_beta: float = 0.5
+    tversky_gamma: float = 1.0
+    tversky_smooth: float = 0.0
+    jaccard_smooth: float = 0.0
     schedule: Schedule = "poly"
     warmup: int | None = None
     head_factor: float | None = None
@@ -133,18 +163,28 @@ class TrainSettings:
 
     def __post_init__(self):
         _check_types(dataclasses.asdict(self))
-        for name in ("steps", "batch_size", "short_side", "save_every", "eval_every"):
+        whole = ("steps", "batch_size", "short_side", "ohem_min_kept", "save_every", "eval_every")
+        for name in whole:
             _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
         for name in ("warmup", "workers", "process_id"):
             _check(self, name, lambda value: value is None or value >= 0, "it is at least 0")
-        for name in ("eval_limit", "lora_rank", "weight_decay", "seed"):
+        for name in ("eval_limit", "lora_rank", "weight_decay", "seed", "focal_gamma"):
             _check(self, name, lambda value: value >= 0, "it is at least 0")
-        for name in ("accumulate", "lora_alpha", "layer_decay", "temperature"):
+        for name in ("tversky_alpha", "tversky_beta", "tversky_smooth", "jaccard_smooth"):
+            _check(self, name, lambda value: value >= 0, "it is at least 0")
+        for name in ("accumulate", "lora_alpha", "layer_decay", "temperature", "dice_smooth"):
             _check(self, name, lambda value: value > 0, "it is above 0")
+        _check(self, "tversky_gamma", lambda value: value > 0, "it is above 0")
         for name in ("lr", "head_factor", "clip_norm", "checkpoint_seconds"):
             _check(self, name, lambda value: value is None or value > 0, "it is above 0")
         for name in ("flip", "label_smoothing", "cat_max_ratio"):
             _check(self, name, lambda value: 0 <= value <= 1, "it lies in 0…1")
+        _check(
+            self,
+            "ohem_threshold",
+            lambda value: value is None or 0 <= value <= 1,
+            "it lies in 0…1, or is None",
+        )
         _check(self, "teacher_weight", lambda value: 0 < value <= 1, "it lies in (0, 1]")
         _check(self, "ema", lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
         _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
@@ -171,6 +211,11 @@ class TrainSettings:
         if self.loss_weights and len(self.loss_weights) != len(self.losses):
             raise ValueError(
                 f"loss_weights are {self.loss_weights}; give one for each of {self.losses}"
+            )
+        if "mcc" in self.losses and self.class_weights != "none":
+            raise ValueError(
+                f"class_weights must be none with the loss mcc, got {self.class_weights}: leave "
+                "one of them out"
             )
         usual = TrainSettings.teacher_weight, TrainSettings.temperature
         if self.teacher is None and (self.teacher_weight, self.temperature) != usual:

@@ -95,6 +95,56 @@ def test_mean_accuracy_is_that_of_torchmetrics_where_every_class_is_in_the_label
     np.testing.assert_allclose(ours.mean_accuracy, theirs, rtol=0, atol=1e-6)
 
 
+def f_score(average, beta):
+    return torchmetrics.FBetaScore(
+        task="multiclass", num_classes=8, ignore_index=255, average=average, beta=beta
+    )
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
+def test_dice_precision_and_f_score_are_mmsegmentations_and_torchmetrics(rng, beta):
+    labels, classes = random_maps(rng)
+    confusion = np.asarray(confusion_matrix(labels, classes, num_classes=8)).astype(np.int64)
+    ours = scores(confusion, beta=beta)
+
+    # mmsegmentation: areas of one class after the other, and nanmean
+    kept = labels != 255
+    own, given = (
+        np.array([(x[kept] == c).sum() for c in range(8)], float) for x in (labels, classes)
+    )
+    both = np.array([((labels == c) & (classes == c)).sum() for c in range(8)], float)
+    with np.errstate(invalid="ignore"):
+        dice, precision, recall = 2 * both / (given + own), both / given, both / own
+        f = (1 + beta**2) * (precision * recall) / (beta**2 * precision + recall)
+    np.testing.assert_allclose(ours.per_class_dice, dice, rtol=1e-12)
+    np.testing.assert_allclose(ours.per_class_precision, precision, rtol=1e-12)
+    np.testing.assert_allclose(ours.per_class_accuracy, recall, rtol=1e-12)
+    np.testing.assert_allclose(ours.per_class_f_score, f, rtol=1e-12)
+    means = (ours.mean_dice, ours.mean_precision, ours.mean_accuracy, ours.mean_f_score)
+    expected = [np.nanmean(values) for values in (dice, precision, recall, f)]
+    np.testing.assert_allclose(means, expected, rtol=1e-12)
+    assert np.isnan(ours.per_class_f_score[[ABSENT, MISSED, INVENTED]]).all()
+    assert ours.per_class_dice[MISSED] == ours.per_class_dice[INVENTED] == 0
+    assert ours.beta == beta
+
+    there = ~np.isnan(ours.per_class_f_score)
+    exact = dict(rtol=0, atol=1e-6)  # torchmetrics divides in float32
+    theirs = torch_score(f_score("none", beta), labels, classes)
+    np.testing.assert_allclose(ours.per_class_f_score[there], theirs[there], **exact)
+    assert (theirs[[MISSED, INVENTED]] == 0).all()
+    if beta == 1:  # dice, which counts classes without a hit as torchmetrics does
+        present = np.arange(8) != ABSENT
+        np.testing.assert_allclose(ours.per_class_dice[present], theirs[present], **exact)
+        macro = torch_score(f_score("macro", 1.0), labels, classes)
+        np.testing.assert_allclose(ours.mean_dice, macro, **exact)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_beta_that_is_not_above_0_is_refused(beta):
+    with pytest.raises(ValueError, match="beta must be a number above 0, got"):
+        scores(np.eye(2, dtype=np.int64), beta=beta)
+
+
 def test_the_mean_iou_of_one_picture_is_the_same_on_the_device(rng):
     confusion = confusion_matrix(*random_maps(rng), num_classes=8)
     np.testing.assert_allclose(

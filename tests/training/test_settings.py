@@ -24,12 +24,17 @@ WRONG = [
     ("photometric", "yes", "photometric is 'yes'; it is true or false"),
     ("flip", 2, "flip is 2.0; it lies in 0…1"),
     ("scale", [2.0, 0.5], r"scale is \(2.0, 0.5\); it is 0 < low ≤ high"),
-    ("losses", "dice", "losses is 'dice'; it is a list, each cross_entropy, focal, dice or lovasz"),
+    ("losses", "dice", "losses is 'dice'; it is a list, each cross_entropy, .* or lovasz_per"),
     ("losses", [], r"losses is \(\); each is named once"),
     ("losses", ["dice", "dice"], r"losses is \('dice', 'dice'\); each is named once"),
     ("loss_weights", [1, 2], r"loss_weights are \(1.0, 2.0\); give one for each of"),
     ("freeze", "segformer.*", "freeze is 'segformer.*'; it is a list, each a text"),
     ("accumulate", 3, "batch_size is 4, which 3 parts .* do not divide"),
+    ("ohem_threshold", 1.5, r"ohem_threshold is 1.5; it lies in 0…1, or is None"),
+    ("ohem_min_kept", 0, "ohem_min_kept is 0; it is at least 1"),
+    ("denominator", "pixels", "denominator is 'pixels'; it is valid, valid_pixels or all"),
+    ("tversky_alpha", -1, "tversky_alpha is -1.0; it is at least 0"),
+    ("tversky_gamma", 0, "tversky_gamma is 0.0; it is above 0"),
     ("ema", 1.0, r"ema is 1.0; it lies in \[0, 1\)"),
     ("model", 5, "model is 5; it is a text"),
     ("log", ["wandb"], r"log is \('wandb',\); it is a list, each tensorboard or trackio"),
@@ -54,6 +59,11 @@ def test_settings_are_the_same_after_json():
         data="d", out="o", crop=(64, 96), losses=("dice", "focal"), loss_weights=(1.0, 0.5), lr=1.0
     )
     assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_mcc_has_no_class_weights():
+    with pytest.raises(ValueError, match="class_weights must be none with the loss mcc, got bal"):
+        TrainSettings(losses=("mcc",), class_weights="balanced")
 
 
 def test_data_is_one_folder_or_several(tmp_path):
