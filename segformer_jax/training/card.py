@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import atomic_path
-from segformer_jax.checkpoints.flat import PARAMETERS
+from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.training.distillation import SOFT
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import TrainSettings

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from segformer_jax.checkpoints import hub
-from segformer_jax.checkpoints.flat import PARAMETERS, save_flat
+from segformer_jax.checkpoints.files import PARAMETERS
+from segformer_jax.checkpoints.flat import save_flat
 from segformer_jax.checkpoints.pretrained import PROCESSOR, load_model
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor

@@ -18,7 +18,8 @@ from segformer_jax import (
     SegformerModel,
     Segmenter,
 )
-from segformer_jax.checkpoints.flat import PARAMETERS, flat_state, load_flat
+from segformer_jax.checkpoints.files import PARAMETERS
+from segformer_jax.checkpoints.flat import flat_state, load_flat
 from segformer_jax.inference import Signature, export_stablehlo, load_exported
 from segformer_jax.models.layers import Linear
 from segformer_jax.training.loop import train
