@@ -17,6 +17,7 @@ from segformer_jax.errors import WeightsError
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 FLOATS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
 CONTAINERS = (*FLOATS, INT8_FILE)  # in the order in which they are looked for
+PARAMETERS = "parameters.safetensors"  # what `flat` writes, of any network
 TYPES = (  # of safetensors, those that NumPy and ml_dtypes have
     *("F64", "F32", "F16", "BF16", "BOOL"),
     *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"),
@@ -39,7 +40,9 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """
     file = weights_file(path)
     if file is None:
-        raise WeightsError(f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}")
+        raise WeightsError(
+            f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}{flat_hint(path)}"
+        )
     read = _read_shards if file.name.endswith(".index.json") else _read_file
     return dequantise(read(file), source=file)
 
@@ -50,6 +53,16 @@ def weights_file(path: str | Path) -> Path | None:
     if path.is_file():
         return path
     return next((path / name for name in CONTAINERS if (path / name).is_file()), None)
+
+
+def flat_hint(path: str | Path) -> str:
+    """What to do with a folder that holds a network that is not SegFormer's; "" with another."""
+    if not (Path(path) / PARAMETERS).is_file():
+        return ""
+    return (
+        f"; its {PARAMETERS} is of a network that Hugging Face's layout can't say: make that one "
+        "anew, and segformer_jax.checkpoints.flat.load_flat(model, folder)"
+    )
 
 
 def is_int8(path: str | Path) -> bool:

@@ -14,11 +14,11 @@ import numpy as np
 from flax import nnx
 
 from segformer_jax.checkpoints import files
+from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.errors import WeightsError
 
 Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
 
-PARAMETERS = "parameters.safetensors"
 KEPT = nnx.Not(nnx.RngState)  # streams of random numbers are no weights
 
 

@@ -320,6 +320,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     if not file.is_file():
         raise WeightsError(
             f"there is no {name} in {file.parent}, so this is not a whole checkpoint"
+            f"{files.flat_hint(file.parent)}"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

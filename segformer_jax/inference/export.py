@@ -5,8 +5,8 @@ is needed to run it. The weights are its constants, or lie beside it in safetens
 paths. Sizes that are left open are symbols, b, h and w; one file serves several platforms.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,15 +24,16 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map_cpu import index_type
 from segformer_jax.inference.compiling import compiler_options
-from segformer_jax.inference.exporting import Signature, check_model, pixel_table
-from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+from segformer_jax.inference.exporting import Signature, pixel_table
+from segformer_jax.models.contract import in_use, interface_of, logits_of
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 USUAL_PLATFORMS = ("cpu", "cuda", "tpu")
+USUAL_SIZE = (512, 512)
 
 
 def export_stablehlo(
-    model: SegformerForSemanticSegmentation,
+    model: nnx.Module,
     path: str | Path,
     *,
     signature: Signature | None = None,
@@ -44,7 +45,8 @@ def export_stablehlo(
     """Writes the model as one program, whole or not at all.
 
     Args:
-        model: its parameters are copied, folded.
+        model: its parameters are copied, folded. Any module that maps `pixel_values` to an output
+            with `.logits` is exported, as it is written.
         path: of the program. With `weights_beside` the weights go to `weights_path(path)`, and the
             program takes them as its first argument, a dict.
         signature: what it takes and gives; pixels and logits of any batch and size when left out.
@@ -55,23 +57,25 @@ def export_stablehlo(
         weights_beside: keep the weights out of the program.
 
     Raises:
-        ValueError: another kind of model, an unknown platform, a size that the network can't take,
-            a missing processor, a path that can't be written.
+        ValueError: a model without logits for pixels, an unknown platform, a size that the network
+            can't take, open sizes that it can't be traced with, a missing processor, a path that
+            can't be written.
     """
     signature = signature or Signature()
-    check_model(model)
-    signature.check(model.config)
+    model = in_use(model)
+    interface = interface_of(model, size=signature.size or USUAL_SIZE)
+    signature.check(interface)
     for platform in platforms:
         if platform not in PLATFORMS:
             raise ValueError(f"there is no platform {platform!r}; known are {', '.join(PLATFORMS)}")
     if not platforms:
         raise ValueError(f"no platform is given; known are {', '.join(PLATFORMS)}")
     weights, network = _weights_and_network(model)
-    run = _for_platform(platforms, _with_steps(network, signature, processor, model.config))
+    run = _for_platform(platforms, _with_steps(network, signature, processor, interface))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
-    pixels = _input(signature, model.config)
+    pixels = _input(signature, interface)
     exact = jax.default_matmul_precision("highest") if precision == "highest" else nullcontext()
-    with exact:
+    with exact, _open_sizes(model):
         if weights_beside:
             program = export.export(jax.jit(run), platforms=platforms)(shapes, pixels)
         else:
@@ -139,12 +143,13 @@ def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 def _weights_and_network(model: Any) -> tuple[dict[str, Array], Callable]:
     """The parameters by their dotted paths, and the logits as a function of them and pixels."""
-    graph, state = nnx.split(model.folded())
+    graph, streams, state = nnx.split(model, nnx.RngState, ...)
     variables = {".".join(map(str, path)): (path, own) for path, own in nnx.to_flat_state(state)}
 
     def network(weights: dict[str, Array], pixels: Array) -> Array:
         filled = [(path, own.replace(weights[name])) for name, (path, own) in variables.items()]
-        return nnx.merge(graph, nnx.from_flat_state(filled))(pixels).logits.astype(jnp.float32)
+        whole = nnx.merge(graph, streams, nnx.from_flat_state(filled))
+        return logits_of(whole, pixels).astype(jnp.float32)
 
     return {name: own.get_value() for name, (_, own) in variables.items()}, network
 
@@ -163,6 +168,18 @@ def _for_platform(platforms: Sequence[str], run: Callable) -> Callable:
             return run(*arguments)
 
     return run_there
+
+
+@contextmanager
+def _open_sizes(model: Any) -> Iterator[None]:
+    """Says what to do where a module of somebody's own needs to know the sizes."""
+    try:
+        yield
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise ValueError(
+            f"{type(model).__name__} can't be traced with open sizes: give them, "
+            f"signature=Signature(batch=1, size=(512, 512)) for example ({error})"
+        ) from error
 
 
 def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
@@ -59,8 +58,8 @@ class Signature:
         """Whether it gives classes."""
         return "argmax" in self.steps
 
-    def check(self, config: SegformerConfig) -> None:
-        """Raises a ValueError where the network can't take the size."""
+    def check(self, config: Any) -> None:
+        """Raises a ValueError where the network, of a `minimum_size`, can't take the size."""
         least = config.minimum_size
         if self.size is not None and min(self.size) < least:
             raise ValueError(
@@ -70,9 +69,13 @@ class Signature:
 
 
 def pixel_table(
-    processor: SegformerImageProcessor | None, config: SegformerConfig
+    processor: SegformerImageProcessor | None, config: Any
 ) -> Float[np.ndarray, "256 c"]:
     """What the processor makes of every value of every channel.
+
+    Args:
+        processor: of the model.
+        config: has the model's `num_channels`.
 
     Raises:
         ValueError: there is no processor, or the network takes other than three channels.

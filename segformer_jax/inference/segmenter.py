@@ -1,7 +1,7 @@
 """`Segmenter`: pictures in, class maps out, compiled once and fast from then on."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, UInt, UInt8
 from PIL import Image
 
 from segformer_jax.checkpoints.pretrained import load_model
-from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import start_class_map
@@ -23,6 +22,7 @@ from segformer_jax.inference.forward import forward_pass
 from segformer_jax.inference.pixels import ImagePixels
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.models.contract import in_use, interface_of
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -34,38 +34,45 @@ class Segmenter:
 
     Args:
         model: its parameters are copied to the devices, folded; the model itself stays as it is.
+            Any module that maps `pixel_values` to an output with `.logits` runs, as it is written.
         processor: makes the network's input of a picture.
         device: where to run: a platform ("cpu", "gpu", "tpu"), a `jax.Device`, or several of them;
             all local devices of the default platform when left out. A batch is split over them.
         batch_size: pictures per run of the network, over all devices.
         max_pixels: the largest picture that is opened.
+        id2label: names of the classes, for a model without a `config` that has them.
 
     Raises:
-        ValueError: the processor's size is below what the network takes, or a device is unknown.
+        ValueError: the processor's size is below what the network takes; a device is unknown; the
+            model gives no logits of these classes.
     """
 
     def __init__(
         self,
-        model: SegformerForSemanticSegmentation,
+        model: nnx.Module,
         processor: SegformerImageProcessor,
         *,
         device: str | jax.Device | Sequence[jax.Device] | None = None,
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
+        id2label: Mapping[int, str] | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it is at least 1")
-        self.config, self.processor = model.config, processor
+        self.config, self.processor = getattr(model, "config", None), processor
         self.batch_size, self.max_pixels = batch_size, max_pixels
-        _check_size(processor, self.config)
+        if self.config is not None:
+            _check_size(processor, self.config)
+        model = in_use(model)
+        self._interface = interface_of(model, size=_some_size(processor), id2label=id2label)
         devices = _devices(device)
         self._mesh = Mesh(np.array(devices), ("batch",))
         platform = devices[0].platform
-        self._compiler_options = compiler_options(platform, model.segformer.dtype)
-        graph, state = nnx.split(model.folded())
+        self._compiler_options = compiler_options(platform, self._interface.dtype)
+        self._graph, state = nnx.split(model)
         leaves, structure = jax.tree.flatten(state)  # a flat list costs a call far less than a tree
         self._leaves = self._on_every_device(leaves)
-        on_state = forward_pass(graph, platform)
+        on_state = forward_pass(self._graph, platform)
 
         def forward(leaves, pixel_values):
             return on_state(jax.tree.unflatten(structure, leaves), pixel_values)
@@ -120,8 +127,17 @@ class Segmenter:
     @property
     def id2label(self) -> dict[int, str]:
         """Names of the class map's values; a single label has a background at 0."""
-        names = dict(self.config.id2label)
+        names = dict(self._interface.id2label)
         return names if len(names) > 1 else {0: "background", 1: next(iter(names.values()))}
+
+    @property
+    def num_labels(self) -> int:
+        """The last axis of the logits: 1 where the class map tells a label from the background."""
+        return self._interface.num_labels
+
+    def logits_size(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width of the logits of normalised pixels of a height and width."""
+        return self._interface.logits_shape(height, width)[:2]
 
     @property
     def device_count(self) -> int:
@@ -164,7 +180,7 @@ class Segmenter:
         Raises:
             ValueError: as the model's `__call__`.
         """
-        check_pixel_values(pixel_values, self.config)
+        check_pixel_values(pixel_values, self._interface)
         count = len(pixel_values)
         whole = self._rounded(count) if self._mesh.size > 1 else count
         if whole != count:
@@ -219,20 +235,28 @@ class Segmenter:
                 logits[index] = own
         return logits
 
-    def update(self, model: SegformerForSemanticSegmentation) -> None:
-        """Takes over the weights of another model of the same config, and compiles nothing anew.
+    def update(self, model: nnx.Module) -> None:
+        """Takes over the weights of another model of the same layers, and compiles nothing anew.
 
         The weights are copied: the model may be trained on, or its memory given away.
 
         Raises:
-            ValueError: the model's config or its types differ from those that were compiled for.
+            ValueError: the model's config, its layers or their types differ from those that were
+            compiled for.
         """
-        if model.config != self.config:
+        config = getattr(model, "config", None)
+        if config != self.config:
             raise ValueError(
-                f"the model's config differs in {_differences(model.config, self.config)}; a "
-                "segmenter is compiled for one config: make a new one, Segmenter(model, processor)"
+                f"the model's config differs in {_differences(config, self.config)}; a segmenter "
+                "is compiled for one config: make a new one, Segmenter(model, processor)"
             )
-        leaves = jax.tree.leaves(nnx.split(model.folded())[1])
+        graph, state = nnx.split(in_use(model))
+        if graph != self._graph:
+            raise ValueError(
+                "the model's layers differ from those that the segmenter is compiled for: make a "
+                "new one, Segmenter(model, processor)"
+            )
+        leaves = jax.tree.leaves(state)
         for given, own in zip(leaves, self._leaves, strict=True):
             if given.dtype != own.dtype:
                 raise ValueError(
@@ -279,7 +303,7 @@ class Segmenter:
         values = jax.ShapeDtypeStruct(
             (1, *inputs[0].shape), np.float32 if in_bytes else inputs[0].dtype
         )
-        check_pixel_values(values, self.config)
+        check_pixel_values(values, self._interface)
         batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
         for place, pixels in zip(batch, inputs, strict=False):
             place[...] = pixels
@@ -318,7 +342,9 @@ def _by_shape(inputs: Sequence[np.ndarray]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _differences(given: SegformerConfig, own: SegformerConfig) -> str:
+def _differences(given: Any, own: Any) -> str:
+    if type(given) is not type(own) or not dataclasses.is_dataclass(own):
+        return f"its values ({given!r}, compiled for {own!r})"
     names = [field.name for field in dataclasses.fields(own)]
     differ = [name for name in names if getattr(given, name) != getattr(own, name)]
     return ", ".join(
@@ -338,8 +364,14 @@ def _devices(device: Any) -> list[jax.Device]:
     return list(device) if isinstance(device, Sequence) else [device]
 
 
+def _some_size(processor: SegformerImageProcessor) -> tuple[int, int]:
+    """What the processor makes of pictures, or a usual size where it leaves them theirs."""
+    size = processor.size if processor.do_resize and isinstance(processor.size, dict) else {}
+    return size.get("height", 512), size.get("width", 512)
+
+
 def _check_size(processor: SegformerImageProcessor, config: Any) -> None:
-    least = config.minimum_size
+    least = getattr(config, "minimum_size", 1)
     if processor.do_resize and isinstance(processor.size, dict):
         side = min(processor.size.values())
         if side < least:

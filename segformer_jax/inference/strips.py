@@ -58,7 +58,7 @@ def class_strips(
     """
     height, width = pixels.size
     left, right = columns or (0, width)
-    labels = segmenter.config.num_labels
+    labels = segmenter.num_labels
     rows = _strip_rows(rounded_width(right - left), labels)
     looks = [
         _look(segmenter, pixels, protocol, view, (left, right))
@@ -105,7 +105,7 @@ def _look(
     size = view.size
     if windows is not None:
         size = min(windows.size[0], size[0]), min(windows.size[1], size[1])
-    cells = segmenter.config.feature_sizes(*size)[0]
+    cells = segmenter.logits_size(*size)
     rows, across = (
         make_axis(
             pixels.size[side],
@@ -145,7 +145,7 @@ def _low_strips(
 def _window_rows(segmenter: Segmenter, look: _Look) -> Iterator[Float[Array, "_ _ labels"]]:
     """The logits of each row of windows, side by side."""
     across = len(look.columns.starts)
-    shape = (1, look.rows.cells, look.columns.cells, segmenter.config.num_labels)
+    shape = (1, look.rows.cells, look.columns.cells, segmenter.num_labels)
     row: list[Array | np.ndarray] = []
     device = None
     for logits in _window_logits(segmenter, look):

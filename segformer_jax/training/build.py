@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
 from segformer_jax.images.processor import SegformerImageProcessor
@@ -58,15 +59,22 @@ class Built:
         return model
 
 
-def build(record: Record) -> tuple[Built, TrainState]:
+def build(record: Record, given: nnx.Module | None = None) -> tuple[Built, TrainState]:
     """What a run computes with, and its state before the first step, in its place on the devices.
+
+    Args:
+        record: the run's.
+        given: the model to train, instead of the one that the settings name.
 
     Raises:
         ValueError: settings that the model, the loss or the optimizer refuse.
         WeightsError: as `from_pretrained`.
     """
     settings = record.chosen
-    model = models.starting_model(settings, record.id2label)
+    if given is None:
+        model: Any = models.starting_model(settings, record.id2label)
+    else:
+        model = models.given_model(given, settings, record.id2label)
     processor = models.run_processor(record)
     skeleton, params, stats = state.split(model)
     params, trained, complete = models.trainable(settings, params)
@@ -87,7 +95,7 @@ def build(record: Record) -> tuple[Built, TrainState]:
         skeleton,
         loss=make_loss(
             tuple(zip(settings.losses, weights, strict=True)),
-            num_labels=model.config.num_labels,
+            num_labels=len(record.id2label),
             class_weights=class_weights(settings.class_weights, record.survey),
             label_smoothing=settings.label_smoothing,
             denominator=settings.denominator,

@@ -1,10 +1,12 @@
 """The model card, README.md beside the weights: what it is, how it was made, how good it is."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import atomic_path
+from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.training.distillation import SOFT
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import TrainSettings
@@ -27,6 +29,7 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
     settings = record.chosen
     assert settings.crop is not None
     name = f"{Path(settings.out).resolve().name}-{folder.name}"
+    apart = (folder / PARAMETERS).is_file()  # what Hugging Face's layout can't say
     rows = [
         f"| {_cell(label)} | {_percent(iou)} | {_percent(scores['per_class_accuracy'][label])} |"
         for label, iou in scores["per_class_iou"].items()
@@ -34,7 +37,7 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
     return "\n".join(
         [
             "---",
-            "library_name: transformers",
+            f"library_name: {'segformer_jax' if apart else 'transformers'}",
             "pipeline_tag: image-segmentation",
             "tags: [segformer, semantic-segmentation, jax, flax]",
             "---",
@@ -42,16 +45,10 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
             f"# {name}",
             "",
             f"A SegFormer of {len(record.id2label)} classes, trained with segformer_jax from "
-            f"`{settings.model}`; the weights after step {step:,} of {settings.steps:,}.",
+            f"{record.given or f'`{settings.model}`'}; the weights after step {step:,} of "
+            f"{settings.steps:,}.",
             "",
-            "```python",
-            "from segformer_jax import Segmenter",
-            "",
-            f'segment = Segmenter.from_pretrained("{folder.name}")  # this folder',
-            'segment("photo.jpg").save("photo.overlay.png")',
-            "```",
-            "",
-            "transformers opens it too: `SegformerForSemanticSegmentation.from_pretrained`.",
+            *(_opened_apart(folder) if apart else _opened(folder)),
             "",
             "## Scores",
             "",
@@ -66,9 +63,7 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
             "",
             "## How it was made",
             "",
-            "```bash",
-            command(record.asked),
-            "```",
+            *_made(record),
             "",
             f"{settings.steps:,} steps of {settings.batch_size} crops of {settings.crop[0]}×"
             f"{settings.crop[1]} (short side {settings.short_side}, scale {settings.scale[0]} to "
@@ -78,6 +73,48 @@ def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> st
             "",
         ]
     )
+
+
+def _made(record: Record) -> list[str]:
+    if record.given is None:
+        return ["```bash", command(record.asked), "```"]
+    usual = TrainSettings()
+    changed = {
+        field.name: getattr(record.asked, field.name)
+        for field in dataclasses.fields(usual)
+        if getattr(record.asked, field.name) != getattr(usual, field.name)
+    }
+    settings = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    return ["```python", f"train(TrainSettings({settings}), model=…)  # {record.given}", "```"]
+
+
+def _opened(folder: Path) -> list[str]:
+    return [
+        "```python",
+        "from segformer_jax import Segmenter",
+        "",
+        f'segment = Segmenter.from_pretrained("{folder.name}")  # this folder',
+        'segment("photo.jpg").save("photo.overlay.png")',
+        "```",
+        "",
+        "transformers opens it too: `SegformerForSemanticSegmentation.from_pretrained`.",
+    ]
+
+
+def _opened_apart(folder: Path) -> list[str]:
+    return [
+        "The weights are `parameters.safetensors`, for the module that was trained:",
+        "",
+        "```python",
+        "from segformer_jax import SegformerImageProcessor, Segmenter",
+        "from segformer_jax.checkpoints.flat import load_flat",
+        "",
+        "model = …  # made as it was for the training",
+        f'load_flat(model, "{folder.name}")  # this folder',
+        f'segment = Segmenter(model, SegformerImageProcessor.from_pretrained("{folder.name}"))',
+        'segment("photo.jpg").save("photo.overlay.png")',
+        "```",
+    ]
 
 
 def _taught(settings: TrainSettings) -> str:

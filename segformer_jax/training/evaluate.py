@@ -217,7 +217,7 @@ def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "2
     check_countable(max(len(own), len(given)))
     if len(given) == 1:
         given = {0: "background", 1: given[0]}
-    if segmenter.config.num_labels == 1 and len(given) == 2:
+    if segmenter.num_labels == 1 and len(given) == 2:
         others = [name for name in given.values() if name != own[1]]
         own[0] = others[0] if len(others) == 1 else own[0]
     if sorted(own.values()) != sorted(given.values()):

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from segformer_jax.atomic import LEFT_OVER, atomic_path, writable_folder
 from segformer_jax.errors import ImageError
@@ -24,7 +25,7 @@ from segformer_jax.training.checkpointing import Checkpoints
 from segformer_jax.training.evaluate import Evaluation, evaluate
 from segformer_jax.training.packages import check_packages
 from segformer_jax.training.pipeline import batches
-from segformer_jax.training.plan import CHECKPOINTS, RECORD, Plan, check_given, prepare
+from segformer_jax.training.plan import CHECKPOINTS, RECORD, Plan, check_given, check_model, prepare
 from segformer_jax.training.progress import Journal, Row, Tracker, read_rows, trackers
 from segformer_jax.training.record import read_record, resumed
 from segformer_jax.training.results import write_results
@@ -55,13 +56,23 @@ class Outcome:
     interrupted: bool = False
 
 
-def train(settings: TrainSettings, *, teller: Teller | None = None) -> Outcome:
+def train(
+    settings: TrainSettings, *, model: nnx.Module | None = None, teller: Teller | None = None
+) -> Outcome:
     """Trains, or goes on with the run in `settings.out`; a finished one is left as it is.
 
     In the folder: `settings.json`, `metrics.jsonl`, `checkpoints/`; `best/` and `last/`, models in
     Hugging Face's layout; and at the end `curves.png`, `validation.png` and `validation/`. A killed
     run that is called again ends with the same weights, bit for bit, as one left alone. SIGTERM
     saves and returns.
+
+    Args:
+        settings: the run's.
+        model: any module that maps `pixel_values` to an output with `.logits`, to be trained
+            instead of the one that the settings name; it is copied, and given again to go on. What
+            Hugging Face's layout can't say is kept as `parameters.safetensors` in `best/` and
+            `last/`, for `checkpoints.flat.load_flat`.
+        teller: is told how it goes.
 
     Raises:
         ValueError: settings that contradict one another, or the run in the folder; data that is
@@ -74,12 +85,12 @@ def train(settings: TrainSettings, *, teller: Teller | None = None) -> Outcome:
     """
     teller, folder = teller or Teller(), Path(settings.out)
     check_given(settings)
-    done = _finished(settings)
+    done = _finished(settings, model)
     if done is not None:
         teller.say(f"{folder} is finished, {done.step:,} steps: nothing to do")
         return done
     check_packages(settings)
-    plan = prepare(settings, teller=teller)
+    plan = prepare(settings, model=model, teller=teller)
     writable_folder(folder)
     speaker = teller if jax.process_index() == 0 else Teller()
     with contextlib.closing(Run(folder, plan, speaker)) as run:
@@ -102,7 +113,7 @@ class Run:
         self.folder, self.plan, self.teller = folder, plan, teller
         self.settings = plan.record.chosen
         self.lead = jax.process_index() == 0
-        self.built, self.state = build(plan.record)
+        self.built, self.state = build(plan.record, plan.given)
         self.best: dict[str, Any] | None = None
         self.scores: dict[str, Any] | None = None
         self.evaluation: Evaluation | None = None
@@ -257,7 +268,8 @@ class Run:
 
     def _evaluation(self, model: Any) -> Evaluation:
         if self.segmenter is None:
-            self.segmenter = Segmenter(model, self.built.processor)
+            names = self.plan.record.id2label
+            self.segmenter = Segmenter(model, self.built.processor, id2label=names)
         else:
             self.segmenter.update(model)
         return evaluate(self.segmenter, self.plan.validation, progress=self.teller.evaluating)
@@ -290,7 +302,7 @@ class Run:
         return Outcome(number, True, self.scores, self.best)
 
 
-def _finished(settings: TrainSettings) -> Outcome | None:
+def _finished(settings: TrainSettings, model: nnx.Module | None) -> Outcome | None:
     """How the run ended before; None where it did not.
 
     Raises:
@@ -302,7 +314,7 @@ def _finished(settings: TrainSettings) -> Outcome | None:
         return None
     record = read_record(folder / RECORD)
     if record is not None:
-        resumed(record, settings)
+        resumed(record, settings, given=None if model is None else check_model(settings, model))
     values = json.loads(file.read_text(encoding="utf-8"))
     return Outcome(values["step"], True, values["scores"], values["best"])
 

@@ -9,10 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from segformer_jax.checkpoints import hub
+from segformer_jax.checkpoints.files import PARAMETERS
+from segformer_jax.checkpoints.flat import save_flat
 from segformer_jax.checkpoints.pretrained import PROCESSOR, load_model
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
+from segformer_jax.models.contract import in_use, interface_of
+from segformer_jax.models.encoder import Stage
+from segformer_jax.models.foreign import MODELS, foreign_parts
 from segformer_jax.training import lora
 from segformer_jax.training.choices import processor_size
 from segformer_jax.training.optimizer import frozen
@@ -63,16 +68,76 @@ def starting_model(
     return model
 
 
+def given_model(
+    given: nnx.Module, settings: TrainSettings, id2label: Mapping[int, str]
+) -> nnx.Module:
+    """A copy of a user's own model before the first step, in train mode.
+
+    Raises:
+        ValueError: it gives no logits of these classes, or takes other than three channels; a
+            setting that it has no part for.
+    """
+    model = nnx.clone(given)
+    parts: list[Any] = [part for _, part in nnx.iter_modules(model)]
+    for part in parts:
+        config = getattr(part, "config", None)
+        if isinstance(config, SegformerConfig) and config.num_labels == len(id2label):
+            part.config = config.with_labels(id2label=dict(id2label))
+    assert settings.crop is not None
+    interface = interface_of(in_use(model), size=settings.crop, id2label=id2label)
+    if interface.num_channels != 3:
+        raise ValueError(
+            f"{type(given).__name__} takes {interface.num_channels} channels; pictures are read as "
+            "RGB"
+        )
+    if settings.gradient_checkpointing:
+        stages = [part for part in parts if isinstance(part, Stage)]
+        if not stages:
+            raise ValueError(
+                f"gradient_checkpointing is for SegFormer's stages, of which {type(given).__name__}"
+                " has none: leave it out, and use nnx.remat in the model"
+            )
+        for stage in stages:
+            stage.gradient_checkpointing = True
+    model.train()
+    return model
+
+
+def described(given: nnx.Module) -> str:
+    """What a user's own model is, in a line that tells it from another: its type, what is its own.
+
+    Raises:
+        ValueError: it is no NNX module.
+    """
+    if not isinstance(given, nnx.Module):
+        raise ValueError(f"model must be a flax.nnx.Module, got a {type(given).__name__}")
+    foreign = foreign_parts(given) if type(given) in MODELS else []
+    return ", ".join([type(given).__name__, *foreign])
+
+
+def kept_apart(model: nnx.Module) -> str | None:
+    """A line about a model that Hugging Face's layout can't say; None where it can."""
+    foreign = foreign_parts(model)
+    if not foreign:
+        return None
+    more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+    return (
+        f"Hugging Face's layout can't say {foreign[0]}{more}: best/ and last/ keep {PARAMETERS}, "
+        "for segformer_jax.checkpoints.flat.load_flat"
+    )
+
+
 def run_processor(record: Record) -> SegformerImageProcessor:
     """How pictures are prepared when the run's model is used.
 
     Their mean and deviation are those of the model that the run starts from; ImageNet's, as in the
-    paper, where it starts from random weights or from a folder of nothing but weights.
+    paper, where it starts from random weights, from a folder of nothing but weights, or from a
+    model given in Python.
     """
     settings = record.chosen
     assert settings.short_side is not None
-    scratch = settings.model in VARIANTS
-    start = SegformerImageProcessor() if scratch else processor_of(settings.model)
+    plain = settings.model in VARIANTS or record.given is not None
+    start = SegformerImageProcessor() if plain else processor_of(settings.model)
     return SegformerImageProcessor(
         size=processor_size(record.survey, settings.short_side),
         image_mean=start.image_mean,
@@ -115,6 +180,12 @@ def trainable(
 
 
 def save(model: Any, processor: SegformerImageProcessor, folder: Path) -> None:
-    """The model in Hugging Face's layout, each file whole or not at all."""
+    """The model in Hugging Face's layout, or its parameters alone where that can't say it.
+
+    Each file is whole or not there at all.
+    """
     processor.save_pretrained(folder)
-    model.save_pretrained(folder)
+    if foreign_parts(model):
+        save_flat(model, folder)
+    else:
+        model.save_pretrained(folder)

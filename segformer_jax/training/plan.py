@@ -1,20 +1,23 @@
 """A run before its first step: its data is opened and checked, and nothing is left open."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import jax
+from flax import nnx
 
+from segformer_jax.models.contract import matmul_dtype
 from segformer_jax.training import sharding
 from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.choices import check_batch, choose
 from segformer_jax.training.dataset import Dataset
 from segformer_jax.training.mixed import open_run_data
+from segformer_jax.training.model import described, kept_apart
 from segformer_jax.training.order import Share
 from segformer_jax.training.record import Record, read_record, resumed
-from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.settings import Dtype, TrainSettings
 from segformer_jax.training.teacher import check_teacher, teachers_classes
 from segformer_jax.training.teller import Teller
 
@@ -30,12 +33,14 @@ class Plan:
         data: the pictures that are trained on.
         validation: those that are evaluated on.
         shares: how often each of several data sets is drawn from, where they have weights.
+        given: the model to train, where it isn't the one that the settings name.
     """
 
     record: Record
     data: Dataset
     validation: Dataset
     shares: tuple[Share, ...] = ()
+    given: nnx.Module | None = None
 
     @property
     def augmentation(self) -> Augmentation:
@@ -52,21 +57,29 @@ class Plan:
         )
 
 
-def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
+def prepare(
+    settings: TrainSettings, *, model: nnx.Module | None = None, teller: Teller | None = None
+) -> Plan:
     """Opens the data; a new run's is checked, and what its settings leave open is chosen.
 
     A run begins with its first checkpoint: until then, other settings may be tried in its folder.
+
+    Args:
+        settings: the run's.
+        model: what is trained instead of the one that the settings name.
+        teller: is told what is found and chosen.
 
     Raises:
         ValueError: as `train`.
     """
     check_given(settings)
+    given = None if model is None else check_model(settings, model)
     before, chosen = None, None
     folder = Path(settings.out)
     if whole_checkpoints(folder / CHECKPOINTS):
         before = read_record(folder / RECORD)
     if before is not None:
-        chosen = resumed(before, settings)
+        chosen = resumed(before, settings, given=given)
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
     if teller is None or jax.process_index() > 0:  # one of the processes speaks for all
         teller = Teller()
@@ -75,11 +88,14 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
     if before is not None and chosen is not None:
         _check_same(before, data, opened.parts)
         check_batch(chosen, devices=jax.device_count())
-        return Plan(dataclasses.replace(before, chosen=chosen), data, validation, shares)
+        return Plan(replace(before, chosen=chosen), data, validation, shares, model)
     soft = check_teacher(settings, data, teller=teller)
     survey = opened.check(progress=teller.checking)
     chosen, lines = choose(
-        settings, survey, platform=jax.devices()[0].platform, devices=jax.device_count()
+        settings if model is None else replace(settings, dtype=_dtype(model)),
+        survey,
+        platform=jax.devices()[0].platform,
+        devices=jax.device_count(),
     )
     teller.say(
         f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
@@ -89,8 +105,10 @@ def prepare(settings: TrainSettings, *, teller: Teller | None = None) -> Plan:
         teller.say(note)
     if lines:
         teller.say(f"chosen: {', '.join(lines)}")
-    record = Record(settings, chosen, survey, dict(data.id2label), soft)
-    return Plan(record, data, validation, shares)
+    if model is not None and (note := kept_apart(model)):
+        teller.say(note)
+    record = Record(settings, chosen, survey, dict(data.id2label), soft, given)
+    return Plan(record, data, validation, shares, model)
 
 
 def check_given(settings: TrainSettings) -> None:
@@ -98,6 +116,31 @@ def check_given(settings: TrainSettings) -> None:
     for name in ("data", "out"):
         if not getattr(settings, name):
             raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+
+
+def check_model(settings: TrainSettings, model: nnx.Module) -> str:
+    """What a model is that was given beside the settings, in a line.
+
+    Raises:
+        ValueError: it is no NNX module; settings that name another model, or another type.
+    """
+    line = described(model)
+    usual = TrainSettings()
+    if settings.model != usual.model:
+        raise ValueError(
+            f"settings.model is {settings.model!r}, and model= gives a {line}: leave one out"
+        )
+    if settings.dtype not in (usual.dtype, _dtype(model)):
+        raise ValueError(
+            f"settings.dtype is {settings.dtype}, and the given model computes in {_dtype(model)}: "
+            "leave dtype out, and make the model in the type that is wanted"
+        )
+    return line
+
+
+def _dtype(model: nnx.Module) -> Any:
+    name = matmul_dtype(model).name
+    return name if name in get_args(Dtype) else "float32"
 
 
 def _check_same(record: Record, data: Dataset, parts: tuple[int, ...]) -> None:

@@ -25,6 +25,7 @@ class Record:
         survey: of the pictures that are trained on.
         id2label: the classes.
         soft: the classes of the teacher's files that are learned, where there are such.
+        given: what the model is that was given in Python; None where `asked.model` names it.
     """
 
     asked: TrainSettings
@@ -32,6 +33,7 @@ class Record:
     survey: Survey
     id2label: dict[int, str]
     soft: tuple[str, ...] = ()
+    given: str | None = None
 
     def write(self, file: Path) -> None:
         """Writes it beside versions, the command and the commit of the folder it was run in."""
@@ -40,6 +42,7 @@ class Record:
             "chosen": self.chosen.to_dict(),
             "id2label": self.id2label,
             "soft": self.soft,
+            "given": self.given,
             "survey": dataclasses.asdict(self.survey),
             "versions": {"python": sys.version.split()[0]} | _versions(),
             "git_commit": _commit(),
@@ -72,6 +75,7 @@ def read_record(file: Path) -> Record | None:
             ),
             id2label={int(index): name for index, name in values["id2label"].items()},
             soft=tuple(values.get("soft", ())),
+            given=values.get("given"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -79,12 +83,23 @@ def read_record(file: Path) -> Record | None:
         ) from error
 
 
-def resumed(record: Record, asked: TrainSettings) -> TrainSettings:
+def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -> TrainSettings:
     """The chosen settings of a run that goes on, with those that may change taken from now.
 
+    Args:
+        record: of the run.
+        asked: the settings of now.
+        given: what the model is that was given now, as `Record.given`.
+
     Raises:
-        ValueError: another setting differs, which would make it another run.
+        ValueError: another setting or another model, which would make it another run.
     """
+    if given != record.given:
+        now, before = (value or "the one that the settings name" for value in (given, record.given))
+        raise ValueError(
+            f"{asked.out} holds a run of another model ({before}, now {now}): give its own to go "
+            "on, train(settings, model=…), or take another folder"
+        )
     before, chosen, now = (s.to_dict() for s in (record.asked, record.chosen, asked))
     differing = [
         name

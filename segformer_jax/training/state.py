@@ -23,7 +23,7 @@ class TrainState:
         step: optimizer steps taken, and batches seen; int32.
         params: what is trained.
         frozen: what is not.
-        stats: BatchNorm's running statistics.
+        stats: BatchNorm's running statistics, and whatever else a model counts while it trains.
         optimizer: its moments.
         ema: the running average of `params`; empty without one.
     """
@@ -46,30 +46,31 @@ class Skeleton:
     """A model without its values, and how to make it whole again."""
 
     graph: Any
+    keys: Any  # of the model's own streams of random numbers, which stay as they are
     leaves: tuple[tuple[tuple, Any], ...]  # each parameter's and statistic's path and Variable
 
     def model(self, values: Mapping[str, Array]) -> Any:
         """The model with these parameters and statistics, by their dotted names; traceable."""
         filled = [(path, leaf.replace(values[_dotted(path)])) for path, leaf in self.leaves]
-        return nnx.merge(self.graph, nnx.from_flat_state(filled), copy=True)
+        return nnx.merge(self.graph, self.keys, nnx.from_flat_state(filled), copy=True)
 
 
 def split(model: nnx.Module) -> tuple[Skeleton, Flat, Flat]:
     """The model's skeleton, its parameters and its statistics."""
-    graph, state = nnx.split(model)
+    graph, keys, state = nnx.split(model, nnx.RngKey, ...)
     leaves = tuple(nnx.to_flat_state(state))
     values = {_dotted(path): leaf.get_value() for path, leaf in leaves}
-    stats = {_dotted(path) for path, leaf in leaves if isinstance(leaf, nnx.BatchStat)}
+    stats = {_dotted(path) for path, leaf in leaves if not isinstance(leaf, nnx.Param)}
     return (
-        Skeleton(graph, leaves),
+        Skeleton(graph, keys, leaves),
         {name: value for name, value in values.items() if name not in stats},
         {name: value for name, value in values.items() if name in stats},
     )
 
 
 def stats_of(model: nnx.Module) -> Flat:
-    """BatchNorm's statistics, as a training step has left them."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+    """BatchNorm's statistics and the like, as a training step has left them."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngKey))))
     return {_dotted(path): leaf.get_value() for path, leaf in state}
 
 
@@ -80,7 +81,7 @@ def start(
 
     Args:
         params: all parameters.
-        stats: BatchNorm's statistics.
+        stats: BatchNorm's statistics and the like.
         trained: whether a parameter of this name is trained.
         optimizer: an `optax.GradientTransformation` over the trained ones.
         ema: whether their running average is kept.

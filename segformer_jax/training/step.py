@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from segformer_jax import ops
 from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.models.contract import logits_of
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.optimizer import ema_update
 from segformer_jax.training.state import Flat, Skeleton, TrainState, stats_of
@@ -58,9 +59,9 @@ def make_step(
 
     def loss_of(params: Flat, frozen: Flat, stats: Flat, batch, targets, key):
         model = skeleton.model(complete({**params, **frozen}) | stats)
-        dtype = ops.at_least_float32(model.segformer.dtype)
+        dtype = ops.at_least_float32(jnp.result_type(*params.values()))
         pixels = normalized(batch["image"], processor, dtype)
-        logits = model(pixels, rngs=nnx.Rngs(dropout=key)).logits
+        logits = logits_of(model, pixels, rngs=nnx.Rngs(dropout=key))
         value = loss(logits, batch["mask"].astype(jnp.int32))
         if distillation is not None:
             value = distillation.loss(value, logits, targets)

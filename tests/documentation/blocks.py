@@ -4,6 +4,8 @@
     <!-- run with: nvidia/mit-b0 → tiny -->    what the tests put in for what a reader has
 
 A comment may hold several lines of `OLD → NEW`. Lines that install packages are left out.
+
+    <!-- devices: 8 -->                       the page's Python runs as one program on 8 devices
 """
 
 import re
@@ -12,6 +14,7 @@ from pathlib import Path
 
 RUN = ("python", "bash")
 READ = ("", "text", "json", "toml", "yaml")  # a fence in braces is a directive of Sphinx
+DEVICES = re.compile(r"^<!-- devices: (\d+) -->$", re.MULTILINE)
 COMMENT = re.compile(r"<!--\s*(?P<key>not run|run with):\s*(?P<text>.*?)\s*-->", re.DOTALL)
 INSTALL = re.compile(r"^(\S*/)?pip install .*$", re.MULTILINE)
 
@@ -81,6 +84,20 @@ def blocks_of(page: Path) -> list[Block]:
             )
         before, number = [], end + 1
     return found
+
+
+def devices_of(page: Path) -> int:
+    """The devices that a page's Python is to run on; 1 where it doesn't say."""
+    found = DEVICES.search(page.read_text(encoding="utf-8"))
+    return 1 if found is None else int(found.group(1))
+
+
+def program_of(blocks: list[Block]) -> str:
+    """The Python of a page as one program, each line where it stands in the page."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] * (block.line - 1 - len(lines)) + block.runnable().splitlines()
+    return "\n".join(lines) + "\n"
 
 
 def _block(page: Path, line: int, language: str, code: str, before: str) -> Block:

@@ -1,7 +1,7 @@
 """Blocks are found as they stand in a page, and no page gets around running its own."""
 
 import pytest
-from documentation.blocks import blocks_of
+from documentation.blocks import blocks_of, devices_of, program_of
 
 PAGE = """# Title
 
@@ -70,6 +70,16 @@ def test_a_comment_holds_for_the_block_behind_it_alone(page):
 def test_what_would_hide_a_block_is_an_error(text, message, page):
     with pytest.raises(ValueError, match=message):
         blocks_of(page(text))
+
+
+def test_a_page_may_want_several_devices_and_is_then_one_program(page):
+    text = "# Title\n\n<!-- devices: 8 -->\n\n```python\na = 1\n```\nThen:\n```python\nb = a\n```\n"
+    assert devices_of(page("# Title\n")) == 1
+    file = page(text)
+    assert devices_of(file) == 8
+    program = program_of(blocks_of(file)).splitlines()
+    lines = {number: line for number, line in enumerate(program, 1) if line}
+    assert lines == {6: "a = 1", 10: "b = a"}  # where they stand in the page
 
 
 def test_a_replacement_of_what_is_not_there_is_an_error(page):

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import huggingface_hub.constants
 import pytest
-from documentation.blocks import blocks_of
+from documentation.blocks import blocks_of, devices_of, program_of
 from PIL import Image
 from training.runs import ROOT, compiled_once, write_model, write_shapes
 
@@ -51,9 +51,12 @@ def desk(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, desk, cache):
     names = {"__name__": "__main__"}  # python blocks of a page go on from each other
-    for block in blocks_of(page):
-        if block.not_run is not None:
-            continue
+    blocks = [block for block in blocks_of(page) if block.not_run is None]
+    devices = devices_of(page)
+    if devices > 1:
+        assert {block.language for block in blocks} == {"python"}, page
+        return run_on_devices(program_of(blocks), page, cache, devices)
+    for block in blocks:
         if block.language == "python":
             code = "\n" * (block.line - 1) + block.runnable()  # so that errors name the page's line
             exec(compile(code, str(page), "exec"), names)
@@ -70,18 +73,36 @@ def write_film(file: Path, photo: Path, *, frames: int) -> None:
         film.mux(stream.encode())
 
 
-def run_in_bash(block, cache):
+def environment_of(cache):
     own = Path(sys.executable).parent
-    environment = os.environ | {
+    return os.environ | {
         "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `compiled_once` in this process
     }
+
+
+def run_on_devices(program, page, cache, devices):
+    file = Path("pages") / f"{page.stem}.py"
+    file.parent.mkdir()
+    file.write_text(program, encoding="utf-8")
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(file)],
+        env=environment_of(cache) | flags,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, f"{page.name}:\n{done.stdout}{done.stderr}"
+
+
+def run_in_bash(block, cache):
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.runnable()],
-        env=environment,
+        env=environment_of(cache),
         capture_output=True,
         text=True,
         timeout=300,

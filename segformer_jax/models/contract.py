@@ -1,0 +1,139 @@
+"""What is asked of a model by those who use one: `Segmenter`, training, StableHLO.
+
+Any NNX module will do that maps `pixel_values`, normalised floats (b, h, w, channels), to an output
+with `.logits`, (b, h2, w2, labels). What else is known of it stands in its `config`, if it has one.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation, SegformerModel
+
+LogitsShape = Callable[[int, int], tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A model seen from outside.
+
+    Attributes:
+        id2label: the classes.
+        num_channels: of its input; 3 where no config tells.
+        minimum_size: the smallest side that it takes; 1 where no config tells.
+        dtype: what its matrix products compute in.
+        logits_shape: (height, width, labels) of the logits for a picture of a height and width.
+    """
+
+    id2label: Mapping[int, str]
+    num_channels: int
+    minimum_size: int
+    dtype: np.dtype
+    logits_shape: LogitsShape
+
+    @property
+    def num_labels(self) -> int:
+        """The number of classes."""
+        return len(self.id2label)
+
+
+def interface_of(
+    model: nnx.Module, *, size: tuple[int, int], id2label: Mapping[int, str] | None = None
+) -> Interface:
+    """What can be known of a model without computing anything.
+
+    Args:
+        model: in eval mode.
+        size: height and width of a picture that it takes.
+        id2label: the classes, where no `config` tells them; LABEL_i when left out.
+
+    Raises:
+        ValueError: it gives no logits (b, h, w, labels), or those of another number of classes.
+    """
+    config = getattr(model, "config", None)
+    channels = getattr(config, "num_channels", 3)
+    shape_of = (
+        _configured_shape(config) if _is_segformers(model) else _traced_shape(model, channels)
+    )
+    labels = shape_of(*size)[2]
+    names = id2label or getattr(config, "id2label", None)
+    names = names or {index: f"LABEL_{index}" for index in range(labels)}
+    if len(names) != labels:
+        raise ValueError(
+            f"{type(model).__name__} must give logits of {len(names)} classes "
+            f"({', '.join(names.values())}), got {labels}: give it as many outputs, or other names"
+        )
+    return Interface(
+        dict(names),
+        num_channels=channels,
+        minimum_size=getattr(config, "minimum_size", 1),
+        dtype=matmul_dtype(model),
+        logits_shape=shape_of,
+    )
+
+
+def matmul_dtype(model: nnx.Module) -> np.dtype:
+    """What a SegFormer in the model multiplies in; float32 where there is none."""
+    encoders = (part for _, part in nnx.iter_modules(model) if isinstance(part, SegformerModel))
+    return next((encoder.dtype for encoder in encoders), jnp.dtype(jnp.float32))
+
+
+def in_use(model: nnx.Module) -> nnx.Module:
+    """A copy for use alone, in eval mode: folded where it is SegFormer's, else as it is written."""
+    if isinstance(model, SegformerForSemanticSegmentation):
+        return model.folded()
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"the model must be a flax.nnx.Module, got a {type(model).__name__}")
+    model = nnx.clone(model)
+    model.eval()
+    return model
+
+
+def logits_of(
+    model: Any, pixel_values: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+) -> Float[Array, "b _ _ labels"]:
+    """The logits; `rngs` goes to a model whose call has such an argument."""
+    if rngs is not None and "rngs" in inspect.signature(type(model).__call__).parameters:
+        return model(pixel_values, rngs=rngs).logits
+    return model(pixel_values).logits
+
+
+def _is_segformers(model: Any) -> bool:
+    """Whether the head is the library's own, so that the config tells what comes out."""
+    heads = (SegformerDecodeHead, FoldedDecodeHead)
+    return type(model) is SegformerForSemanticSegmentation and type(model.decode_head) in heads
+
+
+def _configured_shape(config: Any) -> LogitsShape:
+    return lambda height, width: (*config.feature_sizes(height, width)[0], config.num_labels)
+
+
+def _traced_shape(model: nnx.Module, channels: int) -> LogitsShape:
+    graph, state = nnx.split(model)
+    name = type(model).__name__
+    rule = f"{name} must map pixel_values to an output whose .logits are (b, h, w, labels)"
+
+    def run(state, pixels):
+        output = nnx.merge(graph, state)(pixels)
+        if not hasattr(output, "logits"):
+            raise ValueError(f"{rule}, got a {type(output).__name__}: use one for segmentation")
+        return output.logits
+
+    @lru_cache(maxsize=64)
+    def shape_of(height: int, width: int) -> tuple[int, int, int]:
+        pixels = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+        shape = jax.eval_shape(run, state, pixels).shape
+        if len(shape) != 4:
+            raise ValueError(f"{rule}, got {shape}: use one for segmentation")
+        return shape[1:]
+
+    return shape_of
