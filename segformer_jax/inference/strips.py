@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt
 
+from segformer_jax.images.flips import reversed_sides
 from segformer_jax.inference.class_map import rounded_width
 from segformer_jax.inference.class_map_cpu import index_type
 from segformer_jax.inference.pixels import Pixels
@@ -80,22 +81,20 @@ def class_strips(
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A view with its pixels and the tables of its two sides."""
+    """A view with its pixels and the tables of its two sides, which place windows in these."""
 
     pixels: Pixels
     rows: Axis
     columns: Axis
-    flip: bool
+    flipped: tuple[bool, bool]
 
     def windows(self) -> Iterator[np.ndarray | None]:
         """Row by row, from left to right."""
-        size, width = (self.rows.size, self.columns.size), self.pixels.size[1]
+        size = (self.rows.size, self.columns.size)
+        rows, columns = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped)
         for top, left in product(self.rows.starts, self.columns.starts):
-            if self.flip:
-                part = self.pixels.read(top, width - left - size[1], size)
-                yield part if part is None else part[:, ::-1]
-            else:
-                yield self.pixels.read(top, left, size)
+            part = self.pixels.read(top, left, size)
+            yield None if part is None else part[rows, columns]
 
 
 def _look(
@@ -106,19 +105,20 @@ def _look(
     if windows is not None:
         size = min(windows.size[0], size[0]), min(windows.size[1], size[1])
     cells = segmenter.config.feature_sizes(*size)[0]
-    rows, across = (
-        make_axis(
+    axes, flipped = [], reversed_sides(view.flip)
+    for side in (0, 1):
+        axis = make_axis(
             pixels.size[side],
             view.size[side],
             size=size[side],
             stride=None if windows is None else windows.steps[side],
             cells=cells[side],
-            flip=view.flip and side == 1,
+            flip=flipped[side],
         )
-        for side in (0, 1)
-    )
+        axes.append(axis.renumbered(view.size[side]) if flipped[side] else axis)
+    rows, across = axes
     resized = pixels.resized(view.size, segmenter.processor.resample)
-    return _Look(resized, rows, across.part(*columns), view.flip)
+    return _Look(resized, rows, across.part(*columns), flipped)
 
 
 def _low_strips(

@@ -48,6 +48,7 @@ class Plan:
             scale=settings.scale,
             cat_max_ratio=settings.cat_max_ratio,
             flip=settings.flip,
+            flip_direction=settings.flip_direction,
             photometric=settings.photometric,
         )
 
