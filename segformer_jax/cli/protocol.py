@@ -16,6 +16,7 @@ def make_protocol(
     scales: tuple[float, ...] = (),
     flip: bool = False,
     flip_direction: tuple[Flip, ...] = (),
+    threshold: float = 0.5,
     **size: int | None,
 ) -> Protocol:
     """The named protocol, or the processor's, with the parts that are given in place of its own.
@@ -26,6 +27,7 @@ def make_protocol(
         scales: times the size, a view each.
         flip: each view flipped as well.
         flip_direction: which flipped views there are; left and right swapped when left out.
+        threshold: of the probability of a model's one class.
         size: `short_side` and `divisor`; None leaves them as they are.
 
     Raises:
@@ -35,7 +37,8 @@ def make_protocol(
     if name is not None:
         family, _, scaled = name.partition("-")
         protocol = getattr(Protocol, family)(multi_scale=bool(scaled))
-    changes: dict[str, Any] = {key: value for key, value in size.items() if value is not None}
+    changes: dict[str, Any] = {"threshold": threshold}
+    changes |= {key: value for key, value in size.items() if value is not None}
     if slide:
         if len(slide) > 2:
             raise ValueError(

@@ -35,6 +35,7 @@ def segment(
     scales: tuple[float, ...] = (),
     flip: bool = False,
     flip_direction: tuple[Flip, ...] = (),
+    threshold: float = 0.5,
     bands: tuple[int, ...] = (),
     smoothing: float = 0.0,
     overwrite: bool = False,
@@ -66,6 +67,7 @@ def segment(
         scales: times the picture's size; the probabilities of all are averaged.
         flip: average with the mirrored picture, too.
         flip_direction: average with the picture flipped in each of these directions, too.
+        threshold: for a model of one class, which is where its probability is above this.
         bands: of a raster, from 1: those that are grey, or red, green and blue.
         smoothing: for films, the weight of the frames before, at least 0 (none) and below 1.
         overwrite: begin anew where the results of a folder are there already.
@@ -87,7 +89,12 @@ def segment(
         max_pixels=max_pixels,
         json=json,
         protocol=make_protocol(
-            protocol, slide=slide, scales=scales, flip=flip, flip_direction=flip_direction
+            protocol,
+            slide=slide,
+            scales=scales,
+            flip=flip,
+            flip_direction=flip_direction,
+            threshold=threshold,
         ),
         bands=bands,
         overwrite=overwrite,

@@ -71,6 +71,7 @@ def evaluate(
     scales: tuple[float, ...] = (),
     flip: bool = False,
     flip_direction: tuple[Flip, ...] = (),
+    threshold: float = 0.5,
     boundary: bool = False,
     beta: float = 1.0,
     out_dir: Path | None = None,
@@ -96,6 +97,7 @@ def evaluate(
         scales: times the picture's size; the probabilities of all are averaged.
         flip: average with the mirrored picture, too.
         flip_direction: average with the picture flipped in each of these directions, too.
+        threshold: for a model of one class, which is where its probability is above this.
         boundary: boundary IoU too.
         beta: of the F-score: recall counts this many times as much as precision.
         out_dir: write evaluation.json, the confusion matrix and the worst pictures there.
@@ -119,6 +121,7 @@ def evaluate(
         scales=scales,
         flip=flip,
         flip_direction=flip_direction,
+        threshold=threshold,
         short_side=short_side,
         divisor=divisor,
     )

@@ -79,6 +79,8 @@ class Protocol:
         flip: flipped views for each scale as well.
         flip_direction: a flipped view for each of these: "horizontal" swaps left and right,
             "vertical" top and bottom, "diagonal" both.
+        threshold: of a model of one class: where its probability is above this, the class map is
+            1. Class maps of several classes have the best one everywhere.
     """
 
     short_side: int | None = None
@@ -87,6 +89,7 @@ class Protocol:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     flip_direction: tuple[Flip, ...] = ("horizontal",)
+    threshold: float = 0.5
 
     def __post_init__(self):
         for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
@@ -102,6 +105,8 @@ class Protocol:
             raise ValueError(
                 f"flip must be True beside flip_direction {self.flip_direction}, got False"
             )
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must be in (0, 1), got {self.threshold}: 0.5 is usual")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"scales are {self.scales}; they are numbers above 0, one at least")
 
@@ -167,6 +172,8 @@ class Protocol:
             values["flip"] = True
         if self.flip_direction != ("horizontal",):
             values["flip_direction"] = list(self.flip_direction)
+        if self.threshold != 0.5:
+            values["threshold"] = self.threshold
         return values
 
     def views(self, processor: SegformerImageProcessor, height: int, width: int) -> list[View]:

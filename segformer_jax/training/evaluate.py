@@ -128,7 +128,8 @@ def evaluate(
         short_side: the paper's protocol instead of the processor's size: the whole picture with
             this shorter side, its ratio kept (512 for ADE20K).
         divisor: with `short_side`, both sides are rounded up to a multiple of it.
-        protocol: windows, scales and flips; it has a `short_side` and a `divisor` of its own.
+        protocol: windows, scales, flips and the threshold of one class; it has a `short_side` and
+            a `divisor` of its own.
         boundary: boundary IoU as well; costs a few milliseconds a picture.
         beta: of the F-score: recall counts this many times as much as precision.
         progress: called with the number of pictures that were just done.
@@ -137,8 +138,8 @@ def evaluate(
             each gets the scores of the whole set; else those of its share.
 
     Raises:
-        ValueError: no pictures, classes that are not the model's, an option out of range, or
-            `short_side` or `divisor` beside `protocol`.
+        ValueError: no pictures, classes that are not the model's, an option out of range,
+            `short_side` or `divisor` beside `protocol`, or a threshold for several classes.
         ImageError: as `Dataset.pair`.
     """
     if protocol is not None and (short_side, divisor) != (None, 32):
@@ -223,7 +224,8 @@ def _class_maps(
     segmenter: Segmenter, protocol: Protocol, inputs: Sequence[Any], masks: Sequence[np.ndarray]
 ) -> list[UInt[np.ndarray, "_ _"]]:
     if protocol.simple:
-        maps = segmenter.class_maps(inputs, [mask.shape for mask in masks])
+        sizes = [mask.shape for mask in masks]
+        maps = segmenter.class_maps(inputs, sizes, threshold=protocol.threshold)
     else:
         maps = [whole_class_map(segmenter, ImagePixels(image), protocol) for image in inputs]
     return [classes for classes, _ in maps]

@@ -29,3 +29,14 @@ def test_directions_are_told_where_they_are_not_the_usual_one():
     assert Protocol(flip=True).to_dict() == {"flip": True}
     told = Protocol(flip=True, flip_direction=("vertical", "diagonal")).to_dict()
     assert told == {"flip": True, "flip_direction": ["vertical", "diagonal"]}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold):
+    with pytest.raises(ValueError, match=r"threshold must be in \(0, 1\), got"):
+        Protocol(threshold=threshold)
+
+
+def test_a_threshold_is_told_where_it_is_not_the_usual_one():
+    assert Protocol(threshold=0.3).to_dict() == {"threshold": 0.3}
+    assert Protocol(threshold=0.3).simple

@@ -15,6 +15,7 @@ from PIL import Image
 
 from segformer_jax import Segmenter
 from segformer_jax.inference import strips
+from segformer_jax.inference.many import segment_many
 from segformer_jax.inference.pixels import ImagePixels
 from segformer_jax.inference.protocol import Protocol, Windows
 
@@ -194,6 +195,35 @@ def test_a_model_of_one_class(tmp_path):
         result = segmenter(picture, scores=True, protocol=protocol)
         sizes = scaled(picture, *protocol.scales)
         assert_same(result, by_torch(model, segmenter.processor, picture, protocol, sizes))
+
+
+def test_a_threshold_of_one_class_holds_in_windows_views_and_the_whole_picture(tmp_path):
+    checkpoint = make_checkpoint(tmp_path, num_labels=1, id2label={0: "crack"})
+    segmenter, picture = Segmenter.from_pretrained(checkpoint), make_picture(91, 118)
+    for options in (
+        dict(),
+        dict(short_side=64),
+        dict(windows=Windows((64, 48))),
+        dict(windows=Windows((64, 48)), flip=True, flip_direction=("vertical",)),
+    ):
+        usual = segmenter(picture, scores=True, protocol=Protocol(**options))
+        p = np.where(usual.class_map == 1, usual.scores, 1 - usual.scores)
+        threshold = float(np.quantile(p, 0.8))
+        protocol = Protocol(**options, threshold=threshold)
+        found = segmenter(picture, scores=True, protocol=protocol)
+        sure = np.abs(p - threshold) > 1e-5
+        np.testing.assert_array_equal(found.class_map[sure], p[sure] > threshold)
+        own = np.where(found.class_map == 1, p, 1 - p)
+        np.testing.assert_allclose(found.scores, own, rtol=0, atol=1e-5)
+        (many,) = segment_many(segmenter, [picture], protocol=protocol)
+        np.testing.assert_array_equal(many.value.class_map, found.class_map)
+
+
+def test_a_threshold_of_several_classes_is_refused(segmenter):
+    for options in (dict(), dict(windows=Windows((64, 48)))):
+        protocol = Protocol(**options, threshold=0.4)
+        with pytest.raises(ValueError, match=r"threshold must be 0\.5 with 7 labels"):
+            segmenter(make_picture(64, 64), protocol=protocol)
 
 
 def test_neither_strips_nor_columns_change_anything(segmenter, monkeypatch):
