@@ -62,10 +62,12 @@ def same(classes, expected):
 def test_a_photo_in_windows_at_several_scales(run, segmenter, tmp_path):
     picture, out = make_picture(80, 100), tmp_path / "out"
     picture.save(tmp_path / "a.png")
-    options = ["--slide", 64, 40, "--scales", 1, 1.25, "--flip", "--outputs", "npy"]
+    options = ["--slide", 64, 40, "--scales", 1, 1.25, "--flip-direction", "vertical", "diagonal"]
+    options += ["--outputs", "npy"]
     code, _, _ = run("segment", tmp_path / "a.png", "--out-dir", out, *options)
     assert code == 0
-    protocol = Protocol(windows=Windows((64, 64), (40, 40)), scales=(1.0, 1.25), flip=True)
+    views = dict(scales=(1.0, 1.25), flip=True, flip_direction=("vertical", "diagonal"))
+    protocol = Protocol(windows=Windows((64, 64), (40, 40)), **views)
     assert same(np.load(out / "a.npy"), segmenter(picture, protocol=protocol).class_map)
 
 
@@ -125,11 +127,13 @@ def test_an_evaluation_in_windows_is_that_of_the_same_class_maps(run, segmenter,
         Image.fromarray(mask).save(tmp_path / "val" / "masks" / f"{seed}.png")
         classes = segmenter(picture, protocol=protocol).class_map
         metric.update(torch.from_numpy(classes.astype(int)), torch.from_numpy(mask.astype(int)))
-    options = ["--slide", 64, "--flip", "--json"]
+    options = ["--slide", 64, "--flip", "--beta", 2, "--json"]
     code, printed, _ = run("evaluate", "--data", tmp_path / "val", *options)
     assert code == 0
     report = json.loads(printed)
     assert report["mean_iou"] == pytest.approx(float(metric.compute()), abs=1e-3)
+    assert report["beta"] == 2
+    assert 0 <= report["mean_f_score"] <= 1
     assert (report["windows"], report["stride"], report["flip"]) == ([64, 64], [48, 48], True)
 
 
@@ -138,6 +142,7 @@ BAD = {
     "stride": (["--slide", 64, 65], "leave pixels out"),
     "zero": (["--slide", 0], "at least 1"),
     "scale": (["--scales", 0], "numbers above 0"),
+    "threshold": (["--threshold", 0.4], "threshold must be 0.5 with 7 labels, got 0.4"),
     "bands": (["--bands", 1], "is no raster"),
     "tiny": (["--slide", 20], "at least 29"),
     "mixed": ([], "is a raster, and others are not"),
@@ -160,7 +165,7 @@ def test_bad_input_is_one_line_and_exit_code_2(case, run, tmp_path, monkeypatch)
     write_raster(source, picture, np.float32 if case == "float" else np.uint8, **PLACE)
     images = [source]
     match case:
-        case "three" | "stride" | "zero" | "scale" | "bands" | "tiny":
+        case "three" | "stride" | "zero" | "scale" | "threshold" | "bands" | "tiny":
             images = [photo]
         case "mixed":
             images = [photo, source]

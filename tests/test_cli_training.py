@@ -30,7 +30,7 @@ from training.runs import (
 
 from segformer_jax import cli, process
 from segformer_jax.cli import training
-from segformer_jax.training import loop
+from segformer_jax.training import build, loop
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.loop import Outcome, train
 from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
@@ -91,6 +91,41 @@ def command(folder: Path, out: str | Path, *options: str) -> list[str]:
     words = ["train", "--data", str(folder / "data"), "--model", str(folder / "model")]
     words += ["--out", str(folder / out), "--steps", "4", "--batch-size", "4", "--eval-every", "2"]
     return [*words, *options]
+
+
+OF_LOSSES = dict(
+    ohem_threshold=None,
+    ohem_min_kept=50,
+    focal_gamma=1.5,
+    dice_smooth=2.0,
+    tversky_alpha=0.3,
+    tversky_beta=0.7,
+    tversky_gamma=1.25,
+    tversky_smooth=1.0,
+    jaccard_smooth=3.0,
+    denominator="valid_pixels",
+    label_smoothing=0.1,
+)
+
+
+def test_the_options_of_losses_are_settings_and_reach_the_loss(folder, received, run, monkeypatch):
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in OF_LOSSES.items()]
+    names = ("ohem", "tversky", "jaccard", "lovasz_per_image")
+    out = command(folder, "losses", "--losses", *names, *words)
+    code, _, said = run(*out, "--flip-direction", "vertical", "diagonal")
+    assert code == 0, said
+    (settings,) = received
+    assert {name: getattr(settings, name) for name in OF_LOSSES} == OF_LOSSES
+    assert settings.flip_direction == ("vertical", "diagonal")
+
+    def made(terms, **options):
+        assert terms == tuple((name, 1.0) for name in names)
+        raise RuntimeError({name: options[name] for name in OF_LOSSES})
+
+    monkeypatch.setattr(build, "make_loss", made)
+    with pytest.raises(RuntimeError) as seen:
+        train(settings)
+    assert seen.value.args == (OF_LOSSES,)
 
 
 def assert_told(result, message: str) -> str:

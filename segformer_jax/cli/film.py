@@ -31,8 +31,8 @@ def segment_films(sources: tuple[Path, ...], request: Request) -> int:
         )
     if request.protocol != Protocol():
         raise ValueError(
-            "a film's frames go whole, at the processor's size: --protocol, --slide, --scales and "
-            "--flip are for pictures"
+            "a film's frames go whole, at the processor's size: --protocol, --slide, --scales, "
+            "--flip and --threshold are for pictures"
         )
     frames = [_checked(sources, source) for source in sources]
     with output_folder(request.out_dir):

@@ -52,7 +52,9 @@ def segment_on_ray(images: tuple[Path, ...], request: Request, address: str) -> 
 
 def _refuse_others(request: Request) -> None:
     if request.protocol != Protocol():
-        raise ValueError("--ray takes pictures whole: not --protocol, --slide, --scales or --flip")
+        raise ValueError(
+            "--ray takes pictures whole: not --protocol, --slide, --scales, --flip or --threshold"
+        )
     for name in ("bands", "smoothing", "overwrite"):
         if getattr(request, name):
             raise ValueError(f"--ray does not know --{name}")

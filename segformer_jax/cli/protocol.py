@@ -1,8 +1,9 @@
-"""--protocol, --slide, --scales and --flip, which `segment` and `evaluate` share."""
+"""--protocol and the options of windows, scales and flips, which `segment` and `evaluate` share."""
 
 import dataclasses
 from typing import Any, Literal
 
+from segformer_jax.images.flips import Flip
 from segformer_jax.inference.protocol import Protocol, Windows
 
 Name = Literal["cityscapes", "cityscapes-ms", "ade20k", "ade20k-ms"]
@@ -14,6 +15,8 @@ def make_protocol(
     slide: tuple[int, ...] = (),
     scales: tuple[float, ...] = (),
     flip: bool = False,
+    flip_direction: tuple[Flip, ...] = (),
+    threshold: float = 0.5,
     **size: int | None,
 ) -> Protocol:
     """The named protocol, or the processor's, with the parts that are given in place of its own.
@@ -22,7 +25,9 @@ def make_protocol(
         name: whose options are the start; -ms is with all scales and flips.
         slide: a window's side, and the stride: three quarters of it when left out.
         scales: times the size, a view each.
-        flip: each view mirrored as well.
+        flip: each view flipped as well.
+        flip_direction: which flipped views there are; left and right swapped when left out.
+        threshold: of the probability of a model's one class.
         size: `short_side` and `divisor`; None leaves them as they are.
 
     Raises:
@@ -32,7 +37,8 @@ def make_protocol(
     if name is not None:
         family, _, scaled = name.partition("-")
         protocol = getattr(Protocol, family)(multi_scale=bool(scaled))
-    changes: dict[str, Any] = {key: value for key, value in size.items() if value is not None}
+    changes: dict[str, Any] = {"threshold": threshold}
+    changes |= {key: value for key, value in size.items() if value is not None}
     if slide:
         if len(slide) > 2:
             raise ValueError(
@@ -43,6 +49,8 @@ def make_protocol(
         changes["windows"] = Windows((slide[0], slide[0]), stride)
     if scales:
         changes["scales"] = scales
-    if flip:
+    if flip or flip_direction:
         changes["flip"] = True
+    if flip_direction:
+        changes["flip_direction"] = flip_direction
     return dataclasses.replace(protocol, **changes)

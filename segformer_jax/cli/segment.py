@@ -12,6 +12,7 @@ from segformer_jax.cli.photos import segment_photos
 from segformer_jax.cli.protocol import Name, make_protocol
 from segformer_jax.cli.raster import is_raster, segment_rasters
 from segformer_jax.cli.request import DEFAULT_MODEL, Request
+from segformer_jax.images.flips import Flip
 from segformer_jax.inference.segmentation import Output
 
 
@@ -33,6 +34,8 @@ def segment(
     slide: tuple[int, ...] = (),
     scales: tuple[float, ...] = (),
     flip: bool = False,
+    flip_direction: tuple[Flip, ...] = (),
+    threshold: float = 0.5,
     bands: tuple[int, ...] = (),
     smoothing: float = 0.0,
     overwrite: bool = False,
@@ -63,6 +66,8 @@ def segment(
             go in windows, through GDAL, to TIFFs; with --slide or --bands all TIFFs do.
         scales: times the picture's size; the probabilities of all are averaged.
         flip: average with the mirrored picture, too.
+        flip_direction: average with the picture flipped in each of these directions, too.
+        threshold: for a model of one class, which is where its probability is above this.
         bands: of a raster, from 1: those that are grey, or red, green and blue.
         smoothing: for films, the weight of the frames before, at least 0 (none) and below 1.
         overwrite: begin anew where the results of a folder are there already.
@@ -83,7 +88,14 @@ def segment(
         batch_size=batch_size,
         max_pixels=max_pixels,
         json=json,
-        protocol=make_protocol(protocol, slide=slide, scales=scales, flip=flip),
+        protocol=make_protocol(
+            protocol,
+            slide=slide,
+            scales=scales,
+            flip=flip,
+            flip_direction=flip_direction,
+            threshold=threshold,
+        ),
         bands=bands,
         overwrite=overwrite,
         smoothing=smoothing,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.printing import make_console, make_table, print_json, say
 from segformer_jax.cli.protocol import Name, make_protocol
+from segformer_jax.images.flips import Flip
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.teller import Teller
 
@@ -69,6 +70,8 @@ def evaluate(
     slide: tuple[int, ...] = (),
     scales: tuple[float, ...] = (),
     flip: bool = False,
+    flip_direction: tuple[Flip, ...] = (),
+    threshold: float = 0.5,
     boundary: bool = False,
     beta: float = 1.0,
     out_dir: Path | None = None,
@@ -93,6 +96,8 @@ def evaluate(
         slide: a window's side and the stride, which is three quarters of it when left out.
         scales: times the picture's size; the probabilities of all are averaged.
         flip: average with the mirrored picture, too.
+        flip_direction: average with the picture flipped in each of these directions, too.
+        threshold: for a model of one class, which is where its probability is above this.
         boundary: boundary IoU too.
         beta: of the F-score: recall counts this many times as much as precision.
         out_dir: write evaluation.json, the confusion matrix and the worst pictures there.
@@ -111,7 +116,14 @@ def evaluate(
     from segformer_jax.training.report import write_report
 
     how = make_protocol(
-        protocol, slide=slide, scales=scales, flip=flip, short_side=short_side, divisor=divisor
+        protocol,
+        slide=slide,
+        scales=scales,
+        flip=flip,
+        flip_direction=flip_direction,
+        threshold=threshold,
+        short_side=short_side,
+        divisor=divisor,
     )
     keep_freed_memory()
     keep_compiled_programs()

@@ -6,6 +6,7 @@ so that photos of a thousand sizes compile a few programs. CPUs have a faster wa
 without scores.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -21,18 +22,29 @@ ROWS = 128
 
 
 def class_map(
-    logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool = False
+    logits: Float[Array, "1 h w labels"],
+    size: tuple[int, int],
+    *,
+    scores: bool = False,
+    threshold: float = 0.5,
 ) -> tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]:
     """The best class of every pixel of a picture of `size`, and its probability when asked for.
 
     The logits are upsampled bilinearly as torch does, then compared. With a single label the map is
-    1 where its logit is above 0. The map is uint8, or uint16 above 255 classes.
+    1 where its probability is above the threshold. The map is uint8, or uint16 above 255 classes.
+
+    Raises:
+        ValueError: a threshold other than 0.5 with several labels.
     """
-    return start_class_map(logits, size, scores=scores)()
+    return start_class_map(logits, size, scores=scores, threshold=threshold)()
 
 
 def start_class_map(
-    logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool = False
+    logits: Float[Array, "1 h w labels"],
+    size: tuple[int, int],
+    *,
+    scores: bool = False,
+    threshold: float = 0.5,
 ) -> Callable[[], tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
     """`class_map` in two steps, for a device that is never to wait for the host.
 
@@ -40,9 +52,10 @@ def start_class_map(
         A function that waits for the class map and gives it. A GPU or TPU has been told all there
         is to do, down to the copy to the host; on a CPU most of the work is done in the call.
     """
+    check_threshold(threshold, logits.shape[-1])
     if logits.shape[-1] > 1 and not scores and _on_cpu(logits):
         return lambda: (class_map_on_cpu(logits, size), None)
-    strips = list(class_map_strips(logits, size, scores=scores))
+    strips = list(class_map_strips(logits, size, scores=scores, threshold=threshold))
     for strip in strips:
         for part in strip:
             part.copy_to_host_async()
@@ -58,11 +71,35 @@ def start_class_map(
     return finish
 
 
-def class_map_strips(logits: Float[Array, "1 h w labels"], size: tuple[int, int], *, scores: bool):
+def class_map_strips(
+    logits: Float[Array, "1 h w labels"],
+    size: tuple[int, int],
+    *,
+    scores: bool,
+    threshold: float = 0.5,
+):
     """One strip after another, still on the device: (classes, probabilities), padded to `ROWS`."""
     rows, columns = _neighbours(logits.shape[1:3], size, logits.sharding)
     for strip in rows:
-        yield _strip(logits, strip, columns, scores)
+        yield _strip(logits, strip, columns, scores, threshold)
+
+
+def check_threshold(threshold: float, labels: int) -> None:
+    """Raises a ValueError where a model of so many labels has no use for a threshold."""
+    if labels > 1 and threshold != 0.5:
+        raise ValueError(
+            f"threshold must be 0.5 with {labels} labels, got {threshold}: each pixel has its best "
+            "class; a threshold is for models of one label"
+        )
+
+
+def of_one_label(
+    logits: Float[Array, "*size"], *, threshold: float, scores: bool
+) -> tuple[UInt[Array, "*size"], Float[Array, "..."]]:
+    """1 where the probability is above the threshold, else 0; and the probability of that."""
+    there = logits > math.log(threshold / (1 - threshold))
+    best = there.astype(jnp.uint8)
+    return best, jax.nn.sigmoid(jnp.where(there, logits, -logits)) if scores else logits[:0]
 
 
 @lru_cache(maxsize=16)  # the pictures of a folder, and the frames of a film, are mostly of one size
@@ -89,14 +126,13 @@ def _on_cpu(logits: Array) -> bool:
     return all(device.platform == "cpu" for device in logits.devices())
 
 
-@partial(jax.jit, static_argnums=3)
-def _strip(logits, rows, columns, scores):
+@partial(jax.jit, static_argnums=(3, 4))
+def _strip(logits, rows, columns, scores, threshold):
     x = _lerp(logits[0].astype(jnp.float32), rows, 0)
     x = _lerp(x, columns, 1)  # rows width labels
     labels = x.shape[-1]
     if labels == 1:
-        best, top = (x[..., 0] > 0).astype(jnp.uint8), jnp.abs(x[..., 0])
-        return best, jax.nn.sigmoid(top) if scores else top[:0]
+        return of_one_label(x[..., 0], threshold=threshold, scores=scores)
     best = jnp.argmax(x, -1).astype(index_type(labels))
     return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
 

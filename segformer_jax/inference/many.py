@@ -142,7 +142,9 @@ def segment_many(
             if between is not None:
                 logits = between([one.source for one in good], logits)
             return [
-                start_class_map(own, (one.picture.height, one.picture.width))
+                start_class_map(
+                    own, (one.picture.height, one.picture.width), threshold=protocol.threshold
+                )
                 for own, one in zip(logits, good, strict=True)
             ]
 

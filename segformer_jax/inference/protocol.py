@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from segformer_jax.images.flips import Flip, check_directions
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.sizes import target_size
 
@@ -53,10 +54,10 @@ class Windows:
 
 @dataclass(frozen=True)
 class View:
-    """One look at a picture: resized to `size`, height and width, and perhaps mirrored."""
+    """One look at a picture: resized to `size`, height and width, and perhaps flipped."""
 
     size: tuple[int, int]
-    flip: bool = False
+    flip: Flip | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class Protocol:
         divisor: with `short_side`, both sides are rounded up to a multiple of it.
         windows: the resized picture is cut into these; None takes it whole.
         scales: times the size that is meant above, one view for each.
-        flip: a mirrored view for each scale as well.
+        flip: flipped views for each scale as well.
+        flip_direction: a flipped view for each of these: "horizontal" swaps left and right,
+            "vertical" top and bottom, "diagonal" both.
+        threshold: of a model of one class: where its probability is above this, the class map is
+            1. Class maps of several classes have the best one everywhere.
     """
 
     short_side: int | None = None
@@ -83,6 +88,8 @@ class Protocol:
     windows: Windows | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    flip_direction: tuple[Flip, ...] = ("horizontal",)
+    threshold: float = 0.5
 
     def __post_init__(self):
         for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
@@ -90,9 +97,16 @@ class Protocol:
                 raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
         if not isinstance(self.flip, bool):
             raise ValueError(
-                f"flip must be True or False, got {self.flip!r}: the mirrored view swaps left and "
-                "right; there is no other"
+                f"flip must be True or False, got {self.flip!r}: flip_direction says which views "
+                'there are, Protocol(flip=True, flip_direction=("horizontal", "vertical"))'
             )
+        check_directions(self.flip_direction)
+        if self.flip_direction != ("horizontal",) and not self.flip:
+            raise ValueError(
+                f"flip must be True beside flip_direction {self.flip_direction}, got False"
+            )
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must be in (0, 1), got {self.threshold}: 0.5 is usual")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"scales are {self.scales}; they are numbers above 0, one at least")
 
@@ -154,7 +168,13 @@ class Protocol:
             values |= {"windows": list(self.windows.size), "stride": list(self.windows.steps)}
         if self.scales != (1.0,):
             values["scales"] = list(self.scales)
-        return values | ({"flip": True} if self.flip else {})
+        if self.flip:
+            values["flip"] = True
+        if self.flip_direction != ("horizontal",):
+            values["flip_direction"] = list(self.flip_direction)
+        if self.threshold != 0.5:
+            values["threshold"] = self.threshold
+        return values
 
     def views(self, processor: SegformerImageProcessor, height: int, width: int) -> list[View]:
         """All looks at a picture of height × width."""
@@ -166,7 +186,7 @@ class Protocol:
             size = self.size(height, width, scale=scale)
             if size is None:
                 size = max(1, _rounded(own[0] * scale)), max(1, _rounded(own[1] * scale))
-            views += [View(size, flip) for flip in ((False, True) if self.flip else (False,))]
+            views += [View(size), *(View(size, flip) for flip in self.flip_direction if self.flip)]
         return views
 
 

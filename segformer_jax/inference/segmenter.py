@@ -165,6 +165,7 @@ class Segmenter:
 
         Raises:
             ImageError: a picture that can't be read or is larger than `max_pixels`.
+            ValueError: the protocol has a threshold, and the model several labels.
         """
         if isinstance(images, list | tuple):
             results: list[Segmentation] = []
@@ -194,6 +195,7 @@ class Segmenter:
         sizes: Sequence[tuple[int, int]],
         *,
         scores: bool = False,
+        threshold: float = 0.5,
     ) -> list[tuple[UInt[np.ndarray, "_ _"], Float[np.ndarray, "_ _"] | None]]:
         """What follows the processor, for callers who prepare pictures themselves.
 
@@ -202,6 +204,7 @@ class Segmenter:
                 to a power of two per device.
             sizes: (height, width) of each class map.
             scores: as in `__call__`.
+            threshold: of the probability of a model's one class; see `Protocol`.
 
         Returns:
             The class map of each picture, and its scores or None.
@@ -210,7 +213,7 @@ class Segmenter:
             ValueError: as the model's `__call__`.
         """
         maps = [
-            start_class_map(own, size, scores=scores)
+            start_class_map(own, size, scores=scores, threshold=threshold)
             for own, size in zip(self.start(inputs), sizes, strict=True)
         ]
         return [finish() for finish in maps]
@@ -271,7 +274,9 @@ class Segmenter:
         pictures = [read_image(image, max_pixels=self.max_pixels) for image in images]
         if protocol.simple:
             inputs = [protocol.inputs(self.processor, picture) for picture in pictures]
-            maps = self.class_maps(inputs, [(p.height, p.width) for p in pictures], scores=scores)
+            sizes = [(picture.height, picture.width) for picture in pictures]
+            how = dict(scores=scores, threshold=protocol.threshold)
+            maps = self.class_maps(inputs, sizes, **how)
         else:
             from segformer_jax.inference.strips import whole_class_map  # it needs `Segmenter`
 

@@ -53,6 +53,17 @@ class Axis:
         weight = self.weight[start:stop]
         return Axis(self.starts[own.start : own.stop], self.size, self.cells, index, weight)
 
+    def renumbered(self, resized: int) -> "Axis":
+        """The table of a flipped picture, with the windows where they lie in the one as it is.
+
+        They are numbered from the other end, so that pixels from the top down need them in order.
+        """
+        window, cell = np.divmod(self.index, self.cells)
+        last = len(self.starts) - 1
+        starts = [resized - start - self.size for start in reversed(self.starts)]
+        index = (last - window) * self.cells + cell
+        return Axis(starts, self.size, self.cells, index, self.weight)
+
     def matrix(self, window: int, start: int, stop: int) -> Float[np.ndarray, "rows cells"]:
         """What one window contributes to the pixels from `start` to `stop`; beyond the side 0."""
         index, weight = self.index[start:stop], self.weight[start:stop]

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt
 
-from segformer_jax.inference.class_map import rounded_width
+from segformer_jax.images.flips import reversed_sides
+from segformer_jax.inference.class_map import check_threshold, of_one_label, rounded_width
 from segformer_jax.inference.class_map_cpu import index_type
 from segformer_jax.inference.pixels import Pixels
 from segformer_jax.inference.protocol import Protocol, View
@@ -55,10 +56,14 @@ def class_strips(
         columns: the first column of the result and the one past the last; all when left out. A
             column has the same values in any part, but for rounding.
         scores: whether probabilities are wanted.
+
+    Raises:
+        ValueError: the protocol has a threshold, and the model several labels.
     """
     height, width = pixels.size
     left, right = columns or (0, width)
     labels = segmenter.num_labels
+    check_threshold(protocol.threshold, labels)
     rows = _strip_rows(rounded_width(right - left), labels)
     looks = [
         _look(segmenter, pixels, protocol, view, (left, right))
@@ -68,34 +73,32 @@ def class_strips(
     tops = range(0, height, rows)
     for top, *lows in zip(tops, *(_low_strips(segmenter, o, rows) for o in looks), strict=True):
         if len(looks) == 1:
-            best, certainty = _strip(lows[0], taps[0], scores)
+            best, certainty = _strip(lows[0], taps[0], scores, protocol.threshold)
         else:
             total: Array | float = 0.0
             for low, own in zip(lows, taps, strict=True):
                 total = _plus_probabilities(total, low, own)
-            best, certainty = _best_of_mean(total, len(looks), scores)
+            best, certainty = _best_of_mean(total, len(looks), scores, protocol.threshold)
         own = np.s_[: min(rows, height - top), : right - left]
         yield np.asarray(best)[own], np.asarray(certainty)[own] if scores else None
 
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A view with its pixels and the tables of its two sides."""
+    """A view with its pixels and the tables of its two sides, which place windows in these."""
 
     pixels: Pixels
     rows: Axis
     columns: Axis
-    flip: bool
+    flipped: tuple[bool, bool]
 
     def windows(self) -> Iterator[np.ndarray | None]:
         """Row by row, from left to right."""
-        size, width = (self.rows.size, self.columns.size), self.pixels.size[1]
+        size = (self.rows.size, self.columns.size)
+        rows, columns = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped)
         for top, left in product(self.rows.starts, self.columns.starts):
-            if self.flip:
-                part = self.pixels.read(top, width - left - size[1], size)
-                yield part if part is None else part[:, ::-1]
-            else:
-                yield self.pixels.read(top, left, size)
+            part = self.pixels.read(top, left, size)
+            yield None if part is None else part[rows, columns]
 
 
 def _look(
@@ -106,19 +109,20 @@ def _look(
     if windows is not None:
         size = min(windows.size[0], size[0]), min(windows.size[1], size[1])
     cells = segmenter.logits_size(*size)
-    rows, across = (
-        make_axis(
+    axes, flipped = [], reversed_sides(view.flip)
+    for side in (0, 1):
+        axis = make_axis(
             pixels.size[side],
             view.size[side],
             size=size[side],
             stride=None if windows is None else windows.steps[side],
             cells=cells[side],
-            flip=view.flip and side == 1,
+            flip=flipped[side],
         )
-        for side in (0, 1)
-    )
+        axes.append(axis.renumbered(view.size[side]) if flipped[side] else axis)
+    rows, across = axes
     resized = pixels.resized(view.size, segmenter.processor.resample)
-    return _Look(resized, rows, across.part(*columns), view.flip)
+    return _Look(resized, rows, across.part(*columns), flipped)
 
 
 def _low_strips(
@@ -232,12 +236,11 @@ def _full(low, taps):
     return functools.reduce(jnp.add, parts)
 
 
-@functools.partial(jax.jit, static_argnames="scores")
-def _strip(low, taps, scores):
+@functools.partial(jax.jit, static_argnames=("scores", "threshold"))
+def _strip(low, taps, scores, threshold):
     x = _full(low, taps)
     if x.shape[-1] == 1:
-        best = (x[..., 0] > 0).astype(jnp.uint8)
-        return best, jax.nn.sigmoid(jnp.abs(x[..., 0])) if scores else x[:0, :, 0]
+        return of_one_label(x[..., 0], threshold=threshold, scores=scores)
     best = jnp.argmax(x, -1).astype(index_type(x.shape[-1]))
     return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
 
@@ -248,12 +251,13 @@ def _plus_probabilities(total, low, taps):
     return total + (jax.nn.sigmoid(x) if x.shape[-1] == 1 else jax.nn.softmax(x, -1))
 
 
-@functools.partial(jax.jit, static_argnames=("count", "scores"))
-def _best_of_mean(total, count, scores):
+@functools.partial(jax.jit, static_argnames=("count", "scores", "threshold"))
+def _best_of_mean(total, count, scores, threshold):
     mean = total / count
     if mean.shape[-1] == 1:
         top = mean[..., 0]
-        best = (top > 0.5).astype(jnp.uint8)
-        return best, jnp.maximum(top, 1 - top) if scores else top[:0]
+        there = top > threshold
+        best = there.astype(jnp.uint8)
+        return best, jnp.where(there, top, 1 - top) if scores else top[:0]
     best = jnp.argmax(mean, -1).astype(index_type(mean.shape[-1]))
     return best, mean.max(-1) if scores else mean[:0, :, 0]

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from segformer_jax.images.flips import Flip, check_directions, reversed_sides
 from segformer_jax.training.masks import IGNORED
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour, about 0 once normalised
@@ -30,7 +31,9 @@ class Augmentation:
         scale: the least and the largest random factor.
         cat_max_ratio: a crop with this share of one class, of its pixels that are not ignored, is
             drawn anew, up to ten times; 1 takes the first.
-        flip: how often a crop is mirrored, 0…1.
+        flip: how often a crop is flipped, 0…1.
+        flip_direction: in which directions, each as often: "horizontal" swaps left and right,
+            "vertical" top and bottom, "diagonal" both.
         photometric: whether brightness, contrast, saturation and hue are changed.
     """
 
@@ -39,6 +42,7 @@ class Augmentation:
     scale: tuple[int | float, int | float] = (0.5, 2.0)
     cat_max_ratio: int | float = 0.75
     flip: int | float = 0.5
+    flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
 
     def __post_init__(self):
@@ -54,6 +58,7 @@ class Augmentation:
             raise ValueError(f"cat_max_ratio is {self.cat_max_ratio}; it lies in 0…1, 1 is off")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip is {self.flip}; it is a probability, 0…1")
+        check_directions(self.flip_direction)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class View:
         top: the crop's first row of that.
         left: its first column.
         size: (height, width) of what is picture; padding is below and to the right of it.
-        mirrored: whether left and right of that were exchanged.
+        mirrored: whether left and right of that were swapped.
+        upside_down: whether top and bottom were.
     """
 
     scaled: tuple[int, int]
@@ -73,6 +79,7 @@ class View:
     left: int
     size: tuple[int, int]
     mirrored: bool
+    upside_down: bool = False
 
 
 def augment(
@@ -103,7 +110,9 @@ def augment(
     y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
     box = (left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height))
     pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
-    mirrored = rng.random() < options.flip
+    upside_down, mirrored = reversed_sides(_direction(options, rng))
+    if upside_down:
+        pixels, labels = pixels[::-1], labels[::-1]
     if mirrored:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     if options.photometric:
@@ -113,7 +122,17 @@ def augment(
     picture[:h, :w] = pixels
     padded = np.full(options.crop, IGNORED, np.uint8)
     padded[:h, :w] = labels
-    return picture, padded, View((height, width), top, left, (h, w), mirrored)
+    view = View((height, width), top, left, (h, w), mirrored, upside_down)
+    return picture, padded, view
+
+
+def _direction(options: Augmentation, rng: np.random.Generator) -> Flip | None:
+    """One draw for whether and how, so that one direction draws as it does among several."""
+    drawn = rng.random()
+    if drawn >= options.flip:
+        return None
+    count = len(options.flip_direction)
+    return options.flip_direction[min(int(drawn / options.flip * count), count - 1)]
 
 
 def _scaled_size(

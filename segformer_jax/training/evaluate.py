@@ -130,7 +130,8 @@ def evaluate(
         short_side: the paper's protocol instead of the processor's size: the whole picture with
             this shorter side, its ratio kept (512 for ADE20K).
         divisor: with `short_side`, both sides are rounded up to a multiple of it.
-        protocol: windows, scales and flips; it has a `short_side` and a `divisor` of its own.
+        protocol: windows, scales, flips and the threshold of one class; it has a `short_side` and
+            a `divisor` of its own.
         boundary: boundary IoU as well; costs a few milliseconds a picture.
         beta: of the F-score: recall counts this many times as much as precision.
         progress: called with the number of pictures that were just done.
@@ -139,8 +140,8 @@ def evaluate(
             each gets the scores of the whole set; else those of its share.
 
     Raises:
-        ValueError: no pictures, classes that are not the model's, an option out of range, or
-            `short_side` or `divisor` beside `protocol`.
+        ValueError: no pictures, classes that are not the model's, an option out of range,
+            `short_side` or `divisor` beside `protocol`, or a threshold for several classes.
         ImageError: as `Dataset.pair`.
     """
     if protocol is not None and (short_side, divisor) != (None, 32):
@@ -240,7 +241,7 @@ def _start(
             whole_class_map(segmenter, ImagePixels(image), protocol)[0] for image in inputs
         ]
     finish = [
-        start_class_map(own, mask.shape)
+        start_class_map(own, mask.shape, threshold=protocol.threshold)
         for own, mask in zip(segmenter.start(inputs), masks, strict=True)
     ]
     return lambda: [own()[0] for own in finish]

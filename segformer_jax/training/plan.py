@@ -53,6 +53,7 @@ class Plan:
             scale=settings.scale,
             cat_max_ratio=settings.cat_max_ratio,
             flip=settings.flip,
+            flip_direction=settings.flip_direction,
             photometric=settings.photometric,
         )
 

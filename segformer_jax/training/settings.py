@@ -9,6 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from segformer_jax.images.flips import Flip, check_directions
+
 Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"]
 Loss = Literal[
     "cross_entropy",
@@ -50,7 +52,9 @@ class TrainSettings:
             empty, every picture comes once an epoch.
         scale: the range of the random scale.
         cat_max_ratio: a crop of which one class takes more than this is drawn again.
-        flip: the probability of mirroring.
+        flip: the probability of flipping.
+        flip_direction: in which directions, each as often: "horizontal" swaps left and right,
+            "vertical" top and bottom, "diagonal" both.
         photometric: random brightness, contrast, saturation and hue.
         losses: what is minimised, their sum.
         loss_weights: a weight for each of `losses`; 1 for each when empty.
@@ -118,6 +122,7 @@ class TrainSettings:
     scale: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
     flip: float = 0.5
+    flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
     losses: tuple[Loss, ...] = ("cross_entropy",)
     loss_weights: tuple[float, ...] = ()
@@ -203,6 +208,7 @@ class TrainSettings:
             lambda value: all(0 < w < math.inf for w in value),
             "each is above 0",
         )
+        check_directions(self.flip_direction)
         _check(self, "losses", lambda value: 0 < len(value) == len({*value}), "each is named once")
         if self.data and self.data_weights and len(self.data_weights) != len(self.sources):
             raise ValueError(

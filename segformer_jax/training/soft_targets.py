@@ -111,8 +111,8 @@ def cells(
     if soft is None:
         return logits, taught
     (h, w), (whole_h, whole_w) = view.size, view.scaled
-    y = (view.top + _middles(height, crop[0], h)) / whole_h
-    x = _middles(width, crop[1], w)
+    y, x = _middles(height, crop[0], h), _middles(width, crop[1], w)
+    y = (view.top + (h - y if view.upside_down else y)) / whole_h
     x = (view.left + (w - x if view.mirrored else x)) / whole_w
     block = _between(soft.logits, y, soft.border, axis=0)
     block = _between(block, x, soft.border, axis=1)[..., list(soft.wanted)]

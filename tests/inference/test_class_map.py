@@ -48,6 +48,26 @@ def test_a_map_is_the_argmax_of_torchs_upsampled_logits(rng, made, labels):
         assert_best(classes, upsampled(logits, size))
 
 
+@pytest.mark.parametrize("threshold", [0.5, 0.2, 0.9])
+def test_one_label_is_where_its_probability_is_above_the_threshold(rng, threshold):
+    logits = noise(rng, 1)
+    for size in [(96, 124), (97, 301)]:
+        p = torch.from_numpy(upsampled(logits, size)[..., 0]).sigmoid().numpy()
+        classes, scores = class_map(jnp.asarray(logits), size, scores=True, threshold=threshold)
+        sure = np.abs(p - threshold) > 1e-5  # float32's rounding
+        np.testing.assert_array_equal(classes[sure], p[sure] > threshold)
+        np.testing.assert_allclose(scores, np.where(classes == 1, p, 1 - p), rtol=0, atol=1e-6)
+        alone, _ = class_map(jnp.asarray(logits), size, threshold=threshold)
+        np.testing.assert_array_equal(alone, classes)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_threshold_of_several_labels_is_refused(rng, scores):
+    logits = jnp.asarray(noise(rng, 3))
+    with pytest.raises(ValueError, match=r"threshold must be 0\.5 with 3 labels"):
+        class_map(logits, (8, 8), scores=scores, threshold=0.3)
+
+
 @pytest.mark.parametrize("grid", [(1, 1), (1, 9), (9, 1), (2, 2), (3, 40), (16, 8)])
 def test_grids_of_any_shape_are_enlarged_and_shrunk(rng, grid):
     logits = rng.normal(size=(1, *grid, 5)).astype(np.float32)

@@ -101,7 +101,9 @@ def test_the_classes_are_those_of_the_picture_in_memory(segmenter, tmp_path):
 def test_scales_and_flips_of_a_raster_are_those_of_the_picture(segmenter, tmp_path):
     picture = make_picture(150, 290)
     source = write_raster(tmp_path / "a.tif", planes_of(picture))
-    protocol = Protocol(windows=WINDOWS.windows, scales=(0.6, 1.3), flip=True)
+    directions = ("horizontal", "vertical", "diagonal")
+    views = dict(scales=(0.6, 1.3), flip=True, flip_direction=directions)
+    protocol = Protocol(windows=WINDOWS.windows, **views)
     segment_raster(segmenter, source, mask=tmp_path / "m.tif", protocol=protocol)
     with rasterio.open(tmp_path / "m.tif") as file:
         classes = file.read(1)

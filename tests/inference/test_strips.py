@@ -15,6 +15,7 @@ from PIL import Image
 
 from segformer_jax import Segmenter
 from segformer_jax.inference import strips
+from segformer_jax.inference.many import segment_many
 from segformer_jax.inference.pixels import ImagePixels
 from segformer_jax.inference.protocol import Protocol, Windows
 
@@ -59,20 +60,21 @@ def window_logits(model, x, windows):
 def by_torch(model, processor, picture, protocol, sizes):
     """The mean of every view's probabilities: (labels, H, W)."""
     mean, own = 0, (picture.height, picture.width)
+    axes = {"horizontal": (3,), "vertical": (2,), "diagonal": (2, 3)}
+    views = [(), *(axes[name] for name in protocol.flip_direction if protocol.flip)]
     for size in sizes:
         resized = picture.resize(size[::-1], Image.Resampling.BILINEAR)
-        x = reference.nchw(processor(resized, do_resize=False)["pixel_values"])
-        for flipped in (False, True) if protocol.flip else (False,):
-            x = x.flip(3) if flipped else x
+        for flipped in views:
+            x = reference.nchw(processor(resized, do_resize=False)["pixel_values"]).flip(flipped)
             with torch.inference_mode():
                 if protocol.windows:
                     logits = window_logits(model, x, protocol.windows)
                     logits = upsampled(logits, own) if logits.shape[2:] != own else logits
                 else:
                     logits = upsampled(model(x).logits, own)
-            logits = logits.flip(3) if flipped else logits
+            logits = logits.flip(flipped)
             mean = mean + (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1))
-    return (mean / len(sizes) / (2 if protocol.flip else 1))[0].numpy()
+    return (mean / len(sizes) / len(views))[0].numpy()
 
 
 def assert_same(result, probabilities):
@@ -118,6 +120,29 @@ def test_scales_and_flips_of_windows_are_averaged_after_the_softmax(segmenter, t
     protocol = Protocol(windows=windows, scales=(0.75, 1.0, 1.3), flip=flip)
     result = segmenter(picture, scores=True, protocol=protocol)
     sizes = scaled(picture, *protocol.scales)
+    assert_same(result, by_torch(torch_model, segmenter.processor, picture, protocol, sizes))
+
+
+@pytest.mark.parametrize(
+    "directions", [("vertical",), ("diagonal",), ("horizontal", "vertical", "diagonal")]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(windows=Windows((64, 48), (41, 37)), scales=(1.0, 1.3)),
+        dict(windows=Windows((32, 48), (19, 29)), short_side=140, divisor=1),
+        dict(scales=(0.5,)),
+        dict(),
+    ],
+    ids=["windows", "resized", "scaled", "whole"],
+)
+def test_flips_in_any_direction_are_those_of_a_plain_loop(
+    segmenter, torch_model, options, directions
+):
+    picture = make_picture(127, 118)
+    protocol = Protocol(**options, flip=True, flip_direction=directions)
+    result = segmenter(picture, scores=True, protocol=protocol)
+    sizes = [view.size for view in protocol.views(segmenter.processor, 127, 118) if not view.flip]
     assert_same(result, by_torch(torch_model, segmenter.processor, picture, protocol, sizes))
 
 
@@ -172,9 +197,40 @@ def test_a_model_of_one_class(tmp_path):
         assert_same(result, by_torch(model, segmenter.processor, picture, protocol, sizes))
 
 
+def test_a_threshold_of_one_class_holds_in_windows_views_and_the_whole_picture(tmp_path):
+    checkpoint = make_checkpoint(tmp_path, num_labels=1, id2label={0: "crack"})
+    segmenter, picture = Segmenter.from_pretrained(checkpoint), make_picture(91, 118)
+    for options in (
+        dict(),
+        dict(short_side=64),
+        dict(windows=Windows((64, 48))),
+        dict(windows=Windows((64, 48)), flip=True, flip_direction=("vertical",)),
+    ):
+        usual = segmenter(picture, scores=True, protocol=Protocol(**options))
+        p = np.where(usual.class_map == 1, usual.scores, 1 - usual.scores)
+        threshold = float(np.quantile(p, 0.8))
+        protocol = Protocol(**options, threshold=threshold)
+        found = segmenter(picture, scores=True, protocol=protocol)
+        sure = np.abs(p - threshold) > 1e-5
+        np.testing.assert_array_equal(found.class_map[sure], p[sure] > threshold)
+        own = np.where(found.class_map == 1, p, 1 - p)
+        np.testing.assert_allclose(found.scores, own, rtol=0, atol=1e-5)
+        (many,) = segment_many(segmenter, [picture], protocol=protocol)
+        np.testing.assert_array_equal(many.value.class_map, found.class_map)
+
+
+def test_a_threshold_of_several_classes_is_refused(segmenter):
+    for options in (dict(), dict(windows=Windows((64, 48)))):
+        protocol = Protocol(**options, threshold=0.4)
+        with pytest.raises(ValueError, match=r"threshold must be 0\.5 with 7 labels"):
+            segmenter(make_picture(64, 64), protocol=protocol)
+
+
 def test_neither_strips_nor_columns_change_anything(segmenter, monkeypatch):
     picture = ImagePixels(make_picture(301, 133))
-    protocol = Protocol(windows=Windows((64, 48), (41, 37)), scales=(0.75, 1.0), flip=True)
+    directions = ("horizontal", "vertical", "diagonal")
+    views = dict(scales=(0.75, 1.0), flip=True, flip_direction=directions)
+    protocol = Protocol(windows=Windows((64, 48), (41, 37)), **views)
     whole, scores = strips.whole_class_map(segmenter, picture, protocol, scores=True)
     monkeypatch.setattr(strips, "STRIP_ROWS", (16, 16))
     parts = []

@@ -83,6 +83,41 @@ def test_picture_and_mask_stay_aligned():
     assert 8 <= flipped <= 22  # of 30 at one half: 3 standard deviations are 8
 
 
+@pytest.mark.parametrize(
+    ("directions", "turns"),
+    [
+        (("vertical",), [np.flipud]),
+        (("diagonal",), [lambda x: x[::-1, ::-1]]),
+        (
+            ("horizontal", "vertical", "diagonal"),
+            [np.fliplr, np.flipud, lambda x: x[::-1, ::-1]],
+        ),
+    ],
+)
+def test_directions_are_drawn_alike(directions, turns):
+    image, mask = Image.fromarray(photo(1, (64, 80))), labels(1, (64, 80))
+    usual = dict(crop=(48, 56), photometric=False)
+    counts = np.zeros(1 + len(turns), int)
+    for seed in range(120):
+        (picture, classes, view), (plain, own, _) = (
+            augment(image, mask, options=options, rng=np.random.default_rng(seed))
+            for options in (
+                Augmentation(**usual, flip=0.6, flip_direction=directions),
+                Augmentation(**usual, flip=0),
+            )
+        )
+        h, w = view.size
+        flipped = [np.array_equal(turn(plain[:h, :w]), picture[:h, :w]) for turn in turns]
+        same = np.array_equal(plain, picture)
+        assert [same, *flipped].count(True) == 1
+        turn = [lambda x: x, *turns][[same, *flipped].index(True)]
+        assert np.array_equal(turn(own[:h, :w]), classes[:h, :w])
+        assert same == (not view.mirrored and not view.upside_down)
+        counts += [same, *flipped]
+    expected = np.array([0.4, *[0.6 / len(turns)] * len(turns)]) * 120
+    assert (np.abs(counts - expected) < 3.5 * np.sqrt(expected)).all()
+
+
 def _is_mixed(crop: np.ndarray) -> bool:
     return 0.25 < crop.mean() < 0.75
 
@@ -160,6 +195,8 @@ def test_the_numbers_are_the_papers():
         dict(scale=(0.0, 1.0)),
         dict(cat_max_ratio=0.0),
         dict(flip=1.5),
+        dict(flip_direction=()),
+        dict(flip_direction=("vertical", "vertical")),
     ],
 )
 def test_impossible_options_are_refused(changes):

@@ -24,6 +24,8 @@ SETTINGS = TrainSettings(
     lr=2e-4,
     fsdp=True,
     class_weights="[1, 2]",
+    ohem_threshold=None,
+    flip_direction=("vertical", "diagonal"),
 )
 SEVERAL = TrainSettings(data=("my data", "other"), out="o", data_weights=(1.0, 0.5))
 SCORES = {

@@ -146,8 +146,8 @@ def test_the_device_has_the_next_batch_before_the_last_is_waited_for(
         events.append("start")
         return start(inputs)
 
-    def map_started(*arguments):
-        finish = start_map(*arguments)
+    def map_started(*arguments, **options):
+        finish = start_map(*arguments, **options)
         return lambda: events.append("wait") or finish()
 
     monkeypatch.setattr(segmenter, "start", started)
@@ -251,6 +251,30 @@ def test_a_binary_model_takes_masks_of_its_class_and_the_rest(segmenter, tmp_pat
         assert list(evaluation.to_dict()["per_class_iou"]) == ["background", "crack"]
 
 
+def test_one_class_is_evaluated_at_any_threshold(segmenter, tmp_path):
+    config = dataclasses.replace(segmenter.config, num_labels=1, id2label={0: "crack"})
+    model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(3))
+    model.eval()
+    binary = Segmenter(model, SegformerImageProcessor(size=64))
+    dataset = open_dataset(write_dataset(tmp_path, names=("background", "crack")))
+    first = binary(dataset.image(0), scores=True)
+    p = np.where(first.class_map == 1, first.scores, 1 - first.scores)
+    protocol = Protocol(threshold=float(np.median(p)))
+    evaluation = evaluate(binary, dataset, protocol=protocol)
+    total = np.zeros((2, 2), int)
+    for index in range(len(dataset)):
+        classes = binary(dataset.image(index), protocol=protocol).class_map
+        mask = dataset.mask(index)
+        np.add.at(total, (mask[mask != 255], classes[mask != 255]), 1)
+    np.testing.assert_array_equal(evaluation.confusion, total)
+    assert (total.sum(0) > 0).all()
+    assert evaluation.to_dict()["threshold"] == protocol.threshold
+    with pytest.raises(ValueError, match=r"threshold must be 0\.5 with 7 labels"):
+        evaluate(
+            segmenter, open_dataset(write_dataset(tmp_path / "7")), protocol=Protocol(threshold=0.4)
+        )
+
+
 def test_the_json_has_null_where_a_class_is_absent(segmenter, tmp_path):
     dataset = open_dataset(write_dataset(tmp_path, names=NAMES, sizes=SIZES[:1]))
     evaluation = evaluate(segmenter, dataset, boundary=True)
@@ -261,6 +285,10 @@ def test_the_json_has_null_where_a_class_is_absent(segmenter, tmp_path):
     for name in absent:
         assert values["per_class_accuracy"][name] is None
     assert values["images"] == 1
+    for name in ("dice", "precision", "f_score"):
+        assert list(values[f"per_class_{name}"]) == list(NAMES)
+        assert 0 <= values[f"mean_{name}"] <= 1
+    assert values["beta"] == 1
     assert 0 <= values["boundary_iou"] <= 1
     assert np.array(values["confusion_matrix"]).sum() == 60 * (80 - 9)
 
@@ -272,6 +300,8 @@ def test_what_can_not_be_evaluated_is_said(segmenter, tmp_path):
         evaluate(segmenter, nothing)
     with pytest.raises(ValueError, match="batch_size is 0"):
         evaluate(segmenter, dataset, batch_size=0)
+    with pytest.raises(ValueError, match="beta must be a number above 0, got 0"):
+        evaluate(segmenter, dataset, beta=0.0)
     with pytest.raises(ValueError, match="short_side is 0"):
         evaluate(segmenter, dataset, short_side=0)
     for beside in (dict(short_side=64), dict(divisor=64)):

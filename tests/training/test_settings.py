@@ -23,6 +23,8 @@ WRONG = [
     ("layout", "mine", "layout is 'mine'; it is auto, folder, .* or huggingface"),
     ("photometric", "yes", "photometric is 'yes'; it is true or false"),
     ("flip", 2, "flip is 2.0; it lies in 0…1"),
+    ("flip_direction", ["up"], "flip_direction is .*; it is a list, each horizontal, vertical or"),
+    ("flip_direction", [], "flip_direction must be one or more of horizontal, .* got"),
     ("scale", [2.0, 0.5], r"scale is \(2.0, 0.5\); it is 0 < low ≤ high"),
     ("losses", "dice", "losses is 'dice'; it is a list, each cross_entropy, .* or lovasz_per"),
     ("losses", [], r"losses is \(\); each is named once"),

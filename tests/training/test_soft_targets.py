@@ -61,6 +61,9 @@ def test_a_whole_picture_has_the_files_own_cells():
     assert taught.all()
     mirrored, _ = cells(soft, whole(24, 32, mirrored=True), crop=(24, 32), classes=3)
     np.testing.assert_allclose(mirrored, soft.logits[:, ::-1], atol=1e-4)
+    turned = View((24, 32), 0, 0, (24, 32), mirrored=True, upside_down=True)
+    turned, _ = cells(soft, turned, crop=(24, 32), classes=3)
+    np.testing.assert_allclose(turned, soft.logits[::-1, ::-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(24, 64), (64, 40), (20, 36)])
