@@ -8,11 +8,13 @@ without scores.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt
 
 from segformer_jax.bilinear import bilinear_neighbours
@@ -54,8 +56,14 @@ def start_class_map(
     """
     check_threshold(threshold, logits.shape[-1])
     if logits.shape[-1] > 1 and not scores and _on_cpu(logits):
-        return lambda: (class_map_on_cpu(logits, size), None)
-    strips = list(class_map_strips(logits, size, scores=scores, threshold=threshold))
+
+        def finish_on_cpu():
+            with _on_its_device(logits):
+                return class_map_on_cpu(logits, size), None
+
+        return finish_on_cpu
+    with _on_its_device(logits):
+        strips = list(class_map_strips(logits, size, scores=scores, threshold=threshold))
     for strip in strips:
         for part in strip:
             part.copy_to_host_async()
@@ -69,6 +77,13 @@ def start_class_map(
         return whole, np.concatenate(certainties)[: size[0]] if scores else None
 
     return finish
+
+
+def _on_its_device(logits: Array) -> AbstractContextManager:
+    """Leaves the caller's `jax.set_mesh`, under which all arrays must lie on its devices."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return nullcontext()
+    return jax.set_mesh(Mesh(np.array(list(logits.devices())), ("device",)))
 
 
 def class_map_strips(

@@ -289,9 +289,12 @@ class Segmenter:
         ]
 
     def _compiled(self, function: Callable) -> Callable:
-        """Each device runs its own part of the batch; nothing crosses pictures."""
+        """Each device runs its own part of the batch; nothing crosses pictures.
+
+        The mesh is the segmenter's own, whatever `jax.set_mesh` the caller is in.
+        """
         batch = PartitionSpec("batch")
-        return jax.jit(
+        compiled = jax.jit(
             jax.shard_map(
                 function,
                 mesh=self._mesh,
@@ -301,6 +304,12 @@ class Segmenter:
             ),
             compiler_options=self._compiler_options,
         )
+
+        def run(*arguments: Any) -> Any:
+            with jax.set_mesh(self._mesh):
+                return compiled(*arguments)
+
+        return run
 
     def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
         """Every picture's logits, (1, h, w, labels), each on the device that made them."""

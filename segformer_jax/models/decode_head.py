@@ -63,8 +63,9 @@ class SegformerDecodeHead(nnx.Module):
             kernels, bias = self._folded()
             kernels = [kernel.astype(self.classifier.dtype) for kernel in kernels]
             return _decode(hidden_states, kernels, bias, self.dropout, self.classifier, rngs)
-        x = _fuse(hidden_states, self._fused_kernels(), self.classifier.dtype)
-        x = x + ops.along_channels(self._fused_bias(), x)
+        kernels, bias = self._fused()
+        x = _fuse(hidden_states, kernels, self.classifier.dtype)
+        x = x + ops.along_channels(bias, x)
         x = self.dropout(nnx.relu(self.batch_norm(x)), rngs=rngs)
         return self.classifier(x)
 
@@ -78,24 +79,15 @@ class SegformerDecodeHead(nnx.Module):
     def _folded(self) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
         norm = self.batch_norm
         scale, shift = norm.affine(norm.mean[...], norm.var[...])
-        kernels = [kernel * ops.along_channels(scale, kernel) for kernel in self._fused_kernels()]
-        return kernels, self._fused_bias() * scale + shift
+        kernels, bias = self._fused()
+        kernels = [kernel * ops.along_channels(scale, kernel) for kernel in kernels]
+        return kernels, bias * scale + shift
 
-    def _fuse_rows(self) -> Float[Array, "stages d d"]:
-        """The fuse kernel's rows by stage: HF concatenates the deepest stage first."""
-        kernel, stages = self._wide(self.linear_fuse.kernel), len(self.linear_projections)
-        return kernel.reshape(stages, -1, kernel.shape[-1])[::-1]
-
-    def _fused_kernels(self) -> list[Float[Array, "_ d"]]:
-        rows = self._fuse_rows()
-        return [
-            jnp.matmul(self._wide(projection.proj.kernel), rows[i], precision="highest")
-            for i, projection in enumerate(self.linear_projections)
-        ]
-
-    def _fused_bias(self) -> Float[Array, " d"]:
-        biases = jnp.stack([self._wide(p.proj.bias) for p in self.linear_projections])
-        return jnp.einsum("sd,sde->e", biases, self._fuse_rows(), precision="highest")
+    def _fused(self) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
+        layers = [projection.proj for projection in self.linear_projections]
+        kernels = [self._wide(layer.kernel) for layer in layers]
+        biases = [self._wide(layer.bias) for layer in layers]
+        return ops.fused(kernels, biases, self._wide(self.linear_fuse.kernel))
 
     def _wide(self, parameter: Any) -> Array:
         return parameter[...].astype(ops.at_least_float32(self.classifier.dtype))

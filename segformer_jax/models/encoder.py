@@ -88,7 +88,7 @@ class Attention(nnx.Module):
         b, h, w, c = x.shape
         small = x if self.sequence_reduction is None else self.sequence_reduction(x)
         q, k, v = (
-            y.reshape(b, -1, self.heads, c // self.heads)  # q: b n heads d; k and v: b k heads d
+            y.reshape(b, -1, c).reshape(b, -1, self.heads, c // self.heads)  # n or k, heads, d
             for y in (self.q_proj(x), self.k_proj(small), self.v_proj(small))
         )
         dropping = self.dropout.rate > 0 and not self.dropout.deterministic
@@ -100,7 +100,9 @@ class Attention(nnx.Module):
             y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
         else:
             y = ops.attention(q, k, v, dtype=self.dtype)
-        return self.o_proj(y.reshape(b, h, w, c)), weights if output_attentions else None
+        return self.o_proj(
+            y.reshape(b, h * w, c).reshape(b, h, w, c)
+        ), weights if output_attentions else None
 
 
 class MixFFN(nnx.Module):

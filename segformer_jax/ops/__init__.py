@@ -9,7 +9,7 @@ from segformer_jax.ops.activation import ACTIVATIONS, gelu
 from segformer_jax.ops.attention import attention, attention_weights
 from segformer_jax.ops.conv import conv
 from segformer_jax.ops.cross_entropy import cross_entropy, resized_cross_entropy
-from segformer_jax.ops.decode import decode
+from segformer_jax.ops.decode import decode, fused
 from segformer_jax.ops.dense import along_channels, linear, rounded
 from segformer_jax.ops.depthwise import depthwise_conv
 from segformer_jax.ops.dispatch import (
@@ -41,6 +41,7 @@ __all__ = [
     "depthwise_conv",
     "derivative_of",
     "dropout",
+    "fused",
     "gelu",
     "inverse_deviation",
     "layer_norm",

@@ -145,4 +145,5 @@ resized_cross_entropy = operation(
     cpu=Form(_resized_cross_entropy, jvp=_jvp_on_cpu),
     gpu=_elsewhere,
     tpu=_elsewhere,
+    replicated=True,
 )

@@ -68,6 +68,23 @@ def _by_strips(x, deeper, kernel, bias, classifier, *, dtype):
 classified = operation(_classified, cpu=Form(_by_strips))
 
 
+def _fused(
+    kernels: Sequence[Float[Array, "_ d"]],
+    biases: Sequence[Float[Array, " d"]],
+    fuse: Float[Array, "_ d"],
+) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
+    """Each stage's projection and its part of the fuse kernel as one kernel, and one bias for all.
+
+    HF concatenates the deepest stage first: its rows of the fuse kernel come first.
+    """
+    rows = fuse.reshape(len(kernels), -1, fuse.shape[-1])[::-1]
+    products = [jnp.matmul(k, rows[i], precision="highest") for i, k in enumerate(kernels)]
+    return products, jnp.einsum("sd,sde->e", jnp.stack(biases), rows, precision="highest")
+
+
+fused = operation(_fused, replicated=True)
+
+
 def decode(
     hidden_states: Sequence[Float[Array, "b _ _ _"]],
     kernels: Sequence[Float[Array, "_ d"]],

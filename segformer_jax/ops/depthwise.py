@@ -17,6 +17,15 @@ TAPS = [(i, j) for i in range(3) for j in range(3)]
 def _depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"]
 ) -> Float[Array, "b h w c"]:
+    """Nine shifted views of one padded picture, each by its weight, added up."""
+    _, h, w, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in TAPS)
+    shifted = (x[:, i : i + h, j : j + w] for i, j in TAPS)
+    return reduce(jnp.add, map(jnp.multiply, shifted, weights))
+
+
+def _by_lax(x, kernel):
     """XLA's grouped convolution."""
     return lax.conv_general_dilated(
         x,
@@ -28,19 +37,21 @@ def _depthwise(
     )
 
 
-def _by_shifts(x, kernel):
-    """Nine shifted views of one padded picture, each by its weight, added up."""
-    _, h, w, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in TAPS)
-    shifted = (x[:, i : i + h, j : j + w] for i, j in TAPS)
-    return reduce(jnp.add, map(jnp.multiply, shifted, weights))
-
-
 def _by_wide_shifts(x, kernel):
     """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
     wide = at_least_float32(x.dtype)
-    return _by_shifts(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
+    return _depthwise(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
+
+
+def _tangent(primals, tangents):
+    """XLA's convolution is linear in both.
+
+    Its kernel's gradient is wrong where a batch is split over some of a mesh's axes: XLA adds up
+    the copies on the others as well (jax 0.10.2).
+    """
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_kernel = _by_lax if batch_is_local(x.shape[0]) else _by_wide_shifts
+    return _by_lax(dx, kernel) + by_kernel(x, dkernel)
 
 
 def _tangent_on_cpu(primals, tangents):
@@ -90,7 +101,12 @@ def _by_kernel(x, dkernel):
     return rows.reshape(b, h, w, c)
 
 
-depthwise = operation(_depthwise, cpu=Form(_by_shifts, _tangent_on_cpu), tpu=Form(_by_wide_shifts))
+depthwise = operation(
+    _depthwise,
+    cpu=Form(_depthwise, _tangent_on_cpu),
+    gpu=Form(_by_lax, _tangent),
+    tpu=Form(_by_wide_shifts, _tangent),
+)
 
 
 def _depthwise_conv(

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -116,16 +117,30 @@ def derivative_of(function: Callable) -> Jvp:
 class Operation(Generic[P, R]):
     """A jitted function that computes in the form that `use` names: see `operation`."""
 
-    def __init__(self, reference: Callable[P, R], forms: Mapping[str, Form | None]):
+    def __init__(
+        self, reference: Callable[P, R], forms: Mapping[str, Form | None], replicated: bool
+    ):
         update_wrapper(self, reference)
-        self.reference, self.forms = reference, dict(forms)
+        self.reference, self.forms, self.replicated = reference, dict(forms), replicated
         parameters = inspect.signature(reference).parameters.values()
         options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self._jitted = jax.jit(self._traced, static_argnames=options)
 
     def __call__(self, *operands: P.args, **options: P.kwargs) -> R:
         """Applies the operation to arrays; options are static."""
-        return self._jitted(*operands, **options)
+        mesh = _explicit_mesh(operands)
+        if mesh is None:
+            return self._jitted(*operands, **options)
+        leading = jax.typeof(jax.tree.leaves(operands)[0]).sharding.spec[:1]
+        out = PartitionSpec() if self.replicated else PartitionSpec(*leading)
+        run: Callable[..., Any] = jax.sharding.auto_axes(
+            partial(self._jitted, **options),
+            axes=mesh.explicit_axes,
+            out_sharding=NamedSharding(mesh, out),
+        )
+        if mesh.manual_axes:  # JAX takes nothing out of such a shard_map that was made in between
+            run = jax.checkpoint(run)
+        return run(*operands)
 
     def _traced(self, *operands, **options):
         choice = _choice.value
@@ -168,6 +183,7 @@ def operation(
     cpu: Form | None = None,
     gpu: Form | None = None,
     tpu: Form | None = None,
+    replicated: bool = False,
 ) -> Operation[P, R]:
     """A function of arrays with a form per platform, jitted, so that equal layers are traced once.
 
@@ -177,8 +193,21 @@ def operation(
         cpu: the form for CPUs; the reference when left out.
         gpu: likewise, and for platforms that are none of the three.
         tpu: likewise.
+        replicated: on a mesh with Explicit axes the result lies whole on every device, as a loss
+            does. Otherwise it is split along its first axis as the first operand is. Between the
+            operands and the result XLA decides.
     """
-    return Operation(reference, dict(cpu=cpu, gpu=gpu, tpu=tpu))
+    return Operation(reference, dict(cpu=cpu, gpu=gpu, tpu=tpu), replicated)
+
+
+def _explicit_mesh(operands: Any) -> AbstractMesh | None:
+    """The mesh of the context or the operands, if it has Explicit axes, where types say the split.
+
+    Forms are written for one device, and few of their steps say what their split would be.
+    """
+    meshes = [jax.sharding.get_abstract_mesh()]
+    meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(operands)]
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)
 
 
 def is_known(*sizes: Any) -> bool:
