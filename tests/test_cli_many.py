@@ -103,6 +103,10 @@ def test_the_same_command_does_only_what_is_missing(run, photos, tmp_path):
     before = written(out)
     assert len(before) == 10
     (out / "b.overlay.png").unlink()
+    settings = json.loads((out / "segment.json").read_text())
+    for name in ("flip_direction", "threshold"):  # which protocols have not always had
+        del settings["protocol"][name]
+    (out / "segment.json").write_text(json.dumps(settings))
     for name in (".b.overlay.png.0123abcd.part", ".other.png.0123abcd.part"):
         (out / name).touch()
     code, printed, _ = run(photos, "--out-dir", out, *options)

@@ -8,6 +8,7 @@ from typing import Any
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.request import Request
+from segformer_jax.inference.protocol import Protocol
 
 FILE = "segment.json"
 # what changes no result, or only which of them there are
@@ -29,8 +30,10 @@ def check_settings(settings: dict[str, Any], out_dir: Path) -> None:
     before = read_settings(out_dir)
     if before is None:
         return
+    if isinstance(before.get("protocol"), dict):  # written before it had all of today's options
+        before["protocol"] = _as_read(dataclasses.asdict(Protocol())) | before["protocol"]
     for name in settings.keys() & before.keys():  # alpha is of no account without overlays
-        if json.loads(json.dumps(settings[name])) != before[name]:
+        if _as_read(settings[name]) != before[name]:
             raise ValueError(
                 f"{file} says that the results there were made with {name} {before[name]!r}, not "
                 f"{settings[name]!r}: give another --out-dir, or --overwrite to begin anew"
@@ -59,6 +62,11 @@ def write_settings(settings: dict[str, Any], out_dir: Path) -> None:
     """Beside the results; what is known of other options stays."""
     with atomic_path(out_dir / FILE) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _as_read(value: Any) -> Any:
+    """A value as it is after the way through JSON, where tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def _fingerprint(model: str) -> str:
