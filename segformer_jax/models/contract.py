@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax.models.decode_head import FoldedDecodeHead, SegformerDecodeHead
+from segformer_jax.models.encoder import OverlapPatchEmbeddings, Stage
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, SegformerModel
 
 LogitsShape = Callable[[int, int], tuple[int, int, int]]
@@ -108,9 +109,16 @@ def logits_of(
 
 
 def _is_segformers(model: Any) -> bool:
-    """Whether the head is the library's own, so that the config tells what comes out."""
+    """Whether what sets the logits' shape is the library's own, so that the config tells it."""
     heads = (SegformerDecodeHead, FoldedDecodeHead)
-    return type(model) is SegformerForSemanticSegmentation and type(model.decode_head) in heads
+    return (
+        type(model) is SegformerForSemanticSegmentation
+        and type(model.decode_head) in heads
+        and all(
+            type(stage) is Stage and type(stage.patch_embeddings) is OverlapPatchEmbeddings
+            for stage in model.segformer.stages
+        )
+    )
 
 
 def _configured_shape(config: Any) -> LogitsShape:

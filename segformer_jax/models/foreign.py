@@ -34,14 +34,18 @@ def refuse_foreign(model: Any, writer: str, *, instead: str) -> None:
     """
     found = foreign_parts(model)
     if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise ValueError(
-            f"{writer} holds SegFormer's own layers alone, got {found[0]}{more}: {instead}"
+            f"{writer} holds SegFormer's own layers alone, got {in_short(found)}: {instead}"
         )
 
 
+def in_short(parts: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return parts[0] + (f" (and {len(parts) - 1} more)" if len(parts) > 1 else "")
+
+
 def foreign_parts(model: Any) -> list[str]:
-    """What of a model is not as its config says, a line each: "TYPE at PATH" or "PATH is VALUE"."""
+    """What of a model is not as its config says, a line each: "TYPE at PATH", "PATH of shape …"."""
     if type(model) not in MODELS:
         return [f"a {type(model).__name__}"]
     folded = isinstance(getattr(model, "decode_head", None), FoldedDecodeHead)

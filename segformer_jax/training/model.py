@@ -17,7 +17,7 @@ from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
 from segformer_jax.models.contract import in_use, interface_of
 from segformer_jax.models.encoder import Stage
-from segformer_jax.models.foreign import MODELS, foreign_parts
+from segformer_jax.models.foreign import MODELS, foreign_parts, in_short
 from segformer_jax.training import lora
 from segformer_jax.training.choices import processor_size
 from segformer_jax.training.optimizer import frozen
@@ -112,7 +112,7 @@ def described(given: nnx.Module) -> str:
     if not isinstance(given, nnx.Module):
         raise ValueError(f"model must be a flax.nnx.Module, got a {type(given).__name__}")
     foreign = foreign_parts(given) if type(given) in MODELS else []
-    return ", ".join([type(given).__name__, *foreign])
+    return ", ".join([type(given).__name__, *([in_short(foreign)] if foreign else [])])
 
 
 def kept_apart(model: nnx.Module) -> str | None:
@@ -120,9 +120,8 @@ def kept_apart(model: nnx.Module) -> str | None:
     foreign = foreign_parts(model)
     if not foreign:
         return None
-    more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
     return (
-        f"Hugging Face's layout can't say {foreign[0]}{more}: best/ and last/ keep {PARAMETERS}, "
+        f"Hugging Face's layout can't say {in_short(foreign)}: best/ and last/ keep {PARAMETERS}, "
         "for segformer_jax.checkpoints.flat.load_flat"
     )
 

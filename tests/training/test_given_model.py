@@ -205,4 +205,8 @@ def test_a_segmenter_takes_over_the_weights_of_the_same_layers_alone():
         Segmenter(plain(), processor, id2label={0: "a", 1: "b"})
     assert Segmenter(plain(), processor).logits_size(64, 99) == (16, 25)  # windows are laid by it
     assert segment.logits_size(64, 99) == (16, 25)
+    finer = SegformerForSemanticSegmentation(CONFIG, rngs=nnx.Rngs(0))
+    assert Segmenter(finer, processor).logits_size(64, 99) == (16, 25)
+    finer.segformer.stages[0].patch_embeddings = nnx.Conv(3, 8, (3, 3), strides=2, rngs=nnx.Rngs(0))
+    assert Segmenter(finer, processor).logits_size(64, 99) == (32, 50)
     assert Segmenter(plain(), processor).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
