@@ -25,7 +25,7 @@ def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Arra
         def logits(pixels):
             return model(pixels).logits.astype(jnp.float32)
 
-        with ops.use(platform, local_batch=True):
+        with ops.use(ops.forms_for(platform), local_batch=True):
             at_once = PIXELS_AT_ONCE.get(platform)
             return _by_pieces(logits, pixel_values, at_once) if at_once else logits(pixel_values)
 

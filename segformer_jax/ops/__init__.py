@@ -18,6 +18,7 @@ from segformer_jax.ops.dispatch import (
     activation_dtype,
     at_least_float32,
     derivative_of,
+    forms_for,
     operation,
     use,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "depthwise_conv",
     "derivative_of",
     "dropout",
+    "forms_for",
     "fused",
     "gelu",
     "inverse_deviation",

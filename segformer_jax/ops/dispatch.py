@@ -93,6 +93,11 @@ def use(
     return _choice(Choice(platform, local_batch, tuple((forms or {}).items())))
 
 
+def forms_for(device: str) -> str:
+    """The platform whose forms a device computes in: JAX's name of its own, or the GPU's."""
+    return device if device in PLATFORMS else "gpu"
+
+
 def chosen_platform() -> str | None:
     """What `use` names; None where nobody said it."""
     choice = _choice.value

@@ -86,7 +86,7 @@ def make_step(
             stats, (value, own) = of_part(*fixed, stats, teacher or {}, *given)
             return (stats, jax.tree.map(jnp.add, sums, own)), value
 
-        with ops.use(platform, local_batch=local_batch):
+        with ops.use(ops.forms_for(platform), local_batch=local_batch):
             if parts == 1:
                 alone = {name: array[0] for name, array in batch.items()}
                 stats, (value, gradients) = of_part(

@@ -37,6 +37,7 @@ def test_a_function_that_was_jitted_outside_is_traced_anew():
 def test_an_unknown_platform_is_refused():
     with pytest.raises(ValueError, match="one of cpu, gpu, tpu, reference, got 'cuda'"):
         ops.use("cuda")
+    assert [ops.forms_for(device) for device in ("cpu", "tpu", "METAL")] == ["cpu", "tpu", "gpu"]
 
 
 def test_a_form_that_is_named_is_taken_and_goes_again():
