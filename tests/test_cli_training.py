@@ -393,8 +393,8 @@ def test_too_small_a_memory_is_told_with_what_helps(folder, run, monkeypatch):
 
     built = loop.build
 
-    def build(record):
-        made, state = built(record)
+    def build(*arguments):
+        made, state = built(*arguments)
         return replace(made, compiled=exhausted), state
 
     monkeypatch.setattr(loop, "build", build)

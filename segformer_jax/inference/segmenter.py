@@ -254,18 +254,18 @@ class Segmenter:
                 "is compiled for one config: make a new one, Segmenter(model, processor)"
             )
         graph, state = nnx.split(in_use(model))
-        if graph != self._graph:
-            raise ValueError(
-                "the model's layers differ from those that the segmenter is compiled for: make a "
-                "new one, Segmenter(model, processor)"
-            )
         leaves = jax.tree.leaves(state)
-        for given, own in zip(leaves, self._leaves, strict=True):
+        for given, own in zip(leaves, self._leaves, strict=False):
             if given.dtype != own.dtype:
                 raise ValueError(
                     f"the model computes in {given.dtype}, but the segmenter is compiled for "
                     f"{own.dtype}: make a new one, Segmenter(model, processor)"
                 )
+        if graph != self._graph:
+            raise ValueError(
+                "the model's layers differ from those that the segmenter is compiled for: make a "
+                "new one, Segmenter(model, processor)"
+            )
         self._leaves = self._on_every_device(leaves)
 
     def _segment(

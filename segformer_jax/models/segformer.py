@@ -210,6 +210,8 @@ class SegformerForSemanticSegmentation(_Pretrained):
         for _, layer in nnx.iter_modules(model):
             if type(layer) is Linear or type(layer) is Conv:
                 layer.kernel = nnx.Param(ops.rounded(layer.kernel[...], dtype=layer.dtype))
+            if isinstance(layer, Stage):
+                layer.gradient_checkpointing = False  # there is no gradient
         model.eval()
         return model
 

@@ -212,6 +212,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_2(capsys):
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "segformer_jax.serve.page", raising=False)  # imported above
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # set by the command; this takes it back
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     with pytest.raises(SystemExit) as stopped:
