@@ -34,9 +34,9 @@ class Form:
 
     Attributes:
         call: the value. It need not be differentiable: a kernel will do.
-        tangent: (primals, tangents, **options) to the tangent, linear in the tangents, which JAX
+        tangent: `(primals, tangents, **options)` to the tangent, linear in the tangents, which JAX
             transposes for the gradient; the reference's when left out.
-        jvp: (primals, tangents, **options) to value and tangent together, instead of `tangent`,
+        jvp: `(primals, tangents, **options)` to value and tangent together, instead of `tangent`,
             where the one costs little once the other is there: see `derivative_of`.
     """
 
