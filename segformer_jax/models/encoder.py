@@ -87,7 +87,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
         b, h, w, c = x.shape
         small = x if self.sequence_reduction is None else self.sequence_reduction(x)
-        q, k, v = (
+        q, k, v = (  # two reshapes: Explicit meshes take none that merges and splits at once
             y.reshape(b, -1, c).reshape(b, -1, self.heads, c // self.heads)  # n or k, heads, d
             for y in (self.q_proj(x), self.k_proj(small), self.v_proj(small))
         )
@@ -100,9 +100,8 @@ class Attention(nnx.Module):
             y = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
         else:
             y = ops.attention(q, k, v, dtype=self.dtype)
-        return self.o_proj(
-            y.reshape(b, h * w, c).reshape(b, h, w, c)
-        ), weights if output_attentions else None
+        y = self.o_proj(y.reshape(b, h * w, c).reshape(b, h, w, c))
+        return y, weights if output_attentions else None
 
 
 class MixFFN(nnx.Module):

@@ -16,21 +16,12 @@ from jaxtyping import Array, Float, Int, Integer
 from segformer_jax import ops
 from segformer_jax.models.loss import check_label_map, check_labels
 from segformer_jax.ops.cross_entropy import Denominator, Weighting, divisor
+from segformer_jax.training import settings
 from segformer_jax.training.hard_examples import ohem
 from segformer_jax.training.lovasz import lovasz_hinge, lovasz_softmax, per_image
 from segformer_jax.training.overlap import dice, mcc, tversky
 
-LOSSES = (
-    "cross_entropy",
-    "ohem",
-    "focal",
-    "dice",
-    "tversky",
-    "jaccard",
-    "mcc",
-    "lovasz",
-    "lovasz_per_image",
-)
+LOSSES: tuple[str, ...] = get_args(settings.Loss)
 
 DENOMINATORS = ", ".join(get_args(Denominator))
 

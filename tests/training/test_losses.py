@@ -1,6 +1,5 @@
 """Every loss and its gradient is torch's, or its paper's written in torch."""
 
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from segformer_jax import ops
-from segformer_jax.training import settings
 from segformer_jax.training.losses import LOSSES, make_loss
 
 ROUNDING = 1e-10  # float64
@@ -458,10 +456,6 @@ def test_losses_add_up_by_their_factors():
         return entropy + 3 * dice_in_torch(x, y) + 0.5 * lovasz_in_torch(x, y)
 
     assert_equal(loss, in_torch, *batch())
-
-
-def test_there_is_a_setting_for_every_loss():
-    assert get_args(settings.Loss) == LOSSES
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, 2.0)])
