@@ -1,6 +1,5 @@
 """Every loss and its gradient is torch's, or its paper's written in torch."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
