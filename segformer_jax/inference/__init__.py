@@ -1,7 +1,4 @@
-"""A model in use: `Segmenter`, and programs that run without this library."""
+"""A model in use: `Segmenter`, pictures in and class maps out.
 
-from segformer_jax.inference.export import export_stablehlo, load_exported
-from segformer_jax.inference.exporting import Signature
-from segformer_jax.inference.onnx_export import export_onnx
-
-__all__ = ["Signature", "export_onnx", "export_stablehlo", "load_exported"]
+It may import `checkpoints`, `models`, `ops` and `images`.
+"""

@@ -1,0 +1,4 @@
+"""Pictures with masks: data sets of any layout, checked, augmented and put into batches.
+
+It may import `images`, and knows nothing of JAX.
+"""

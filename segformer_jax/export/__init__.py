@@ -1,0 +1,10 @@
+"""Programs that run without this library: StableHLO and ONNX.
+
+It may import `inference`, `models`, `ops` and `images`; the package onnx is the extra `onnx`.
+"""
+
+from segformer_jax.export.onnx.export import export_onnx
+from segformer_jax.export.signature import Signature
+from segformer_jax.export.stablehlo import export_stablehlo, load_exported
+
+__all__ = ["Signature", "export_onnx", "export_stablehlo", "load_exported"]

@@ -1,0 +1,1 @@
+"""ONNX: the network written node by node."""

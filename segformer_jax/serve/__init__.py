@@ -1,1 +1,0 @@
-"""A segmenter for others: on many machines, behind HTTP, as a page in the browser."""
