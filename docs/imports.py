@@ -5,7 +5,9 @@ open on demand, are left out.
 """
 
 import ast
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -14,26 +16,58 @@ WIDTH, HEIGHT, BOX, GAP = 1000, 92, (124, 30), 24
 EVERYBODYS = ("__init__", "atomic", "config", "errors", "process")  # drawn nowhere: all use them
 
 
-def arrows(package: Path = PACKAGE) -> dict[str, set[str]]:
-    """Each room and the rooms that its files import when they are imported."""
+def arrows(package: Path = PACKAGE, *, on_demand: bool = False) -> dict[str, set[str]]:
+    """Each room and the rooms that its files import.
+
+    Args:
+        package: the folder of the rooms.
+        on_demand: whether imports inside functions count, too.
+    """
     found: dict[str, set[str]] = {}
     for file in sorted(package.rglob("*.py")):
         own = file.relative_to(package).with_suffix("").parts[0]
         if own in EVERYBODYS:
             continue
         others = found.setdefault(own, set())
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            for name in names:
-                first, *parts = name.split(".")
-                if first == package.name and parts:
-                    others.add(parts[0])
+        for names in _imported(file, on_demand):
+            first, *parts = names[0].split(".")
+            if first == package.name and parts:
+                others.add(parts[0])
         others -= {own, *EVERYBODYS}
     return {own: {other for other in others if other in found} for own, others in found.items()}
+
+
+def between_files(package: Path = PACKAGE) -> dict[str, set[str]]:
+    """Each file, as a dotted name, and those that it imports when it is imported itself."""
+    files = {}
+    for file in package.rglob("*.py"):
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        files[".".join(parts).removesuffix(".__init__")] = file
+    found: dict[str, set[str]] = {}
+    for name, file in files.items():
+        imported = (next((n for n in names if n in files), name) for names in _imported(file))
+        found[name] = {*imported} - {name}
+    return found
+
+
+def _imported(file: Path, on_demand: bool = False) -> Iterator[tuple[str, ...]]:
+    """What each import of a file may mean: a name in a module, or that module."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if on_demand else tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((f"{node.module}.{alias.name}", node.module) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name,) for alias in node.names)
+
+
+def allowed(package: Path = PACKAGE) -> dict[str, set[str]]:
+    """Each room and the rooms that its `__init__.py` says it may import."""
+    rooms = {}
+    for file in sorted(package.glob("*/__init__.py")):
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        sentence = re.search(r"It may import ([^.;]*)", text)
+        rooms[file.parent.name] = set(re.findall(r"`(\w+)`", sentence[1] if sentence else ""))
+    return rooms
 
 
 def floors(found: dict[str, set[str]]) -> list[list[str]]:

@@ -208,8 +208,8 @@ def save_model(
         original_names: the names that hub files carry, which transformers writes by default too;
             False gives those of transformers 5's modules.
         weights: "float" keeps the model's type; "float16" halves the size of a float32 model, and
-            transformers reads it; "int8" is a quarter of the size (`checkpoints.int8` says how), in a file
-            that transformers doesn't read, model.int8.safetensors.
+            transformers reads it; "int8" is a quarter of the size (`checkpoints.int8` says how), in
+            a file that transformers doesn't read, model.int8.safetensors.
 
     Raises:
         ValueError: a folded model, whose parameters are no longer HF's; a layer of another type

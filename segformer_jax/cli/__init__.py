@@ -1,4 +1,8 @@
-"""The command line: one function per command, their arguments made by tyro."""
+"""The command line: one function per command, their arguments made by tyro.
+
+It may import `training`, `evaluation`, `data`, `export`, `video`, `geo`, `cluster`, `server`,
+`demo`, `convert`, `inference`, `checkpoints`, `models` and `images`.
+"""
 
 import os
 import sys

@@ -67,8 +67,8 @@ def export(
 def _write(model: str, out: Path, kind: str, signature: Any, options: dict[str, Any]) -> list[Path]:
     from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
     from segformer_jax import SegformerImageProcessor as Processor
-    from segformer_jax.export.onnx.export import export_onnx
     from segformer_jax.export.onnx.graph import onnx
+    from segformer_jax.export.onnx.program import export_onnx
     from segformer_jax.export.stablehlo import export_stablehlo, weights_path
 
     if kind == "onnx":

@@ -3,7 +3,7 @@
 It may import `inference`, `models`, `ops` and `images`; the package onnx is the extra `onnx`.
 """
 
-from segformer_jax.export.onnx.export import export_onnx
+from segformer_jax.export.onnx.program import export_onnx
 from segformer_jax.export.signature import Signature
 from segformer_jax.export.stablehlo import export_stablehlo, load_exported
 

@@ -1,4 +1,7 @@
-"""Pixels ↔ arrays, with NumPy and Pillow only: reading, preparing, post-processing, drawing."""
+"""Pixels ↔ arrays, with NumPy and Pillow only: reading, preparing, post-processing, drawing.
+
+It may import `bilinear`.
+"""
 
 from segformer_jax.images.draw import colorize, index_png, legend, overlay, side_by_side
 from segformer_jax.images.labels import palette_for

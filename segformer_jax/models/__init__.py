@@ -1,4 +1,7 @@
-"""The network, in Flax NNX: it knows its config, and nothing of files, images, meshes, jit."""
+"""The network, in Flax NNX: it knows its config, and nothing of files, images, meshes, jit.
+
+It may import `ops`.
+"""
 
 from segformer_jax.models.decode_head import SegformerDecodeHead
 from segformer_jax.models.initialization import paper_init

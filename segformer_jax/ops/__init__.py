@@ -3,6 +3,8 @@
 Each file has the reference first, in plain jnp, then the forms, then the line that names the
 operation. Every operation casts its matrix operands to `dtype` and gives back the type of `x`, so
 that bfloat16 on a CPU means bfloat16 products in a float32 stream, which is what CPUs are fast at.
+
+It may import `bilinear`.
 """
 
 from segformer_jax.ops.activation import ACTIVATIONS, gelu

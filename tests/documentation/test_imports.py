@@ -19,11 +19,36 @@ def test_the_picture_is_of_today():
     )
 
 
-def test_operations_know_no_network_and_the_network_no_files():
-    found = imports.arrows()
-    assert found["ops"] <= {"bilinear"}
-    assert found["models"] <= {"ops"}
-    assert "training" not in found["inference"]
+DOORS = {("images", "checkpoints"), ("models", "checkpoints")}  # `from_pretrained` and its kin
+
+
+def test_a_room_imports_what_it_says_it_may_and_no_more():
+    allowed = imports.allowed()
+    for room, others in imports.arrows(on_demand=True).items():
+        more = {other for other in others if (room, other) not in DOORS} - allowed.get(room, set())
+        assert not more, f"{room} imports {', '.join(sorted(more))}"
+
+
+def test_what_rooms_may_import_goes_one_way():
+    allowed = imports.allowed() | {"bilinear": set()}
+    allowed["convert"] = imports.allowed(ROOT)["convert"]
+    assert imports.floors(allowed)[0] == ["cli"]
+
+
+def test_every_room_is_on_the_page_with_what_it_may_import():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", page, re.MULTILINE))
+    stated = {room: set(re.findall(r"`(\w+)`", others)) for room, others in rows.items()}
+    assert stated == imports.allowed() | {"convert": imports.allowed(ROOT)["convert"]}
+
+
+def test_no_two_files_of_different_rooms_have_one_name():
+    names = [file.name for file in imports.PACKAGE.rglob("*.py") if file.name != "__init__.py"]
+    assert not {name for name in names if names.count(name) > 1}
+
+
+def test_files_import_one_another_in_no_circle():
+    imports.floors(imports.between_files())
 
 
 def test_rooms_that_import_one_another_are_named():
