@@ -18,7 +18,7 @@ from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer
 from segformer_jax.training.record import Record
 from segformer_jax.training.schedule import cosine_with_warmup, poly_with_warmup
-from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.settings import ChosenSettings
 from segformer_jax.training.state import Flat, Skeleton, TrainState
 from segformer_jax.training.step import Batch, make_step
 from segformer_jax.training.teacher import distillation
@@ -79,7 +79,6 @@ def build(record: Record, given: nnx.Module | None = None) -> tuple[Built, Train
     skeleton, params, stats = state.split(model)
     params, trained, complete = models.trainable(settings, params)
     schedule = _schedule(settings)
-    assert settings.head_factor is not None
     optimizer = make_optimizer(
         [name for name in params if trained(name)],
         learning_rate=schedule,
@@ -127,9 +126,6 @@ def build(record: Record, given: nnx.Module | None = None) -> tuple[Built, Train
     return built, sharding.place(beginning, where)
 
 
-def _schedule(settings: TrainSettings) -> Callable[[Any], Any]:
-    assert settings.lr is not None
-    assert settings.steps is not None
-    assert settings.warmup is not None
+def _schedule(settings: ChosenSettings) -> Callable[[Any], Any]:
     make = poly_with_warmup if settings.schedule == "poly" else cosine_with_warmup
     return make(settings.lr, steps=settings.steps, warmup=settings.warmup)

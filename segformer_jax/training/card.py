@@ -27,7 +27,6 @@ def write_card(folder: Path, record: Record, *, step: int, scores: dict[str, Any
 
 def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> str:
     settings = record.chosen
-    assert settings.crop is not None
     name = f"{Path(settings.out).resolve().name}-{folder.name}"
     apart = (folder / PARAMETERS).is_file()  # what Hugging Face's layout can't say
     rows = [

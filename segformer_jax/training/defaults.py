@@ -2,13 +2,12 @@
 
 import json
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from segformer_jax.data.check import Survey
-from segformer_jax.training.settings import VARIANTS, TrainSettings
+from segformer_jax.training.settings import VARIANTS, ChosenSettings, TrainSettings
 
 EPOCHS = 40  # of a run whose number of steps is left open
 PAPERS_RATE, PAPERS_STEPS = 6e-5, 160_000  # of the encoder, from ImageNet's weights
@@ -21,7 +20,7 @@ PICTURES = {"cpu": 8}  # per step, 16 elsewhere
 
 def choose(
     settings: TrainSettings, survey: Survey, *, platform: str, devices: int
-) -> tuple[TrainSettings, list[str]]:
+) -> tuple[ChosenSettings, list[str]]:
     """The settings with nothing left open, and a line for each choice that was made.
 
     Args:
@@ -57,7 +56,7 @@ def choose(
     if settings.dtype == "auto":
         chosen["dtype"] = "float32" if platform == "cpu" else "bfloat16"
     open_ = [name for name in chosen if getattr(settings, name) in (None, "auto")]
-    whole = replace(settings, **{name: chosen[name] for name in open_})
+    whole = ChosenSettings(**(vars(settings) | {name: chosen[name] for name in open_}))
     check_batch(whole, devices=devices)
     return whole, [f"{name} {_told(chosen[name])}" for name in open_]
 

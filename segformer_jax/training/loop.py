@@ -171,8 +171,6 @@ class Run:
     def go(self) -> Outcome:
         """All steps that are left."""
         settings, first = self.settings, int(self.state.step)
-        assert settings.steps is not None
-        assert settings.batch_size is not None
         pending: tuple[int, Any, float] | None = None  # figures still being computed
         with collected_signals() as signals, contextlib.closing(self._batches(first)) as stream:
             self.since = time.monotonic()
@@ -191,7 +189,7 @@ class Run:
                     self._tell(self._row(*pending))
                 pending = number, figures, waited
                 stop, save = any_process(number, (bool(signals), self._overdue()))
-                evaluated = number % (settings.eval_every or 1) == 0 or number == settings.steps
+                evaluated = number % (settings.eval_every) == 0 or number == settings.steps
                 if evaluated or stop or save or number % (settings.save_every or number + 1) == 0:
                     row = self._row(*pending)
                     pending = None
@@ -206,7 +204,6 @@ class Run:
     def _batches(self, start: int) -> Generator[dict[str, np.ndarray]]:
         """The pictures of this process from a step on, part by part."""
         settings = self.settings
-        assert settings.batch_size is not None
         return batches(
             self.plan.data,
             batch_size=settings.batch_size // settings.accumulate,
@@ -215,7 +212,7 @@ class Run:
             start=start * settings.accumulate,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            workers=settings.workers or 0,
+            workers=settings.workers,
             skip_unreadable=settings.skip_unreadable,
             soft=SoftClasses(self.plan.record.soft) if self.plan.record.soft else None,
             shares=self.plan.shares,
@@ -233,7 +230,6 @@ class Run:
                     f"checkpoint is of step {self.checkpoints.latest() or 0}: start anew in "
                     "another folder with a lower --lr, or with --clip-norm 1"
                 )
-        assert self.settings.batch_size is not None
         now = time.monotonic()
         speed, self.since = self.settings.batch_size / (now - self.since), now
         rate = float(self.built.schedule(number - 1))
@@ -241,7 +237,7 @@ class Run:
         return {"step": number, "lr": rate} | row | times
 
     def _tell(self, row: Row) -> None:
-        self.teller.step(row, steps=self.settings.steps or 0)
+        self.teller.step(row, steps=self.settings.steps)
         if self.journal is not None:
             self.journal.write(row)
         for tracker in self.trackers:

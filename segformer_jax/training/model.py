@@ -22,7 +22,7 @@ from segformer_jax.training import lora
 from segformer_jax.training.defaults import processor_size
 from segformer_jax.training.optimizer import frozen
 from segformer_jax.training.record import Record
-from segformer_jax.training.settings import VARIANTS, TrainSettings
+from segformer_jax.training.settings import VARIANTS, ChosenSettings, TrainSettings
 from segformer_jax.training.state import Flat
 
 
@@ -69,7 +69,7 @@ def starting_model(
 
 
 def given_model(
-    given: nnx.Module, settings: TrainSettings, id2label: Mapping[int, str]
+    given: nnx.Module, settings: ChosenSettings, id2label: Mapping[int, str]
 ) -> nnx.Module:
     """A copy of a user's own model before the first step, in train mode.
 
@@ -83,7 +83,6 @@ def given_model(
         config = getattr(part, "config", None)
         if isinstance(config, SegformerConfig) and config.num_labels == len(id2label):
             part.config = config.with_labels(id2label=dict(id2label))
-    assert settings.crop is not None
     interface = interface_of(in_use(model), size=settings.crop, id2label=id2label)
     if interface.num_channels != 3:
         raise ValueError(
@@ -134,7 +133,6 @@ def run_processor(record: Record) -> SegformerImageProcessor:
     model given in Python.
     """
     settings = record.chosen
-    assert settings.short_side is not None
     plain = settings.model in VARIANTS or record.given is not None
     start = SegformerImageProcessor() if plain else processor_of(settings.model)
     return SegformerImageProcessor(

@@ -47,7 +47,6 @@ class Plan:
     def augmentation(self) -> Augmentation:
         """What happens to a picture."""
         settings = self.record.chosen
-        assert settings.crop is not None
         return Augmentation(
             crop=settings.crop,
             short_side=settings.short_side,

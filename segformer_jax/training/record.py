@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.data.check import Survey
-from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
+from segformer_jax.training.settings import MAY_CHANGE, ChosenSettings, TrainSettings
 
 PACKAGES = ("segformer-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -29,7 +29,7 @@ class Record:
     """
 
     asked: TrainSettings
-    chosen: TrainSettings
+    chosen: ChosenSettings
     survey: Survey
     id2label: dict[int, str]
     soft: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ def read_record(file: Path) -> Record | None:
         survey = values["survey"]
         return Record(
             asked=TrainSettings.from_dict(values["settings"]),
-            chosen=TrainSettings.from_dict(values["chosen"]),
+            chosen=ChosenSettings.from_dict(values["chosen"]),
             survey=Survey(
                 sizes=tuple((height, width) for height, width in survey["sizes"]),
                 class_pixels=tuple(survey["class_pixels"]),
@@ -83,7 +83,7 @@ def read_record(file: Path) -> Record | None:
         ) from error
 
 
-def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -> TrainSettings:
+def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -> ChosenSettings:
     """The chosen settings of a run that goes on, with those that may change taken from now.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from segformer_jax.images.flips import Flip, check_directions
 
@@ -26,6 +26,7 @@ Loss = Literal[
 Schedule = Literal["poly", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Tracker = Literal["tensorboard", "trackio"]
+Settings = TypeVar("Settings", bound="TrainSettings")
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 
 
@@ -167,7 +168,7 @@ class TrainSettings:
     process_id: int | None = None
 
     def __post_init__(self):
-        _check_types(dataclasses.asdict(self))
+        _check_types(type(self), dataclasses.asdict(self))
         whole = ("steps", "batch_size", "short_side", "ohem_min_kept", "save_every", "eval_every")
         for name in whole:
             _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
@@ -258,7 +259,7 @@ class TrainSettings:
         return cls(**(recipe | changes))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainSettings":
+    def from_dict(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
         """From what `to_dict` gives, or a part of it.
 
         Raises:
@@ -269,7 +270,7 @@ class TrainSettings:
         if unknown:
             raise ValueError(f"there is no setting {', '.join(unknown)}; there is {_listed(known)}")
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        _check_types(values)
+        _check_types(cls, values)
         return cls(**_with_floats(values))
 
     @classmethod
@@ -297,6 +298,21 @@ class TrainSettings:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChosenSettings(TrainSettings):
+    """The settings of a run with a value for each that `TrainSettings` may leave open."""
+
+    steps: int
+    batch_size: int
+    crop: tuple[int, int]
+    short_side: int
+    lr: float
+    warmup: int
+    head_factor: float
+    eval_every: int
+    workers: int
+
+
 # what may change when a run is resumed, for it changes nothing of the result
 MAY_CHANGE = (
     "data",
@@ -319,8 +335,8 @@ def _check(settings: TrainSettings, name: str, holds: Any, rule: str) -> None:
         raise ValueError(f"{name} is {value!r}; {rule}")
 
 
-def _check_types(values: Mapping[str, Any]) -> None:
-    kinds = get_type_hints(TrainSettings)
+def _check_types(of: type[TrainSettings], values: Mapping[str, Any]) -> None:
+    kinds = get_type_hints(of)
     for name, value in values.items():
         if not _fits(value, kinds[name]):
             raise ValueError(f"{name} is {value!r}; it is {_described(kinds[name])}")

@@ -1,7 +1,6 @@
 """The model card holds the scores, and a command that makes the run again."""
 
 import shlex
-from dataclasses import replace
 
 import pytest
 
@@ -9,7 +8,7 @@ from segformer_jax import cli
 from segformer_jax.data.check import Survey
 from segformer_jax.training.card import command, write_card
 from segformer_jax.training.record import Record
-from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.settings import ChosenSettings, TrainSettings
 
 SETTINGS = TrainSettings(
     data="my data",
@@ -38,7 +37,8 @@ SCORES = {
 
 
 def test_the_card_holds_scores_and_settings(tmp_path):
-    chosen = replace(SETTINGS, steps=1000, batch_size=8, short_side=96, warmup=10, head_factor=10.0)
+    found = dict(steps=1000, batch_size=8, short_side=96, warmup=10, head_factor=10.0)
+    chosen = ChosenSettings(**(vars(SETTINGS) | found | dict(eval_every=100, workers=0)))
     survey = Survey(sizes=((96, 128),) * 20, class_pixels=(1, 2), ignored_pixels=0)
     record = Record(SETTINGS, chosen, survey, {0: "a|b", 1: "road"})
     write_card(tmp_path / "best", record, step=600, scores=SCORES)

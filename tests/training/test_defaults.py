@@ -6,7 +6,7 @@ import pytest
 
 from segformer_jax.data.check import Survey
 from segformer_jax.training.defaults import check_batch, choose, class_weights, processor_size
-from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.settings import ChosenSettings, TrainSettings
 
 MIXED = ((480, 640), (400, 600), (600, 400), (300, 450), (600, 900))
 
@@ -15,7 +15,7 @@ def survey(*sizes: tuple[int, int], pixels: tuple[int, ...] = (900, 100, 0, 400)
     return Survey(sizes=sizes, class_pixels=pixels, ignored_pixels=0)
 
 
-def chosen(found: Survey, *, platform: str = "cpu", devices: int = 1, **asked) -> TrainSettings:
+def chosen(found: Survey, *, platform: str = "cpu", devices: int = 1, **asked) -> ChosenSettings:
     return choose(TrainSettings(**asked), found, platform=platform, devices=devices)[0]
 
 

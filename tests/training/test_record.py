@@ -9,12 +9,22 @@ import pytest
 import segformer_jax
 from segformer_jax.data.check import Survey
 from segformer_jax.training.record import Record, read_record, resumed
-from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
+from segformer_jax.training.settings import MAY_CHANGE, ChosenSettings, TrainSettings
 
 ASKED = TrainSettings(data="d", out="run", steps=5)
+FOUND = dict(
+    batch_size=8,
+    crop=(64, 64),
+    short_side=64,
+    lr=1e-3,
+    warmup=0,
+    head_factor=1.0,
+    eval_every=5,
+    workers=0,
+)
 RECORD = Record(
     asked=ASKED,
-    chosen=replace(ASKED, batch_size=8, crop=(64, 64), lr=1e-3, workers=0),
+    chosen=ChosenSettings(**(vars(ASKED) | FOUND)),
     survey=Survey(sizes=((40, 50), (60, 70)), class_pixels=(1, 2), ignored_pixels=3),
     id2label={0: "road", 1: "façade"},
 )
@@ -95,7 +105,9 @@ def test_a_record_from_before_several_data_sets_is_read(tmp_path):
 def test_a_record_keeps_several_data_sets(tmp_path):
     asked = replace(ASKED, data=("d", "e"), data_weights=(1.0, 2.5))
     survey = replace(RECORD.survey, parts=(1, 1))
-    record = replace(RECORD, asked=asked, chosen=asked, survey=survey)
+    record = replace(
+        RECORD, asked=asked, chosen=replace(RECORD.chosen, **_data_of(asked)), survey=survey
+    )
     record.write(tmp_path / "settings.json")
     assert read_record(tmp_path / "settings.json") == record
 
