@@ -9,13 +9,12 @@ from segformer_jax.atomic import writable_folder
 
 @contextlib.contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
-    """The folder, made when missing, and taken away where an error leaves a new one empty."""
+    """The folder, created if missing, and removed if it is new and nothing was written there."""
     new = not folder.exists()
     writable_folder(folder)
     try:
         yield
-    except BaseException:
+    finally:
         if new:
             with contextlib.suppress(OSError):  # it holds files
                 folder.rmdir()
-        raise

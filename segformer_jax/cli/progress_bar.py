@@ -33,7 +33,8 @@ def progress(total: int | None, *, unit: str) -> Iterator[Callable[[], None]]:
             of = f"/{total:,}" if total else ""
             say(f"{done:,}{of} {unit}s, {done / (now - started):.1f} a second")
 
-    with tqdm(total=total, unit=unit, disable=not sys.stderr.isatty()) as bar:
+    quiet = total == 1 or not sys.stderr.isatty()
+    with tqdm(total=total, unit=unit, disable=quiet) as bar:
         yield step
 
 

@@ -1,53 +1,70 @@
-"""`segment` for pictures named one by one: all are looked at before the first is segmented."""
+"""`segment` for pictures named one by one: one that can't be read is reported, the rest is done."""
 
-import sys
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from segformer_jax.cli.out_dir import output_folder
-from segformer_jax.cli.printing import make_console, make_table, print_json
+from segformer_jax.cli.printing import make_console, make_table, one_line, print_json, say
+from segformer_jax.cli.progress_bar import progress, say_aside
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.inference.segmentation import ENDINGS
 
 
 def segment_photos(images: tuple[Path, ...], request: Request) -> int:
-    """DIR/<stem>.overlay.png and so on for each picture, and a table of classes."""
-    _check_pictures(images, request.max_pixels)
-    results = []
+    """DIR/<stem>.overlay.png and so on for each picture, and a table of classes.
+
+    Returns:
+        1 if one of several pictures can't be read, else 0.
+
+    Raises:
+        ImageError: the only picture can't be read.
+    """
+    from segformer_jax.images.read import check_image
+    from segformer_jax.inference.pipeline import segment_many
+
+    _check_names(images)
+    alone = len(images) == 1
+    if alone:  # before the model is loaded
+        check_image(images[0], max_pixels=request.max_pixels)
+
+    def save(image, result):
+        files = {kind: request.out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in request.outputs}
+        for file in files.values():
+            result.save(file, alpha=request.alpha)
+        written = {kind: str(file) for kind, file in files.items()}
+        return {"image": str(image)} | result.to_dict() | {"outputs": written}
+
+    results, failed = [], []
     with output_folder(request.out_dir):
         segmenter = request.segmenter()
-        starts = range(0, len(images), request.batch_size)
-        quiet = len(starts) < 2 or not sys.stderr.isatty()
-        for start in tqdm(starts, unit="batch", disable=quiet):
-            some = images[start : start + request.batch_size]
-            found = segmenter(list(some), protocol=request.protocol)
-            for image, result in zip(some, found, strict=True):
-                files = {
-                    kind: request.out_dir / f"{image.stem}{ENDINGS[kind]}"
-                    for kind in request.outputs
-                }
-                for file in files.values():
-                    result.save(file, alpha=request.alpha)
-                written = {kind: str(file) for kind, file in files.items()}
-                results.append({"image": str(image)} | result.to_dict() | {"outputs": written})
-            if not request.json:
-                with tqdm.external_write_mode():  # the bar steps aside
-                    for result in results[start:]:
-                        print_segmentation(result)
+        outcomes = segment_many(segmenter, images, then=save, protocol=request.protocol)
+        with contextlib.closing(outcomes), progress(len(images), unit="picture") as step:
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    if alone:
+                        raise outcome.error
+                    reason = one_line(outcome.error)
+                    failed.append({"image": str(outcome.source), "error": reason})
+                    say_aside(reason)
+                else:
+                    results.append(outcome.value)
+                    if not request.json:
+                        with tqdm.external_write_mode():  # the bar steps aside
+                            print_segmentation(outcome.value)
+                step()
     if request.json:
-        print_json({"model": request.model, "images": results})
-    return 0
+        print_json({"model": request.model, "images": results, "failed": failed})
+    elif failed:
+        say(f"pictures that could not be read: {len(failed):,}")
+    return 1 if failed else 0
 
 
-def _check_pictures(images: tuple[Path, ...], max_pixels: int) -> None:
-    """All that names and headers tell: no wrong file in the list is found when half is written."""
-    from segformer_jax.images.read import check_image
-
+def _check_names(images: tuple[Path, ...]) -> None:
     by_stem: dict[str, Path] = {}
     for image in images:
-        check_image(image, max_pixels=max_pixels)
         if image.stem in by_stem:
             raise ValueError(
                 f"{by_stem[image.stem]} and {image} would both be written as {image.stem}.*: "

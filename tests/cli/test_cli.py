@@ -22,7 +22,7 @@ from segformer_jax import SegformerConfig, Segmenter, cli, process
 from segformer_jax.checkpoints import hub
 from segformer_jax.models.arithmetic import multiply_adds
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STREET = ROOT / "examples" / "street.jpg"
 PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()"]
 
@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_exit_code_2(case, run, model, tmp_path):
         case "truncated":
             image.write_bytes(STREET.read_bytes()[:100_000])
         case "missing":
-            images = [STREET, tmp_path / "missing.jpg"]
+            images = [tmp_path / "missing.jpg"]
         case "a folder among others":
             images = [image, tmp_path]
         case "no picture":
@@ -175,30 +175,35 @@ def test_bad_input_is_one_line_and_exit_code_2(case, run, model, tmp_path):
     assert not out.is_dir()
 
 
-def test_a_wrong_file_anywhere_in_the_list_is_found_before_anything_is_written(run, tmp_path):
-    images = [tmp_path / f"{i}.png" for i in range(3)]
-    for image in images:
-        Image.open(STREET).resize((100, 80)).save(image)
-    options = ["--out-dir", tmp_path / "out", "--batch-size", "1"]
-    images[2].write_text("hello")
-    code, printed, said = run("segment", *images, *options)
-    assert (code, printed, "2.png is not a picture" in said) == (2, "", True)
-    assert not (tmp_path / "out").exists()
-    code, printed, said = run("segment", *images[:2], STREET, *options, "--max-pixels", "8000")
-    assert (code, printed, "--max-pixels" in said) == (2, "", True)
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_was_done_before_a_damaged_picture_is_shown(run, tmp_path):
-    small, damaged = tmp_path / "small.png", tmp_path / "damaged.jpg"
+def test_several_pictures_are_segmented_but_for_those_that_cannot_be_read(run, tmp_path):
+    small, damaged, text = (tmp_path / name for name in ("small.png", "damaged.jpg", "text.png"))
     Image.open(STREET).resize((100, 80)).save(small)
     damaged.write_bytes(STREET.read_bytes()[:100_000])
+    text.write_text("hello")
     out = tmp_path / "out"
-    code, printed, said = run("segment", small, damaged, "--out-dir", out, "--batch-size", "1")
-    assert (code, "truncated" in said) == (2, True)
+    images = [text, damaged, small, tmp_path / "missing.jpg"]
+    code, printed, said = run("segment", *images, "--out-dir", out, "--batch-size", "1")
+    assert code == 1
+    for reason in ("text.png is not a picture", "truncated", "there is no file", "be read: 3"):
+        assert reason in said
     written = sorted(out.iterdir())
     assert [file.name for file in written] == ["small.mask.png", "small.overlay.png"]
     assert all(str(file) in printed for file in written)
+
+    code, printed, said = run("segment", *images, "--out-dir", out, "--json")
+    report = json.loads(printed)
+    assert code == 1
+    assert [Path(row["image"]).name for row in report["images"]] == ["small.png"]
+    assert [row["image"] for row in report["failed"]] == [str(images[i]) for i in (0, 1, 3)]
+
+
+def test_pictures_that_are_all_unreadable_leave_no_folder(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("hello")
+    out = tmp_path / "out"
+    code, printed, _ = run("segment", tmp_path / "a.png", tmp_path / "b.png", "--out-dir", out)
+    assert (code, printed) == (1, "")
+    assert not out.exists()
 
 
 def test_the_limit_on_pixels_can_be_raised(run, tmp_path):

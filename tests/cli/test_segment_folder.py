@@ -16,7 +16,7 @@ from tiny import write_tiny
 from segformer_jax import Segmenter, cli
 from segformer_jax.cli.segment_request import Request
 
-STREET = Path(__file__).resolve().parents[1] / "examples" / "street.jpg"
+STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 PROGRAM = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from segformer_jax.cli import main; main()"
