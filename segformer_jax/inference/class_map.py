@@ -8,13 +8,11 @@ without scores.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt
 
 from segformer_jax.bilinear import bilinear_neighbours
@@ -58,11 +56,11 @@ def start_class_map(
     if logits.shape[-1] > 1 and not scores and _on_cpu(logits):
 
         def finish_on_cpu():
-            with _on_its_device(logits):
+            with jax.set_mesh(None):
                 return class_map_on_cpu(logits, size), None
 
         return finish_on_cpu
-    with _on_its_device(logits):
+    with jax.set_mesh(None):  # under a caller's, all arrays must lie on its devices
         strips = list(class_map_strips(logits, size, scores=scores, threshold=threshold))
     for strip in strips:
         for part in strip:
@@ -77,13 +75,6 @@ def start_class_map(
         return whole, np.concatenate(certainties)[: size[0]] if scores else None
 
     return finish
-
-
-def _on_its_device(logits: Array) -> AbstractContextManager:
-    """Leaves the caller's `jax.set_mesh`, under which all arrays must lie on its devices."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return nullcontext()
-    return jax.set_mesh(Mesh(np.array(list(logits.devices())), ("device",)))
 
 
 def class_map_strips(

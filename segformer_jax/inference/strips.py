@@ -49,6 +49,8 @@ def class_strips(
 ) -> Iterator[Strip]:
     """A few rows of the class map after the others: classes, and their probabilities or None.
 
+    Each is made outside of the caller's `jax.set_mesh`, which is back wherever the caller goes on.
+
     Args:
         segmenter: the model in use.
         pixels: the picture.
@@ -60,8 +62,25 @@ def class_strips(
     Raises:
         ValueError: the protocol has a threshold, and the model several labels.
     """
+    columns = columns or (0, pixels.size[1])
+    strips = _class_strips(segmenter, pixels, protocol, columns, scores)
+    while True:
+        with jax.set_mesh(None):
+            strip = next(strips, None)
+        if strip is None:
+            return
+        yield strip
+
+
+def _class_strips(
+    segmenter: Segmenter,
+    pixels: Pixels,
+    protocol: Protocol,
+    columns: tuple[int, int],
+    scores: bool,
+) -> Iterator[Strip]:
     height, width = pixels.size
-    left, right = columns or (0, width)
+    left, right = columns
     labels = segmenter.num_labels
     check_threshold(protocol.threshold, labels)
     rows = _strip_rows(rounded_width(right - left), labels)
