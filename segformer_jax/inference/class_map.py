@@ -6,7 +6,6 @@ so that photos of a thousand sizes compile a few programs. CPUs have a faster wa
 without scores.
 """
 
-import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -16,7 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 
 from segformer_jax.bilinear import bilinear_neighbours
-from segformer_jax.inference.class_map_cpu import class_map_on_cpu, index_type, padded
+from segformer_jax.inference.best_class import best_of_logits, check_threshold
+from segformer_jax.inference.class_map_cpu import class_map_on_cpu, padded
+from segformer_jax.ops.resize import lerp
 
 ROWS = 128
 
@@ -90,24 +91,6 @@ def class_map_strips(
         yield _strip(logits, strip, columns, scores, threshold)
 
 
-def check_threshold(threshold: float, labels: int) -> None:
-    """Raises a ValueError where a model of so many labels has no use for a threshold."""
-    if labels > 1 and threshold != 0.5:
-        raise ValueError(
-            f"threshold must be 0.5 with {labels} labels, got {threshold}: each pixel has its best "
-            "class; a threshold is for models of one label"
-        )
-
-
-def of_one_label(
-    logits: Float[Array, "*size"], *, threshold: float, scores: bool
-) -> tuple[UInt[Array, "*size"], Float[Array, "..."]]:
-    """1 where the probability is above the threshold, else 0; and the probability of that."""
-    there = logits > math.log(threshold / (1 - threshold))
-    best = there.astype(jnp.uint8)
-    return best, jax.nn.sigmoid(jnp.where(there, logits, -logits)) if scores else logits[:0]
-
-
 @lru_cache(maxsize=16)  # the pictures of a folder, and the frames of a film, are mostly of one size
 def _neighbours(grid, size, sharding):
     """The neighbours of every strip's rows, and of the columns, on the device if it is one."""
@@ -134,17 +117,6 @@ def _on_cpu(logits: Array) -> bool:
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _strip(logits, rows, columns, scores, threshold):
-    x = _lerp(logits[0].astype(jnp.float32), rows, 0)
-    x = _lerp(x, columns, 1)  # rows width labels
-    labels = x.shape[-1]
-    if labels == 1:
-        return of_one_label(x[..., 0], threshold=threshold, scores=scores)
-    best = jnp.argmax(x, -1).astype(index_type(labels))
-    return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
-
-
-def _lerp(x, neighbours, axis):
-    low, high, weight = neighbours
-    weight = weight.reshape([-1 if i == axis else 1 for i in range(3)])
-    below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
-    return below + (above - below) * weight
+    x = lerp(logits[0].astype(jnp.float32), rows, 0)
+    x = lerp(x, columns, 1)  # rows width labels
+    return best_of_logits(x, threshold=threshold, scores=scores)

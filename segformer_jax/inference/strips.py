@@ -16,8 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 
 from segformer_jax.images.flips import reversed_sides
-from segformer_jax.inference.class_map import check_threshold, of_one_label, rounded_width
-from segformer_jax.inference.class_map_cpu import index_type
+from segformer_jax.inference.best_class import (
+    best_of_logits,
+    best_of_probabilities,
+    check_threshold,
+)
+from segformer_jax.inference.class_map import rounded_width
 from segformer_jax.inference.pixels import Pixels
 from segformer_jax.inference.protocol import Protocol, View
 from segformer_jax.inference.segmenter import Segmenter
@@ -257,11 +261,7 @@ def _full(low, taps):
 
 @functools.partial(jax.jit, static_argnames=("scores", "threshold"))
 def _strip(low, taps, scores, threshold):
-    x = _full(low, taps)
-    if x.shape[-1] == 1:
-        return of_one_label(x[..., 0], threshold=threshold, scores=scores)
-    best = jnp.argmax(x, -1).astype(index_type(x.shape[-1]))
-    return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
+    return best_of_logits(_full(low, taps), threshold=threshold, scores=scores)
 
 
 @jax.jit
@@ -272,11 +272,4 @@ def _plus_probabilities(total, low, taps):
 
 @functools.partial(jax.jit, static_argnames=("count", "scores", "threshold"))
 def _best_of_mean(total, count, scores, threshold):
-    mean = total / count
-    if mean.shape[-1] == 1:
-        top = mean[..., 0]
-        there = top > threshold
-        best = there.astype(jnp.uint8)
-        return best, jnp.where(there, top, 1 - top) if scores else top[:0]
-    best = jnp.argmax(mean, -1).astype(index_type(mean.shape[-1]))
-    return best, mean.max(-1) if scores else mean[:0, :, 0]
+    return best_of_probabilities(total / count, threshold=threshold, scores=scores)
