@@ -13,7 +13,7 @@ from segformer_jax.checkpoints.flat import Flat, Skeleton
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding, state
-from segformer_jax.training.choices import class_weights
+from segformer_jax.training.defaults import class_weights
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer

@@ -17,9 +17,9 @@ from jax.sharding import AxisType
 from PIL import Image
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, Segmenter
 from segformer_jax import SegformerImageProcessor
-from segformer_jax.inference.film import segment_film
+from segformer_jax.video.film import segment_film
 from segformer_jax.inference.protocol import Protocol, Windows
-from segformer_jax.inference.raster import segment_raster
+from segformer_jax.geo.raster import segment_raster
 
 folder, rng = Path(sys.argv[1]), np.random.default_rng(0)
 coarse = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8))
