@@ -21,6 +21,7 @@ from rich.table import Table
 import segformer_jax
 from benchmarks.cases import training_step
 from segformer_jax.checkpoints import names
+from segformer_jax.checkpoints.flat import values_of
 
 BATCH, SIDE, LABELS = 8, 256, 11
 RATE, DECAY = 6e-5, 0.01
@@ -118,7 +119,7 @@ def _assert_equal_gradients(folder: str) -> None:
         )(params)
 
     ours, state = loss_and_gradients(params, pixels, labels)
-    given = {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    given = values_of(state)
     np.testing.assert_allclose(float(ours), theirs.item(), rtol=1e-5)
     assert given.keys() == wanted.keys()
     whole = np.sqrt(sum(np.sum(np.square(g)) for g in wanted.values()))

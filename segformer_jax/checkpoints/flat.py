@@ -6,6 +6,7 @@ What Hugging Face's layout can't say, another attention or head, is kept so:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,54 @@ Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": 
 KEPT = nnx.Not(nnx.RngState)  # streams of random numbers are no weights
 
 
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without its values, and how to make it whole again.
+
+    Attributes:
+        graph: what its modules are.
+        fixed: of its own streams of random numbers what stays as it is.
+        state: the Variables of all else, of which the types matter and not the values.
+    """
+
+    graph: Any
+    fixed: Any
+    state: Any
+
+    def model(self, values: Mapping[str, Any]) -> Any:
+        """The model with these values, by their dotted paths; traceable."""
+        filled = nnx.map_state(lambda path, own: own.replace(values[_dotted(path)]), self.state)
+        return nnx.merge(self.graph, self.fixed, filled, copy=True)
+
+
+def skeleton_of(model: nnx.Module, *, fixed: type[nnx.RngState] = nnx.RngState) -> Skeleton:
+    """The model's skeleton, `fixed` being what of its random streams no value is given for."""
+    return Skeleton(*nnx.split(model, fixed, ...))
+
+
+def variables(state: Any) -> dict[str, nnx.Variable]:
+    """Every Variable by its dotted path."""
+    return {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
+
+
+def values_of(state: Any) -> Flat:
+    """Every value by its dotted path."""
+    return {name: variable.get_value() for name, variable in variables(state).items()}
+
+
 def flat_state(model: nnx.Module) -> Flat:
     """Every parameter and statistic by its dotted path."""
-    state = nnx.to_flat_state(nnx.state(model, KEPT))
-    return {".".join(map(str, path)): variable.get_value() for path, variable in state}
+    return values_of(nnx.state(model, KEPT))
 
 
 def fill(model: nnx.Module, values: Mapping[str, Any]) -> None:
     """Puts values in by path, each cast to its place's type by NumPy, which compiles nothing."""
-    filled = []
-    for path, variable in nnx.to_flat_state(nnx.state(model, KEPT)):
-        value = np.array(values[".".join(map(str, path))], variable.get_value().dtype)
-        filled.append((path, variable.replace(jax.device_put(value))))
-    nnx.update(model, nnx.from_flat_state(filled))
+
+    def filled(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        value = np.array(values[_dotted(path)], variable.get_value().dtype)
+        return variable.replace(jax.device_put(value))
+
+    nnx.update(model, nnx.map_state(filled, nnx.state(model, KEPT)))
 
 
 def save_flat(model: nnx.Module, folder: str | Path) -> None:
@@ -77,3 +113,7 @@ def load_flat(model: nnx.Module, folder: str | Path) -> None:
             "build the module as it was when it was saved, then load"
         )
     fill(model, given)
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(map(str, path))

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 from numpy.lib import format as npy
 
+from segformer_jax.bilinear import between, neighbours_at
 from segformer_jax.data.augment import Placement
 from segformer_jax.errors import ImageError
 
@@ -114,8 +115,8 @@ def cells(
     y, x = _middles(height, crop[0], h), _middles(width, crop[1], w)
     y = (view.top + (h - y if view.upside_down else y)) / whole_h
     x = (view.left + (w - x if view.mirrored else x)) / whole_w
-    block = _between(soft.logits, y, soft.border, axis=0)
-    block = _between(block, x, soft.border, axis=1)[..., list(soft.wanted)]
+    block = _at(soft.logits, y, soft.border, axis=0)
+    block = _at(block, x, soft.border, axis=1)[..., list(soft.wanted)]
     logits[: len(y), : len(x)] = (block - np.float32(soft.zero_point)) * np.float32(soft.scale)
     taught[: len(y), : len(x)] = True
     return logits, taught
@@ -127,7 +128,7 @@ def _middles(count: int, crop: int, size: int) -> Float[np.ndarray, " n"]:
     return middles[middles < size]
 
 
-def _between(
+def _at(
     logits: Shaped[np.ndarray, "rows columns classes"],
     shares: Float[np.ndarray, " n"],
     border: float,
@@ -137,10 +138,9 @@ def _between(
     """Rows or columns at shares of the picture's side, by the two that lie about each."""
     last = logits.shape[axis] - 1
     place = np.clip(shares * (last + 1) - border, 0, last)
-    low = place.astype(np.intp)
-    weight = (place - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+    low, high, weight = neighbours_at(place, last + 1, np.float32)
     below = logits.take(low, axis).astype(np.float32)
-    return below + (logits.take(np.minimum(low + 1, last), axis) - below) * weight
+    return between(below, logits.take(high, axis), weight, axis=axis)
 
 
 @contextlib.contextmanager

@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import export, lax
+from jax import export
 from jaxtyping import Array, Float, Shaped, UInt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from segformer_jax import ops
 from segformer_jax.atomic import atomic_path
+from segformer_jax.checkpoints.flat import Flat, skeleton_of, values_of
 from segformer_jax.export.signature import Signature, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.inference.class_map_cpu import index_type
+from segformer_jax.inference.best_class import best_class
 from segformer_jax.inference.compiled import compiler_options
 from segformer_jax.models.contract import in_use, interface_of, logits_of
 
@@ -141,17 +142,14 @@ def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{beside} is damaged ({error}); export the model again") from error
 
 
-def _weights_and_network(model: Any) -> tuple[dict[str, Array], Callable]:
+def _weights_and_network(model: Any) -> tuple[Flat, Callable]:
     """The parameters by their dotted paths, and the logits as a function of them and pixels."""
-    graph, streams, state = nnx.split(model, nnx.RngState, ...)
-    variables = {".".join(map(str, path)): (path, own) for path, own in nnx.to_flat_state(state)}
+    skeleton = skeleton_of(model)
 
-    def network(weights: dict[str, Array], pixels: Array) -> Array:
-        filled = [(path, own.replace(weights[name])) for name, (path, own) in variables.items()]
-        whole = nnx.merge(graph, streams, nnx.from_flat_state(filled))
-        return logits_of(whole, pixels).astype(jnp.float32)
+    def network(weights: Flat, pixels: Array) -> Array:
+        return logits_of(skeleton.model(weights), pixels).astype(jnp.float32)
 
-    return {name: own.get_value() for name, (_, own) in variables.items()}, network
+    return values_of(skeleton.state), network
 
 
 def _for_platform(platforms: Sequence[str], run: Callable) -> Callable:
@@ -185,7 +183,7 @@ def _open_sizes(model: Any) -> Iterator[None]:
 def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:
     table = pixel_table(processor, config) if signature.preprocess else None
 
-    def run(weights: dict[str, Array], pixels: Array) -> Array:
+    def run(weights: Flat, pixels: Array) -> Array:
         size = pixels.shape[1:3]
         logits = network(weights, pixels if table is None else normalized(pixels, table))
         return classes(logits, size) if signature.argmax else logits
@@ -203,11 +201,7 @@ def normalized(
 
 def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[Array, "b h w"]:
     """The best class of every pixel, torch's way: the logits are upsampled, then compared."""
-    wide = ops.resize_bilinear(logits, size=tuple(size))
-    labels = wide.shape[-1]
-    if labels == 1:
-        return (wide[..., 0] > 0).astype(jnp.uint8)
-    return lax.argmax(wide, 3, jnp.int32).astype(index_type(labels))
+    return best_class(ops.resize_bilinear(logits, size=tuple(size)), above=0.0)
 
 
 def _input(signature: Signature, config: Any) -> Shaped[Any, "b h w c"]:

@@ -21,6 +21,7 @@ from segformer_jax.errors import ImageError
 from segformer_jax.geo.pixels import RasterPixels, open_raster, window_of
 from segformer_jax.images.draw import overlay as blended
 from segformer_jax.images.labels import palette_for
+from segformer_jax.inference.best_class import index_type
 from segformer_jax.inference.protocol import Protocol, Windows
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.inference.windowed import class_strips
@@ -135,7 +136,7 @@ def _counted(classes: UInt[np.ndarray, "*n"]) -> dict[int, int]:
 @contextlib.contextmanager
 def _mask_file(path: str | Path, pixels: RasterPixels, segmenter: Segmenter) -> Iterator[Callable]:
     labels = len(segmenter.id2label)
-    kind = np.uint8 if labels <= 255 else np.uint16
+    kind = index_type(labels)
     with _tiff(path, pixels, count=1, dtype=kind, nodata=np.iinfo(kind).max) as file:
         if kind == np.uint8:
             colours = palette_for(segmenter.id2label).tolist()

@@ -63,7 +63,8 @@ def upsampled_strips(
 
     As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`: centres are half a
     cell off, the edge is clamped, and shrinking is not antialiased. Each row is interpolated along
-    its width first and then along the height, as torch's CPU kernel does.
+    its width first and then along the height, as torch's CPU kernel does, which weighs both
+    neighbours; `bilinear.between` saves a product, and rounds otherwise.
     """
     h, w, classes = logits.shape
     height, width = size

@@ -6,19 +6,18 @@ so that photos of a thousand sizes compile a few programs. CPUs have a faster wa
 without scores.
 """
 
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt
 
 from segformer_jax.bilinear import bilinear_neighbours
-from segformer_jax.inference.class_map_cpu import class_map_on_cpu, index_type, padded
+from segformer_jax.inference.best_class import best_of_logits, check_threshold
+from segformer_jax.inference.class_map_cpu import class_map_on_cpu, padded
+from segformer_jax.ops.resize import lerp
 
 ROWS = 128
 
@@ -58,11 +57,11 @@ def start_class_map(
     if logits.shape[-1] > 1 and not scores and _on_cpu(logits):
 
         def finish_on_cpu():
-            with _on_its_device(logits):
+            with jax.set_mesh(None):
                 return class_map_on_cpu(logits, size), None
 
         return finish_on_cpu
-    with _on_its_device(logits):
+    with jax.set_mesh(None):  # under a caller's, all arrays must lie on its devices
         strips = list(class_map_strips(logits, size, scores=scores, threshold=threshold))
     for strip in strips:
         for part in strip:
@@ -79,13 +78,6 @@ def start_class_map(
     return finish
 
 
-def _on_its_device(logits: Array) -> AbstractContextManager:
-    """Leaves the caller's `jax.set_mesh`, under which all arrays must lie on its devices."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return nullcontext()
-    return jax.set_mesh(Mesh(np.array(list(logits.devices())), ("device",)))
-
-
 def class_map_strips(
     logits: Float[Array, "1 h w labels"],
     size: tuple[int, int],
@@ -97,24 +89,6 @@ def class_map_strips(
     rows, columns = _neighbours(logits.shape[1:3], size, logits.sharding)
     for strip in rows:
         yield _strip(logits, strip, columns, scores, threshold)
-
-
-def check_threshold(threshold: float, labels: int) -> None:
-    """Raises a ValueError where a model of so many labels has no use for a threshold."""
-    if labels > 1 and threshold != 0.5:
-        raise ValueError(
-            f"threshold must be 0.5 with {labels} labels, got {threshold}: each pixel has its best "
-            "class; a threshold is for models of one label"
-        )
-
-
-def of_one_label(
-    logits: Float[Array, "*size"], *, threshold: float, scores: bool
-) -> tuple[UInt[Array, "*size"], Float[Array, "..."]]:
-    """1 where the probability is above the threshold, else 0; and the probability of that."""
-    there = logits > math.log(threshold / (1 - threshold))
-    best = there.astype(jnp.uint8)
-    return best, jax.nn.sigmoid(jnp.where(there, logits, -logits)) if scores else logits[:0]
 
 
 @lru_cache(maxsize=16)  # the pictures of a folder, and the frames of a film, are mostly of one size
@@ -143,17 +117,6 @@ def _on_cpu(logits: Array) -> bool:
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _strip(logits, rows, columns, scores, threshold):
-    x = _lerp(logits[0].astype(jnp.float32), rows, 0)
-    x = _lerp(x, columns, 1)  # rows width labels
-    labels = x.shape[-1]
-    if labels == 1:
-        return of_one_label(x[..., 0], threshold=threshold, scores=scores)
-    best = jnp.argmax(x, -1).astype(index_type(labels))
-    return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
-
-
-def _lerp(x, neighbours, axis):
-    low, high, weight = neighbours
-    weight = weight.reshape([-1 if i == axis else 1 for i in range(3)])
-    below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
-    return below + (above - below) * weight
+    x = lerp(logits[0].astype(jnp.float32), rows, 0)
+    x = lerp(x, columns, 1)  # rows width labels
+    return best_of_logits(x, threshold=threshold, scores=scores)

@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
 from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.inference.best_class import index_type
 
 ROWS, RANKS = 64, 16  # of a strip: rows of the picture, and pixels per cell
 VECTOR = 8  # floats; the lanes are a multiple of it
@@ -97,11 +98,6 @@ def _ranks(
 
 def _lanes(w: int) -> int:
     return -(-(w + 1) // VECTOR) * VECTOR
-
-
-def index_type(labels: int) -> type[np.unsignedinteger]:
-    """What a class map of so many classes is kept in; 255 is left to ignored pixels."""
-    return np.uint8 if labels <= 255 else np.uint16
 
 
 def padded(values: np.ndarray, length: int) -> np.ndarray:

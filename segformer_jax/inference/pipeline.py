@@ -79,7 +79,8 @@ def segment_many(
             thread, only as far ahead as needed.
         read: a source → an RGB picture, in a reading thread; `read_image` when left out.
         between: sources and their logits, batch by batch in their order → the logits that class
-            maps are made of; in the caller's thread, which it must not keep waiting.
+            maps are made of; in the caller's thread, which it must not keep waiting, and outside
+            of its `jax.set_mesh`.
         then: what is done with each result in a writing thread, such as saving it; its value is the
             outcome's.
         protocol: how a picture becomes inputs; windows and views of one picture at a time.
@@ -140,7 +141,8 @@ def segment_many(
             if logits and spans is not None:
                 watched = watcher.submit(_watch, logits, time.perf_counter(), spans)
             if between is not None:
-                logits = between([one.source for one in good], logits)
+                with jax.set_mesh(None):
+                    logits = between([one.source for one in good], logits)
             return [
                 start_class_map(
                     own, (one.picture.height, one.picture.width), threshold=protocol.threshold

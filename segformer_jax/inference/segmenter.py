@@ -187,7 +187,8 @@ class Segmenter:
         if whole != count:
             pixel_values = np.pad(pixel_values, ((0, whole - count), (0, 0), (0, 0), (0, 0)))
         logits = self._forward(self._leaves, self._put(pixel_values))
-        return logits if whole == count else logits[:count]
+        with jax.set_mesh(None):  # a caller's may have other devices
+            return logits if whole == count else logits[:count]
 
     def class_maps(
         self,

@@ -18,8 +18,12 @@ from jaxtyping import Array, Float, UInt
 
 from segformer_jax.images.flips import reversed_sides
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.inference.class_map import check_threshold, of_one_label, rounded_width
-from segformer_jax.inference.class_map_cpu import index_type
+from segformer_jax.inference.best_class import (
+    best_of_logits,
+    best_of_probabilities,
+    check_threshold,
+)
+from segformer_jax.inference.class_map import rounded_width
 from segformer_jax.inference.protocol import Protocol, View
 from segformer_jax.inference.windows import Axis, Pixels, make_axis
 
@@ -67,6 +71,8 @@ def class_strips(
 ) -> Iterator[Strip]:
     """A few rows of the class map after the others: classes, and their probabilities or None.
 
+    Each is made outside of the caller's `jax.set_mesh`, which is back wherever the caller goes on.
+
     Args:
         segmenter: the model in use.
         pixels: the picture.
@@ -78,8 +84,25 @@ def class_strips(
     Raises:
         ValueError: the protocol has a threshold, and the model several labels.
     """
+    columns = columns or (0, pixels.size[1])
+    strips = _class_strips(segmenter, pixels, protocol, columns, scores)
+    while True:
+        with jax.set_mesh(None):
+            strip = next(strips, None)
+        if strip is None:
+            return
+        yield strip
+
+
+def _class_strips(
+    segmenter: WindowModel,
+    pixels: Pixels,
+    protocol: Protocol,
+    columns: tuple[int, int],
+    scores: bool,
+) -> Iterator[Strip]:
     height, width = pixels.size
-    left, right = columns or (0, width)
+    left, right = columns
     labels = segmenter.num_labels
     check_threshold(protocol.threshold, labels)
     rows = _strip_rows(rounded_width(right - left), labels)
@@ -256,11 +279,7 @@ def _full(low, taps):
 
 @functools.partial(jax.jit, static_argnames=("scores", "threshold"))
 def _strip(low, taps, scores, threshold):
-    x = _full(low, taps)
-    if x.shape[-1] == 1:
-        return of_one_label(x[..., 0], threshold=threshold, scores=scores)
-    best = jnp.argmax(x, -1).astype(index_type(x.shape[-1]))
-    return best, jax.nn.softmax(x, -1).max(-1) if scores else x[:0, :, 0]
+    return best_of_logits(_full(low, taps), threshold=threshold, scores=scores)
 
 
 @jax.jit
@@ -271,11 +290,4 @@ def _plus_probabilities(total, low, taps):
 
 @functools.partial(jax.jit, static_argnames=("count", "scores", "threshold"))
 def _best_of_mean(total, count, scores, threshold):
-    mean = total / count
-    if mean.shape[-1] == 1:
-        top = mean[..., 0]
-        there = top > threshold
-        best = there.astype(jnp.uint8)
-        return best, jnp.where(there, top, 1 - top) if scores else top[:0]
-    best = jnp.argmax(mean, -1).astype(index_type(mean.shape[-1]))
-    return best, mean.max(-1) if scores else mean[:0, :, 0]
+    return best_of_probabilities(total / count, threshold=threshold, scores=scores)

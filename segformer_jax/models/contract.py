@@ -110,14 +110,13 @@ def logits_of(
 
 def _is_segformers(model: Any) -> bool:
     """Whether what sets the logits' shape is the library's own, so that the config tells it."""
-    heads = (SegformerDecodeHead, FoldedDecodeHead)
-    return (
-        type(model) is SegformerForSemanticSegmentation
-        and type(model.decode_head) in heads
-        and all(
-            type(stage) is Stage and type(stage.patch_embeddings) is OverlapPatchEmbeddings
-            for stage in model.segformer.stages
-        )
+    if type(model) is not SegformerForSemanticSegmentation:
+        return False
+    head = model.decode_head
+    folded = type(head) is FoldedDecodeHead
+    return (folded or (type(head) is SegformerDecodeHead and head.foldable)) and all(
+        type(stage) is Stage and type(stage.patch_embeddings) is OverlapPatchEmbeddings
+        for stage in model.segformer.stages
     )
 
 

@@ -199,12 +199,12 @@ class SegformerForSemanticSegmentation(_Pretrained):
         """The same function for use alone: products of parameters are taken once, not per call.
 
         Its parameters are no longer HF's, so it can be neither saved nor trained. A decode head of
-        another type stays as it is written.
+        another type, or with a part of another, stays as it is written.
         """
         if type(self.decode_head) is FoldedDecodeHead:
             return self
         model = nnx.clone(self)
-        if type(self.decode_head) is SegformerDecodeHead:
+        if type(self.decode_head) is SegformerDecodeHead and self.decode_head.foldable:
             model.decode_head = self.decode_head.folded()
         model.segformer.rngs = None
         for _, layer in nnx.iter_modules(model):

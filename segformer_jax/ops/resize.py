@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.bilinear import between, bilinear_neighbours
 from segformer_jax.ops.dispatch import Form, is_known, operation
 
 
@@ -30,12 +30,11 @@ def _by_gathers(x: Float[Array, "b h w c"], *, size: tuple[Any, ...]) -> Float[A
     return x
 
 
-def lerp(x: Float[Array, "b _ _ c"], neighbours: Sequence, axis: int) -> Float[Array, "b _ _ c"]:
+def lerp(x: Float[Array, "*grid"], neighbours: Sequence, axis: int) -> Float[Array, "*resized"]:
     """Rows or columns between those of x: `bilinear_neighbours` says which, and how far."""
     low, high, weight = neighbours
-    weight = weight.astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
     below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
-    return below + (above - below) * weight
+    return between(below, above, weight, axis=axis)
 
 
 def _by_matmuls(x, *, size):

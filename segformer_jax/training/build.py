@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from segformer_jax.checkpoints.flat import Flat, Skeleton
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding, state
@@ -19,7 +20,7 @@ from segformer_jax.training.optimizer import make_optimizer
 from segformer_jax.training.record import Record
 from segformer_jax.training.schedule import cosine_with_warmup, poly_with_warmup
 from segformer_jax.training.settings import ChosenSettings
-from segformer_jax.training.state import Flat, Skeleton, TrainState
+from segformer_jax.training.state import TrainState
 from segformer_jax.training.step import Batch, make_step
 from segformer_jax.training.teacher import distillation
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from segformer_jax.training.optimizer import Flat, frozen
+from segformer_jax.checkpoints.flat import Flat
+from segformer_jax.training.optimizer import frozen
 
 PROJECTIONS = ("*.attention.[qkvo]_proj.kernel", "*.mlp.fc[12].kernel")
 HEADS = ("decode_head.*", "classifier.*")

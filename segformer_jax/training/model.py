@@ -10,7 +10,7 @@ from flax import nnx
 
 from segformer_jax.checkpoints import hub
 from segformer_jax.checkpoints.files import PARAMETERS
-from segformer_jax.checkpoints.flat import save_flat
+from segformer_jax.checkpoints.flat import Flat, save_flat
 from segformer_jax.checkpoints.pretrained import PROCESSOR, load_model
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
@@ -23,7 +23,6 @@ from segformer_jax.training.defaults import processor_size
 from segformer_jax.training.optimizer import frozen
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import VARIANTS, ChosenSettings, TrainSettings
-from segformer_jax.training.state import Flat
 
 
 def starting_model(

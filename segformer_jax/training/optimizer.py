@@ -14,7 +14,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-Flat = dict[str, Array]
+from segformer_jax.checkpoints.flat import Flat
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """What a step changes, and the way between it and a model: flat dicts of dotted names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
 
-Flat = dict[str, Array]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
+from segformer_jax.checkpoints.flat import Flat, Skeleton, skeleton_of, values_of, variables
 
 
 @jax.tree_util.register_dataclass
@@ -41,37 +40,18 @@ class TrainState:
         return self.ema or self.params
 
 
-@dataclass(frozen=True)
-class Skeleton:
-    """A model without its values, and how to make it whole again."""
-
-    graph: Any
-    keys: Any  # of the model's own streams of random numbers, which stay as they are
-    leaves: tuple[tuple[tuple, Any], ...]  # each parameter's and statistic's path and Variable
-
-    def model(self, values: Mapping[str, Array]) -> Any:
-        """The model with these parameters and statistics, by their dotted names; traceable."""
-        filled = [(path, leaf.replace(values[_dotted(path)])) for path, leaf in self.leaves]
-        return nnx.merge(self.graph, self.keys, nnx.from_flat_state(filled), copy=True)
-
-
 def split(model: nnx.Module) -> tuple[Skeleton, Flat, Flat]:
     """The model's skeleton, its parameters and its statistics."""
-    graph, keys, state = nnx.split(model, nnx.RngKey, ...)
-    leaves = tuple(nnx.to_flat_state(state))
-    values = {_dotted(path): leaf.get_value() for path, leaf in leaves}
-    stats = {_dotted(path) for path, leaf in leaves if not isinstance(leaf, nnx.Param)}
-    return (
-        Skeleton(graph, keys, leaves),
-        {name: value for name, value in values.items() if name not in stats},
-        {name: value for name, value in values.items() if name in stats},
-    )
+    skeleton = skeleton_of(model, fixed=nnx.RngKey)
+    params, stats = {}, {}
+    for name, variable in variables(skeleton.state).items():
+        (params if isinstance(variable, nnx.Param) else stats)[name] = variable.get_value()
+    return skeleton, params, stats
 
 
 def stats_of(model: nnx.Module) -> Flat:
     """BatchNorm's statistics and the like, as a training step has left them."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngKey))))
-    return {_dotted(path): leaf.get_value() for path, leaf in state}
+    return values_of(nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngKey))))
 
 
 def start(
@@ -95,7 +75,3 @@ def start(
         optimizer=optimizer.init(own),
         ema=jax.tree.map(jnp.copy, own) if ema else {},
     )
-
-
-def _dotted(path: tuple) -> str:
-    return ".".join(map(str, path))

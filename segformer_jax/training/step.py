@@ -13,11 +13,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from segformer_jax import ops
+from segformer_jax.checkpoints.flat import Flat, Skeleton
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models.contract import logits_of
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.optimizer import ema_update
-from segformer_jax.training.state import Flat, Skeleton, TrainState, stats_of
+from segformer_jax.training.state import TrainState, stats_of
 
 Loss = Callable[[Float[Array, "b h w labels"], Int[Array, "b H W"]], Float[Array, ""]]
 Batch = Mapping[str, Array]

@@ -10,6 +10,7 @@ from flax import nnx
 
 import segformer_jax
 from segformer_jax.checkpoints import names
+from segformer_jax.checkpoints.flat import values_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -80,8 +81,7 @@ def loss_and_gradients(model, x, labels):
 
 
 def by_name(state) -> dict[str, np.ndarray]:
-    flat = nnx.to_flat_state(state)
-    return {".".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in flat}
+    return {name: np.asarray(value) for name, value in values_of(state).items()}
 
 
 def assert_equal_outputs(ours, hf):

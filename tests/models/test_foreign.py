@@ -13,10 +13,11 @@ from segformer_jax import (
     SegformerModel,
 )
 from segformer_jax.export import export_onnx
+from segformer_jax.models.contract import interface_of
 from segformer_jax.models.decode_head import SegformerDecodeHead
 from segformer_jax.models.encoder import Attention
 from segformer_jax.models.foreign import foreign_parts
-from segformer_jax.models.layers import Linear
+from segformer_jax.models.layers import BatchNorm, Dropout, Linear
 
 SIZES = dict(
     num_encoder_blocks=2, depths=(2, 1), sr_ratios=(4, 2), hidden_sizes=(8, 16),
@@ -147,6 +148,103 @@ def test_another_head_runs_as_it_is_written_where_the_librarys_is_folded():
     other_head(model)
     wanted = model(x).logits
     np.testing.assert_array_equal(model.folded()(x).logits, wanted)
+
+
+class Twice(nnx.Module):
+    """A part of the same attributes, of twice the output."""
+
+    def __init__(self, own):
+        vars(self).update(vars(own))
+        self.own = own
+
+    def __call__(self, x):
+        return 2 * self.own(x)
+
+
+class DoubleNorm(BatchNorm):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class DoubleDropout(Dropout):
+    def __call__(self, x, *, rngs=None):
+        return 2 * super().__call__(x, rngs=rngs)
+
+
+def double(layer):
+    for parameter in (layer.kernel, layer.bias):
+        if parameter is not None:
+            parameter[...] = 2 * parameter[...]
+
+
+def other_projection(head):
+    head.linear_projections[0] = Twice(head.linear_projections[0])
+
+
+def other_proj(head):
+    head.linear_projections[1].proj = Twice(head.linear_projections[1].proj)
+
+
+def other_fuse(head):
+    head.linear_fuse = Twice(head.linear_fuse)
+
+
+def biased_fuse(head):
+    own = head.linear_fuse
+    head.linear_fuse = Linear(*own.kernel.shape, rngs=nnx.Rngs(0))
+    head.linear_fuse.kernel, head.linear_fuse.bias = own.kernel, nnx.Param(jnp.full(8, 0.25))
+
+
+def other_norm(head):
+    head.batch_norm.__class__ = DoubleNorm
+
+
+def other_dropout(head):
+    head.dropout.__class__ = DoubleDropout
+
+
+def other_classifier(head):
+    head.classifier = Twice(head.classifier)
+
+
+def double_norm(head):
+    for parameter in (head.batch_norm.scale, head.batch_norm.bias):
+        parameter[...] = 2 * parameter[...]
+
+
+def shift_mean(head):
+    head.batch_norm.mean[...] -= 0.25
+
+
+PARTS = {  # and what of the library's own head does the same
+    other_projection: lambda head: double(head.linear_projections[0].proj),
+    other_proj: lambda head: double(head.linear_projections[1].proj),
+    other_fuse: lambda head: double(head.linear_fuse),
+    biased_fuse: shift_mean,
+    other_norm: double_norm,
+    other_dropout: lambda head: double(head.classifier),
+    other_classifier: lambda head: double(head.classifier),
+}
+
+
+@pytest.mark.parametrize("change", PARTS, ids=lambda change: change.__name__)
+def test_a_head_with_a_part_of_another_type_runs_as_it_is_written(change):
+    x = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    options = dict(initializer_range=0.5, drop_path_rate=0.0, classifier_dropout_prob=0.0)
+    model, wanted = make(**options), make(**options)
+    change(model.decode_head)
+    PARTS[change](wanted.decode_head)
+
+    def check(ours, own):
+        np.testing.assert_allclose(ours, own, rtol=0, atol=2e-6 * np.abs(own).max())  # rounding
+
+    check(model(x).logits, wanted(x).logits)
+    check(model.folded()(x).logits, wanted(x).logits)
+    assert type(model.folded().decode_head) is SegformerDecodeHead
+    assert interface_of(model, size=(64, 64)).logits_shape(64, 96) == (16, 24, 3)
+    model.train()
+    wanted.train()
+    check(model(x).logits, wanted(x).logits)
 
 
 def test_an_activation_may_be_a_function_or_a_module():

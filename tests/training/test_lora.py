@@ -9,6 +9,7 @@ from flax import nnx
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
 from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.training.lora import add_lora, apply_lora, trained_names
+from segformer_jax.training.state import split
 
 SMALL = dict(hidden_sizes=(8, 12, 16, 24), num_attention_heads=(1, 2, 2, 3), decoder_hidden_size=16)
 
@@ -20,16 +21,14 @@ def network():
         SegformerConfig(**SMALL, depths=(1, 1, 1, 1), num_labels=3), rngs=nnx.Rngs(0)
     )
     model.eval()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    variables = {".".join(map(str, path)): (path, x) for path, x in nnx.to_flat_state(params)}
+    skeleton, params, stats = split(model)
     pixels = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
 
     @jax.jit
     def logits_of(flat):
-        state = [(path, x.replace(flat[name])) for name, (path, x) in variables.items()]
-        return nnx.merge(graph, nnx.from_flat_state(state), rest, copy=True)(pixels).logits
+        return skeleton.model(flat | stats)(pixels).logits
 
-    return logits_of, {name: x.get_value() for name, (_, x) in variables.items()}
+    return logits_of, params
 
 
 def trained(adapters):

@@ -8,12 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
 from segformer_jax.export.onnx.graph import Graph, onnx, value
 from segformer_jax.export.onnx.network import decode, encode, resized
 from segformer_jax.export.signature import Signature, check_model, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.inference.best_class import index_type
 from segformer_jax.models.foreign import refuse_foreign
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
@@ -108,7 +111,7 @@ def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConf
 
 def _classes(graph: Graph, logits: str, labels: int) -> str:
     """The best class, the first of equals; of a single label, 1 where its logit is above 0."""
-    kind = onnx().TensorProto.UINT8 if labels <= 255 else onnx().TensorProto.UINT16
+    kind = onnx().helper.np_dtype_to_tensor_dtype(np.dtype(index_type(labels)))
     if labels == 1:
         zero = graph.weight(0, name="zero")
         x = graph.node("Squeeze", logits, graph.integers(1), name="logits.of_label")
@@ -129,6 +132,6 @@ def _output(signature: Signature, config: SegformerConfig) -> Any:
     b, labels = signature.batch or "batch", config.num_labels
     if signature.argmax:
         size = signature.size or ("height", "width")
-        return value("classes", "uint8" if labels <= 255 else "uint16", (b, *size))
+        return value("classes", np.dtype(index_type(labels)).name, (b, *size))
     cells = config.feature_sizes(*signature.size)[0] if signature.size else ("rows", "columns")
     return value("logits", "float", (b, labels, *cells))
