@@ -15,7 +15,7 @@ from flax import nnx
 
 from benchmarks.machine import describe
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter
-from segformer_jax.training.layouts import open_dataset
+from segformer_jax.data.formats import open_dataset
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def make_mosaic(path: Path, side: int, folder: Path) -> None:
     """A square TIFF of the folder's photos side by side, in tiles, without one whole in memory."""
     import rasterio
 
-    from segformer_jax.inference.raster_pixels import window_of
+    from segformer_jax.geo.pixels import window_of
 
     parts = _parts(folder)
     with rasterio.open(
@@ -108,8 +108,8 @@ def _parts(folder: Path) -> list[np.ndarray]:
 def _segment(source: str, model: str, window: str, stride: str) -> None:
     """The child."""
     from segformer_jax import Segmenter
+    from segformer_jax.geo.raster import segment_raster
     from segformer_jax.inference.protocol import Protocol, Windows
-    from segformer_jax.inference.raster import segment_raster
     from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
     keep_freed_memory()

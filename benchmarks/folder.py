@@ -39,7 +39,7 @@ from segformer_jax import (
 from segformer_jax.images.find import find_pictures
 from segformer_jax.images.read import read_image
 from segformer_jax.inference.class_map import start_class_map
-from segformer_jax.inference.many import Span, segment_many, usable_cores, waited_share
+from segformer_jax.inference.pipeline import Span, segment_many, usable_cores, waited_share
 from segformer_jax.process import keep_freed_memory
 
 STREET = Path(__file__).parents[1] / "examples" / "street.jpg"

@@ -37,7 +37,7 @@ def _jax_rate(dtype: str, side: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    from segformer_jax.inference.compiling import compiler_options
+    from segformer_jax.inference.compiled import compiler_options
 
     a = jnp.ones((side, side), dtype)
     product = jax.jit(

@@ -26,11 +26,11 @@ from benchmarks.race import REST
 from benchmarks.report import print_rows
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter
 from segformer_jax.checkpoints.files import weights_file
-from segformer_jax.inference.compiling import compiler_options
-from segformer_jax.training.dataset import Dataset
-from segformer_jax.training.evaluate import model_labels
-from segformer_jax.training.layouts import open_dataset
-from segformer_jax.training.metrics import RunningConfusion, confusion_matrix, scores
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.formats import open_dataset
+from segformer_jax.evaluation.evaluate import model_labels
+from segformer_jax.evaluation.metrics import RunningConfusion, confusion_matrix, scores
+from segformer_jax.inference.compiled import compiler_options
 
 KINDS = ("float", "int8")
 PRODUCTS = {  # rows × inputs × outputs of the layers that b0 and b2 spend most in, at 512×512

@@ -30,7 +30,7 @@ from examples.plain_segformer import segformer
 from segformer_jax import ops
 from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.config import SegformerConfig
-from segformer_jax.inference.forward import forward_pass
+from segformer_jax.inference.compiled import forward_pass
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 MOVES = ("transpose", "pad", "copy")  # by opcode, or by what XLA calls a fusion that does only this

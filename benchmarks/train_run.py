@@ -20,14 +20,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from segformer_jax.data.augment import Augmentation, augment
+from segformer_jax.data.dataset import Dataset
 from segformer_jax.process import keep_freed_memory
 from segformer_jax.training import sharding
-from segformer_jax.training.augment import Augmentation, augment
-from segformer_jax.training.dataset import Dataset
 from segformer_jax.training.loop import Run
 from segformer_jax.training.plan import prepare
+from segformer_jax.training.progress import Teller
 from segformer_jax.training.settings import TrainSettings
-from segformer_jax.training.teller import Teller
 
 WORKERS = 2
 

@@ -19,7 +19,7 @@ def any_size(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
 def exported(folder: Path, shape: tuple[int, ...] | None) -> Path:
     """Our ONNX file of a checkpoint for one shape (b, h, w, 3), or for all; written anew."""
     from segformer_jax import SegformerForSemanticSegmentation
-    from segformer_jax.inference import Signature, export_onnx
+    from segformer_jax.export import Signature, export_onnx
 
     file = folder / f"ours-{'x'.join(map(str, shape)) if shape else 'any'}.onnx"
     signature = Signature(batch=shape[0], size=shape[1:3]) if shape else None

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from segformer_jax.atomic import atomic_path
-from segformer_jax.checkpoints.quantised import INT8_FILE, dequantise
+from segformer_jax.checkpoints.int8 import INT8_FILE, dequantise
 from segformer_jax.checkpoints.torch_file import read_torch_file
 from segformer_jax.errors import WeightsError
 

@@ -6,7 +6,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from segformer_jax.checkpoints.quantised import INT8_FILE
+from segformer_jax.checkpoints.int8 import INT8_FILE
 from segformer_jax.errors import WeightsError
 
 ENTRY_POINTS = "segformer_jax.weights"

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from segformer_jax.atomic import atomic_path
-from segformer_jax.checkpoints import files, hub, names, quantised
+from segformer_jax.checkpoints import files, hub, int8, names
 from segformer_jax.checkpoints.flat import Flat, fill, flat_state
 from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError
@@ -241,7 +241,7 @@ def save_model(
         _check_finite(tensors)
     renamed = names.to_hf(tensors, original_names=original_names)
     if weights == "int8":
-        files.write_safetensors(quantised.quantise(renamed), folder / quantised.INT8_FILE)
+        files.write_safetensors(int8.quantise(renamed), folder / int8.INT8_FILE)
     else:
         files.write_safetensors(renamed, folder / files.SAFETENSORS)
     values = {k: v for k, v in model.config.to_dict().items() if k != "torch_dtype"}
@@ -263,7 +263,7 @@ def _check_no_floats(folder: Path) -> None:
     file = files.weights_file(folder)
     if file is not None and file.name in files.FLOATS:
         raise ValueError(
-            f"{folder} holds {file.name}, which is read before {quantised.INT8_FILE}: save int8 "
+            f"{folder} holds {file.name}, which is read before {int8.INT8_FILE}: save int8 "
             "weights into another folder, or remove the float ones first"
         )
 

@@ -12,7 +12,7 @@ from segformer_jax.cli.export import export
 from segformer_jax.cli.printing import one_line, say, show_warning
 from segformer_jax.cli.segment import segment
 from segformer_jax.cli.serve import serve
-from segformer_jax.cli.training import evaluate, train_command
+from segformer_jax.cli.train import evaluate, train_command
 
 
 def main(arguments: list[str] | None = None) -> None:

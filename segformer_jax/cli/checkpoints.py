@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from segformer_jax.cli.folder import output_folder
+from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import make_console, make_table, print_json
 
 

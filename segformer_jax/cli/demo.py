@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from segformer_jax.cli.printing import say
-from segformer_jax.cli.request import DEFAULT_MODEL, open_segmenter
+from segformer_jax.cli.segment_request import DEFAULT_MODEL, open_segmenter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"  # of a clone; an installed wheel has none
 
@@ -39,7 +39,7 @@ def demo(
         tempfile.TemporaryDirectory(prefix="segformer-jax-") as uploads,
     ):
         os.environ["GRADIO_TEMP_DIR"] = uploads  # photos are gone when the page is
-        from segformer_jax.serve.page import build_page, serve
+        from segformer_jax.demo.page import build_page, serve
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `uploads` is removed
         options = dict(device=device, batch_size=1, max_pixels=max_pixels)

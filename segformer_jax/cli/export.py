@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from segformer_jax.cli.folder import output_folder
+from segformer_jax.cli.out_dir import output_folder
 
 FORMATS = ("stablehlo", "onnx")
 USUAL: dict[str, dict[str, Any]] = {  # the options that one format alone has
@@ -51,7 +51,7 @@ def export(
                 raise ValueError(f"--{name} is of --format {other} alone; this one is {kind}")
     options = {name: given[name] for name in USUAL[kind]}
 
-    from segformer_jax.inference.exporting import Signature
+    from segformer_jax.export.signature import Signature
 
     signature = Signature(
         batch=None if batch == "dynamic" else batch,
@@ -67,9 +67,9 @@ def export(
 def _write(model: str, out: Path, kind: str, signature: Any, options: dict[str, Any]) -> list[Path]:
     from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
     from segformer_jax import SegformerImageProcessor as Processor
-    from segformer_jax.inference.export import export_stablehlo, weights_path
-    from segformer_jax.inference.onnx_export import export_onnx
-    from segformer_jax.inference.onnx_package import onnx
+    from segformer_jax.export.onnx.graph import onnx
+    from segformer_jax.export.onnx.program import export_onnx
+    from segformer_jax.export.stablehlo import export_stablehlo, weights_path
 
     if kind == "onnx":
         onnx()  # what is missing is said before anything is loaded

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from segformer_jax.cli.film import is_film, segment_films
-from segformer_jax.cli.many import names_many, segment_many_files
-from segformer_jax.cli.on_ray import segment_on_ray
-from segformer_jax.cli.photos import segment_photos
-from segformer_jax.cli.protocol import Name, make_protocol
-from segformer_jax.cli.raster import is_raster, segment_rasters
-from segformer_jax.cli.request import DEFAULT_MODEL, Request
+from segformer_jax.cli.protocol_options import Name, make_protocol
+from segformer_jax.cli.segment_film import is_film, segment_films
+from segformer_jax.cli.segment_folder import names_many, segment_many_files
+from segformer_jax.cli.segment_on_ray import segment_on_ray
+from segformer_jax.cli.segment_photos import segment_photos
+from segformer_jax.cli.segment_raster import is_raster, segment_rasters
+from segformer_jax.cli.segment_request import DEFAULT_MODEL, Request
 from segformer_jax.images.flips import Flip
 from segformer_jax.inference.segmentation import Output
 

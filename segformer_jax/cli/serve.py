@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from segformer_jax.cli.printing import say
-from segformer_jax.cli.request import DEFAULT_MODEL, say_licence
+from segformer_jax.cli.segment_request import DEFAULT_MODEL, say_licence
 
 
 def serve(
@@ -38,8 +38,8 @@ def serve(
         device: cpu, gpu or tpu; the fastest there is when left out.
         dtype: what the matrix products compute in.
     """
-    from segformer_jax.serve.protocol import Limits
-    from segformer_jax.serve.server import check_port, run
+    from segformer_jax.server.requests import Limits
+    from segformer_jax.server.run import check_port, run
 
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}; it is at least 1")

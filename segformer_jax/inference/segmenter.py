@@ -17,11 +17,10 @@ from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import start_class_map
-from segformer_jax.inference.compiling import compiler_options
-from segformer_jax.inference.forward import forward_pass
-from segformer_jax.inference.pixels import ImagePixels
+from segformer_jax.inference.compiled import compiler_options, forward_pass
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.inference.windows import ImagePixels
 from segformer_jax.models.contract import in_use, interface_of
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation, check_pixel_values
 
@@ -278,7 +277,7 @@ class Segmenter:
             how = dict(scores=scores, threshold=protocol.threshold)
             maps = self.class_maps(inputs, sizes, **how)
         else:
-            from segformer_jax.inference.strips import whole_class_map  # it needs `Segmenter`
+            from segformer_jax.inference.windowed import whole_class_map  # it needs `Segmenter`
 
             maps = [
                 whole_class_map(self, ImagePixels(p), protocol, scores=scores) for p in pictures

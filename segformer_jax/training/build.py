@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding, state
-from segformer_jax.training.choices import class_weights
+from segformer_jax.training.defaults import class_weights
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer

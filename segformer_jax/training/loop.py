@@ -4,8 +4,9 @@ import contextlib
 import json
 import math
 import signal
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,41 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from segformer_jax.atomic import LEFT_OVER, atomic_path, writable_folder
+from segformer_jax.data.batches import batches
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.soft_targets import SoftClasses
 from segformer_jax.errors import ImageError
+from segformer_jax.evaluation.evaluate import Evaluation, evaluate
+from segformer_jax.evaluation.report import GAP, comparison, write_report
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.training import model as models
 from segformer_jax.training import sharding
 from segformer_jax.training.build import build
 from segformer_jax.training.card import write_card
 from segformer_jax.training.checkpointing import Checkpoints
-from segformer_jax.training.evaluate import Evaluation, evaluate
-from segformer_jax.training.packages import check_packages
-from segformer_jax.training.pipeline import batches
-from segformer_jax.training.plan import CHECKPOINTS, RECORD, Plan, check_given, check_model, prepare
-from segformer_jax.training.progress import Journal, Row, Tracker, read_rows, trackers
+from segformer_jax.training.plan import (
+    CHECKPOINTS,
+    RECORD,
+    Plan,
+    check_given,
+    check_model,
+    check_packages,
+    prepare,
+)
+from segformer_jax.training.progress import (
+    Journal,
+    Row,
+    Teller,
+    Tracker,
+    draw_curves,
+    read_rows,
+    trackers,
+)
 from segformer_jax.training.record import read_record, resumed
-from segformer_jax.training.results import write_results
 from segformer_jax.training.settings import TrainSettings
-from segformer_jax.training.signals import collected_signals
-from segformer_jax.training.soft_targets import SoftClasses
-from segformer_jax.training.teller import Teller
 
 METRICS, FINISHED = "metrics.jsonl", "finished.json"
 
@@ -321,3 +337,67 @@ def _finished(settings: TrainSettings, model: nnx.Module | None) -> Outcome | No
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+@contextlib.contextmanager
+def collected_signals() -> Iterator[list[int]]:
+    """The SIGTERMs and the first Ctrl-C that came, instead of an end; in the main thread only.
+
+    A second Ctrl-C is a KeyboardInterrupt.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        if number in received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+SHOWN = 3  # pictures
+
+
+def write_results(
+    folder: Path,
+    rows: list[Row],
+    *,
+    evaluation: Evaluation,
+    segmenter: Segmenter,
+    validation: Dataset,
+) -> None:
+    """Writes curves.png, validation.png and the report validation/ into a run's folder.
+
+    Args:
+        folder: the run's.
+        rows: of its journal.
+        evaluation: of the segmenter on the validation set.
+        segmenter: has the last weights.
+        validation: the pictures.
+    """
+    draw_curves(rows, folder / "curves.png")
+    write_report(evaluation, segmenter, validation, folder / "validation")
+    shown = [
+        comparison(evaluation, segmenter, validation, index)
+        for index in range(min(SHOWN, len(validation)))
+    ]
+    with atomic_path(folder / "validation.png") as temporary:
+        _below_one_another(shown).save(temporary, format="PNG")
+
+
+def _below_one_another(pictures: list[Image.Image]) -> Image.Image:
+    width = max(picture.width for picture in pictures)
+    height = sum(picture.height + GAP for picture in pictures) - GAP
+    whole, top = Image.new("RGB", (width, height), "white"), 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height + GAP
+    return whole

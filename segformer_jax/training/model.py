@@ -19,7 +19,7 @@ from segformer_jax.models.contract import in_use, interface_of
 from segformer_jax.models.encoder import Stage
 from segformer_jax.models.foreign import MODELS, foreign_parts, in_short
 from segformer_jax.training import lora
-from segformer_jax.training.choices import processor_size
+from segformer_jax.training.defaults import processor_size
 from segformer_jax.training.optimizer import frozen
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import VARIANTS, TrainSettings

@@ -1,5 +1,6 @@
 """A run before its first step: its data is opened and checked, and nothing is left open."""
 
+import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -7,19 +8,19 @@ from typing import Any, get_args
 import jax
 from flax import nnx
 
+from segformer_jax.data.augment import Augmentation
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.order import Share
 from segformer_jax.models.contract import matmul_dtype
 from segformer_jax.training import sharding
-from segformer_jax.training.augment import Augmentation
 from segformer_jax.training.checkpointing import whole_checkpoints
-from segformer_jax.training.choices import check_batch, choose
-from segformer_jax.training.dataset import Dataset
-from segformer_jax.training.mixed import open_run_data
+from segformer_jax.training.defaults import check_batch, choose
 from segformer_jax.training.model import described, kept_apart
-from segformer_jax.training.order import Share
+from segformer_jax.training.progress import Teller
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import Dtype, TrainSettings
+from segformer_jax.training.sources import open_run_data
 from segformer_jax.training.teacher import check_teacher, teachers_classes
-from segformer_jax.training.teller import Teller
 
 RECORD, CHECKPOINTS = "settings.json", "checkpoints"
 
@@ -159,3 +160,23 @@ def _check_same(record: Record, data: Dataset, parts: tuple[int, ...]) -> None:
 
 def _sum(counts: tuple[int, ...]) -> str:
     return " + ".join(f"{count:,}" for count in counts)
+
+
+ALWAYS = ("grain", "matplotlib", "optax", "orbax.checkpoint")
+TRACKERS = {"tensorboard": "tensorboard.summary", "trackio": "trackio"}
+
+
+def check_packages(settings: TrainSettings) -> None:
+    """Imports all that a run will need, before it costs anybody hours to find that one is missing.
+
+    Raises:
+        ImportError: one is missing; it says how to get it.
+    """
+    wanted = dict.fromkeys(ALWAYS, "train") | {TRACKERS[name]: name for name in settings.log}
+    for package, extra in wanted.items():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"this run needs {package} ({error}): pip install 'segformer-jax[{extra}]'"
+            ) from error

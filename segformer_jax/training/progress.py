@@ -9,6 +9,24 @@ from typing import Any
 
 from segformer_jax.atomic import atomic_path
 
+
+class Teller:
+    """Where a run says what it does; this one says nothing."""
+
+    def say(self, text: str) -> None:
+        """A line."""
+
+    def checking(self, pairs: Iterable[Any]) -> Iterable[Any]:
+        """Hands on what it is given, pair by pair."""
+        return pairs
+
+    def step(self, row: dict[str, Any], *, steps: int) -> None:
+        """A step was done."""
+
+    def evaluating(self, done: int) -> None:
+        """So many more pictures were evaluated."""
+
+
 Row = dict[str, Any]  # of one step: "step", "loss", "lr", …
 FEW = 50  # points of a curve that are marked
 CURVES = (("loss", "loss"), ("lr", "learning rate"), ("val_mean_iou", "validation: mean IoU"))

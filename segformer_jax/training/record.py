@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from segformer_jax.atomic import atomic_path
-from segformer_jax.training.check import Survey
+from segformer_jax.data.check import Survey
 from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
 
 PACKAGES = ("segformer-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")

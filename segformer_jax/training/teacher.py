@@ -10,17 +10,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segformer_jax import ops
 from segformer_jax.checkpoints.pretrained import load_config, load_model
+from segformer_jax.data.check import listed
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.soft_targets import soft_classes
 from segformer_jax.errors import ImageError
 from segformer_jax.models import SegformerForSemanticSegmentation
 from segformer_jax.training import sharding, state
-from segformer_jax.training.check import listed
-from segformer_jax.training.dataset import Dataset
 from segformer_jax.training.distillation import SOFT, Distillation, Targets, shared_classes
 from segformer_jax.training.model import processor_of
+from segformer_jax.training.progress import Teller
 from segformer_jax.training.settings import TrainSettings
-from segformer_jax.training.soft_targets import soft_classes
 from segformer_jax.training.step import normalized
-from segformer_jax.training.teller import Teller
 
 
 def teachers_classes(settings: TrainSettings) -> dict[int, str] | None:

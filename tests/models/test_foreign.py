@@ -12,7 +12,7 @@ from segformer_jax import (
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
-from segformer_jax.inference import export_onnx
+from segformer_jax.export import export_onnx
 from segformer_jax.models.decode_head import SegformerDecodeHead
 from segformer_jax.models.encoder import Attention
 from segformer_jax.models.foreign import foreign_parts

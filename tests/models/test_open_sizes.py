@@ -36,7 +36,7 @@ def test_a_resize_between_open_sizes_is_torchs(form, rng):
         np.testing.assert_allclose(ours, reference.nhwc(wanted), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("form", ["gpu", "tpu"])  # tests/inference/test_export.py runs the CPU's
+@pytest.mark.parametrize("form", ["gpu", "tpu"])  # tests/export/test_stablehlo.py runs the CPU's
 def test_a_network_of_open_sizes_is_transformers(form, tmp_path):
     hf = reference.hf_model("ForSemanticSegmentation", **TWO_STAGES)
     hf.save_pretrained(tmp_path)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import export
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
-from segformer_jax.inference.export import _for_platform
+from segformer_jax.export.stablehlo import _for_platform
 
 SMALL = dict(
     num_encoder_blocks=2, hidden_sizes=(8, 64), depths=(1, 1), num_attention_heads=(2, 2),

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import reference
+from data.folders import save, write_json
 from jax.experimental.compilation_cache import compilation_cache
-from training.folders import save, write_json
 
 from segformer_jax.training.settings import TrainSettings
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 
 from segformer_jax import cli
-from segformer_jax.cli import training
+from segformer_jax.data.check import Survey
 from segformer_jax.training.card import command, write_card
-from segformer_jax.training.check import Survey
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import TrainSettings
 
@@ -57,7 +56,7 @@ def test_the_card_holds_scores_and_settings(tmp_path):
 @pytest.mark.parametrize("settings", [SETTINGS, TrainSettings(data="d", out="o"), SEVERAL])
 def test_the_command_gives_the_same_settings(settings, monkeypatch):
     received = []
-    monkeypatch.setattr(training, "_train", lambda given: received.append(given) or 0)
+    monkeypatch.setattr("segformer_jax.cli.train._train", lambda given: received.append(given) or 0)
     program, *words = shlex.split(command(settings))
     assert program == "segformer-jax"
     with pytest.raises(SystemExit) as stopped:

@@ -20,11 +20,11 @@ from segformer_jax import (
 )
 from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.checkpoints.flat import flat_state, load_flat
-from segformer_jax.inference import Signature, export_stablehlo, load_exported
+from segformer_jax.export import Signature, export_stablehlo, load_exported
 from segformer_jax.models.layers import Linear
 from segformer_jax.training.loop import train
+from segformer_jax.training.progress import Teller
 from segformer_jax.training.settings import TrainSettings
-from segformer_jax.training.teller import Teller
 
 CONFIG = SegformerConfig(
     **{

@@ -38,9 +38,9 @@ from segformer_jax.training import loop
 from segformer_jax.training.loop import Run, train
 from segformer_jax.training.model import run_processor, starting_model, trainable
 from segformer_jax.training.plan import prepare
+from segformer_jax.training.progress import Teller
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.state import split
-from segformer_jax.training.teller import Teller
 
 
 class Listener(Teller):

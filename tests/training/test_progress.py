@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segformer_jax.training.packages import check_packages
+from segformer_jax.training.plan import check_packages
 from segformer_jax.training.progress import Journal, draw_curves, read_rows, trackers
 from segformer_jax.training.settings import TrainSettings
 

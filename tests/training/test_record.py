@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import segformer_jax
-from segformer_jax.training.check import Survey
+from segformer_jax.data.check import Survey
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
 

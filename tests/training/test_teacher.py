@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data.test_soft_targets import write_soft
 from training.runs import (
     NAMES,
     compiled_once,
@@ -21,7 +22,6 @@ from training.runs import (
     write_shapes,
 )
 from training.test_loop import Listener
-from training.test_soft_targets import write_soft
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.checkpoints.pretrained import load_config

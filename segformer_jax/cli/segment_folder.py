@@ -1,0 +1,178 @@
+"""`segment` for a folder, a pattern or a list: unreadable pictures are reported, the rest is done.
+
+The same command goes on where a killed run stopped: a picture is done when all its files are there,
+and they are written whole or not at all.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.atomic import LEFT_OVER, atomic_path
+from segformer_jax.cli.made_with import (
+    FILE,
+    check_settings,
+    read_settings,
+    settings_of,
+    write_settings,
+)
+from segformer_jax.cli.out_dir import output_folder
+from segformer_jax.cli.printing import one_line, print_json, say
+from segformer_jax.cli.progress_bar import progress, say_aside
+from segformer_jax.cli.segment_request import Request
+from segformer_jax.images.find import Found, find_pictures, is_pattern
+from segformer_jax.inference.segmentation import ENDINGS
+
+REPORT = "report.json"
+
+
+def names_many(source: Path) -> bool:
+    """Whether an argument of `segment` stands for many pictures: a folder, a pattern, a list."""
+    return source.is_dir() or is_pattern(source) or source.suffix.lower() == ".txt"
+
+
+def segment_many_files(source: Path, request: Request) -> int:
+    """DIR/<name>.overlay.png and so on for each picture, report.json and segment.json."""
+    root, pictures = find_pictures(source, without=request.out_dir)
+    if root.resolve() == request.out_dir.resolve():
+        raise ValueError(
+            f"--out-dir {request.out_dir} is the folder of the pictures: choose another, or the "
+            "results would be taken for pictures"
+        )
+    _check_names(pictures, request)
+    with output_folder(request.out_dir):
+        settings = settings_of(request, root)
+        if request.overwrite:
+            _remove(pictures, request.out_dir)
+        else:
+            check_settings(settings, request.out_dir)
+            _check_known(pictures, request)
+        _remove_left_overs(pictures, request.out_dir)
+        missing = [own for own in pictures if not _is_there(own, request)]
+        report = {
+            "model": request.model,
+            "source": str(source),
+            "out_dir": str(request.out_dir),
+            "pictures": len(pictures),
+            "done_before": len(pictures) - len(missing),
+        }
+        if missing:
+            report |= _segment(missing, request, settings)
+        else:
+            report |= {"done": 0, "failed": []}
+        with atomic_path(request.out_dir / REPORT) as temporary:
+            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if request.json:
+        print_json(report)
+    else:
+        _print_report(report)
+    return 1 if report["failed"] else 0
+
+
+def output_files(picture: Found, request: Request) -> dict[str, Path]:
+    """Where the asked kinds of results of a picture go."""
+    return {kind: request.out_dir / f"{picture.name}{ENDINGS[kind]}" for kind in request.outputs}
+
+
+def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) -> dict[str, Any]:
+    from segformer_jax.images.read import read_image
+    from segformer_jax.inference.pipeline import Span, segment_many, waited_share
+
+    segmenter = request.segmenter()
+    before = (None if request.overwrite else read_settings(request.out_dir)) or {}
+    write_settings(before | settings, request.out_dir)
+    failed: list[dict[str, str]] = []
+    spans: list[Span] = []
+
+    def read(picture):
+        return read_image(picture.file, max_pixels=request.max_pixels)
+
+    def save(picture, result):
+        for file in output_files(picture, request).values():
+            result.save(file, alpha=request.alpha)
+
+    started = time.monotonic()
+    outcomes = segment_many(
+        segmenter, pictures, read=read, then=save, spans=spans, protocol=request.protocol
+    )
+    with contextlib.closing(outcomes), progress(len(pictures), unit="picture") as step:
+        for outcome in outcomes:
+            if outcome.error is not None:
+                reason = one_line(outcome.error)
+                failed.append({"image": str(outcome.source.file), "error": reason})
+                say_aside(reason)
+            step()
+    seconds = time.monotonic() - started
+    done = len(pictures) - len(failed)
+    report = {
+        "done": done,
+        "failed": failed,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(done / seconds, 3),
+    }
+    return report | ({"device_waited_share": round(waited_share(spans), 4)} if spans else {})
+
+
+def _check_names(pictures: list[Found], request: Request) -> None:
+    """None of the results may have the name of the run's own files."""
+    own = {request.out_dir / name for name in (REPORT, FILE)}
+    for picture in pictures:
+        taken = own & set(output_files(picture, request).values())
+        if taken:
+            raise ValueError(
+                f"{picture.file} would be written as {taken.pop()}, which is the run's own file: "
+                "rename the picture, or leave json out of --outputs"
+            )
+
+
+def _check_known(pictures: Iterable[Found], request: Request) -> None:
+    """Results without a word on how they were made are not taken for this run's."""
+    if (request.out_dir / FILE).exists():
+        return
+    for picture in pictures:
+        for file in output_files(picture, request).values():
+            if file.exists():
+                raise ValueError(
+                    f"{file} is there, but no {FILE} that says how it was made: give another "
+                    "--out-dir, or --overwrite to begin anew"
+                )
+
+
+def _is_there(picture: Found, request: Request) -> bool:
+    return all(os.path.exists(file) for file in output_files(picture, request).values())
+
+
+def _remove(pictures: Iterable[Found], out_dir: Path) -> None:
+    """All results, also those not asked for this time: they would be of other settings."""
+    for picture in pictures:
+        for ending in ENDINGS.values():
+            (out_dir / f"{picture.name}{ending}").unlink(missing_ok=True)
+
+
+def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
+    """What a killed run had begun; other runs may be at work on other pictures."""
+    names = {f"{picture.name}{ending}" for picture in pictures for ending in ENDINGS.values()}
+    for place, _, files in os.walk(out_dir):
+        for name in files:
+            begun = LEFT_OVER.fullmatch(name)
+            if begun and Path(place, begun[1]).relative_to(out_dir).as_posix() in names:
+                Path(place, name).unlink(missing_ok=True)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    if report["done"]:
+        waited = report.get("device_waited_share")  # unknown where pictures go in windows
+        print(
+            f"pictures done: {report['done']:,} in {report['seconds']:.1f} s, "
+            f"{report['images_per_second']:.1f} a second"
+            + ("" if waited is None else f"; the device waited {100 * waited:.1f} % of the time")
+        )
+    if report["done_before"]:
+        print(f"there already: {report['done_before']:,}")
+    if report["failed"]:
+        say(f"pictures that could not be read: {len(report['failed']):,}")
+    print(Path(report["out_dir"]) / REPORT)

@@ -1,0 +1,94 @@
+"""`segment --ray ADDRESS`: pictures on all workers of a Ray cluster."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.cli.printing import one_line, print_json, say
+from segformer_jax.cli.segment_photos import print_segmentation
+from segformer_jax.cli.segment_request import Request, say_licence
+from segformer_jax.inference.protocol import Protocol
+
+ONE_SLASH = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)")
+
+
+def segment_on_ray(images: tuple[Path, ...], request: Request, address: str) -> int:
+    """As `segment_photos`, for pictures, folders and URIs that every machine of the cluster reads.
+
+    Returns:
+        0, or 1 when some of the pictures could not be read.
+    """
+    from segformer_jax.cluster.connection import connect
+
+    _refuse_others(request)
+    sources = [as_given(image) for image in images]
+    out = as_given(request.out_dir)
+    ray = connect(address, "data")
+    say_licence(request.model)
+    try:
+        rows = _rows(ray, sources, out, request)
+    finally:
+        ray.shutdown()
+    results, failed = [], []
+    for row in sorted(rows, key=lambda row: row["path"]):
+        if row["error"]:
+            failed.append({"image": row["path"], "error": row["error"]})
+            continue
+        results.append(
+            {"image": row["path"]}
+            | {key: row[key] for key in ("height", "width", "classes")}
+            | {"outputs": dict(zip(request.outputs, row["outputs"], strict=True))}
+        )
+    if request.json:
+        print_json({"model": request.model, "images": results, "failed": failed})
+    else:
+        for result in results:
+            print_segmentation(result)
+    for failure in failed:
+        say(f"{failure['image']}: {one_line(failure['error'])}")
+    return 1 if failed else 0
+
+
+def _refuse_others(request: Request) -> None:
+    if request.protocol != Protocol():
+        raise ValueError(
+            "--ray takes pictures whole: not --protocol, --slide, --scales, --flip or --threshold"
+        )
+    for name in ("bands", "smoothing", "overwrite"):
+        if getattr(request, name):
+            raise ValueError(f"--ray does not know --{name}")
+
+
+def as_given(place: Path) -> str:
+    """A URI that was taken for a path, which makes one slash of two, with both of them."""
+    return ONE_SLASH.sub(r"\1://", str(place))
+
+
+def _rows(ray: Any, sources: list[str], out: str, request: Request) -> list[dict[str, Any]]:
+    options = dict(
+        model=request.model,
+        outputs=request.outputs,
+        alpha=request.alpha,
+        dtype=request.dtype,
+        device=request.device,
+        batch_size=request.batch_size,
+        max_pixels=request.max_pixels,
+    )
+    if ray.util.client.ray.is_connected():  # ray://: the plan is carried out inside the cluster
+        from segformer_jax.cluster.store import absolute
+
+        task = ray.remote(num_cpus=0)(_segmented)
+        here = [absolute(source) for source in sources]
+        try:
+            return ray.get(task.remote(here, absolute(out), options))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    return _segmented(sources, out, options)
+
+
+def _segmented(sources: list[str], out: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    from segformer_jax.cluster.ray_data import segment_dataset
+
+    return segment_dataset(sources, out, **options).take_all()

@@ -1,0 +1,232 @@
+"""What a picture goes through before each step: scale, crop, flip, colours; its mask likewise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from segformer_jax.data.masks import IGNORED
+from segformer_jax.images.flips import Flip, check_directions, reversed_sides
+
+PADDING = (124, 116, 104)  # ImageNet's mean colour, about 0 once normalised
+CROP_TRIES = 10
+BRIGHTNESS = 32.0  # of 255
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = 36.0  # degrees; OpenCV counts 18 of its 180
+
+Mask = UInt8[np.ndarray, "H W"]
+Picture = UInt8[np.ndarray, "h w 3"]
+Crop = UInt8[np.ndarray, "h w"]
+Planes = Float32[np.ndarray, "3 h w"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The paper's augmentation; its numbers are the defaults.
+
+    Attributes:
+        crop: (height, width) of what comes out; smaller pictures are padded below and to the right.
+        short_side: pixels of the picture's shorter side before the random scale; None: as it is.
+        scale: the least and the largest random factor.
+        cat_max_ratio: a crop with this share of one class, of its pixels that are not ignored, is
+            drawn anew, up to ten times; 1 takes the first.
+        flip: how often a crop is flipped, 0…1.
+        flip_direction: in which directions, each as often: "horizontal" swaps left and right,
+            "vertical" top and bottom, "diagonal" both.
+        photometric: whether brightness, contrast, saturation and hue are changed.
+    """
+
+    crop: tuple[int, int]
+    short_side: int | None = None
+    scale: tuple[int | float, int | float] = (0.5, 2.0)
+    cat_max_ratio: int | float = 0.75
+    flip: int | float = 0.5
+    flip_direction: tuple[Flip, ...] = ("horizontal",)
+    photometric: bool = True
+
+    def __post_init__(self):
+        if len(self.crop) != 2 or min(self.crop) < 1:
+            raise ValueError(f"crop is {self.crop}; it is a height and a width of at least 1 pixel")
+        if self.short_side is not None and self.short_side < 1:
+            raise ValueError(f"short_side is {self.short_side}; it is at least 1 pixel, or None")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
+            raise ValueError(
+                f"scale is {self.scale}; it is the least factor, above 0, and the most"
+            )
+        if not 0 < self.cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio is {self.cat_max_ratio}; it lies in 0…1, 1 is off")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is {self.flip}; it is a probability, 0…1")
+        check_directions(self.flip_direction)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a crop lies in its picture: what was drawn for it, without the colours.
+
+    Attributes:
+        scaled: (height, width) of the whole picture before it was cropped.
+        top: the crop's first row of that.
+        left: its first column.
+        size: (height, width) of what is picture; padding is below and to the right of it.
+        mirrored: whether left and right of that were swapped.
+        upside_down: whether top and bottom were.
+    """
+
+    scaled: tuple[int, int]
+    top: int
+    left: int
+    size: tuple[int, int]
+    mirrored: bool
+    upside_down: bool = False
+
+
+def augment(
+    image: Image.Image, mask: Mask, *, options: Augmentation, rng: np.random.Generator
+) -> tuple[Picture, Crop, Placement]:
+    """A random crop of a picture with its mask, both of the size `options.crop`, and its place.
+
+    It is what resizing the whole picture (bilinear, antialiased where it shrinks; the mask by
+    nearest neighbour) and cropping give; only what is needed is resized.
+
+    Args:
+        image: RGB.
+        mask: class indices, 255 = ignored; of the picture's size.
+        options: what to draw from.
+        rng: draws.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if image.size[::-1] != mask.shape:
+        raise ValueError(
+            f"the picture has height and width {image.size[::-1]}, its mask {mask.shape}"
+        )
+    height, width = _scaled_size(mask.shape, options=options, rng=rng)
+    rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
+    top, left, labels = _crop(mask, rows=rows, columns=columns, options=options, rng=rng)
+    h, w = labels.shape
+    y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
+    box = (left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height))
+    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
+    upside_down, mirrored = reversed_sides(_direction(options, rng))
+    if upside_down:
+        pixels, labels = pixels[::-1], labels[::-1]
+    if mirrored:
+        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+    if options.photometric:
+        pixels = distort(pixels, rng)
+    picture = np.empty((*options.crop, 3), np.uint8)
+    picture[:] = PADDING
+    picture[:h, :w] = pixels
+    padded = np.full(options.crop, IGNORED, np.uint8)
+    padded[:h, :w] = labels
+    view = Placement((height, width), top, left, (h, w), mirrored, upside_down)
+    return picture, padded, view
+
+
+def _direction(options: Augmentation, rng: np.random.Generator) -> Flip | None:
+    """One draw for whether and how, so that one direction draws as it does among several."""
+    drawn = rng.random()
+    if drawn >= options.flip:
+        return None
+    count = len(options.flip_direction)
+    return options.flip_direction[min(int(drawn / options.flip * count), count - 1)]
+
+
+def _scaled_size(
+    size: tuple[int, ...], *, options: Augmentation, rng: np.random.Generator
+) -> tuple[int, int]:
+    factor = rng.uniform(*options.scale)
+    if options.short_side is not None:
+        factor *= options.short_side / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _nearest(size: int, scaled: int) -> np.ndarray:
+    """The pixel that is nearest to each pixel of a scaled axis, as Pillow's NEAREST has it."""
+    return ((np.arange(scaled) + 0.5) * (size / scaled)).astype(np.intp).clip(max=size - 1)
+
+
+def _crop(
+    mask: Mask,
+    *,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    options: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[int, int, Crop]:
+    """Top and left of a crop of the scaled picture, and its labels.
+
+    As in mmsegmentation, the last of the tries is taken whatever it holds.
+    """
+    h, w = min(options.crop[0], len(rows)), min(options.crop[1], len(columns))
+    tries = CROP_TRIES if options.cat_max_ratio < 1 else 0
+    for left_over in range(tries, -1, -1):
+        top = int(rng.integers(len(rows) - h + 1))
+        left = int(rng.integers(len(columns) - w + 1))
+        labels = mask[rows[top : top + h, None], columns[left : left + w]]
+        if not left_over or _is_mixed(labels, options.cat_max_ratio):
+            break
+    return top, left, labels
+
+
+def _is_mixed(labels: Crop, ratio: int | float) -> bool:
+    counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)[:IGNORED]
+    return bool(np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum())
+
+
+def distort(pixels: Picture, rng: np.random.Generator) -> Picture:
+    """The picture with other brightness, contrast, saturation and hue, each half of the time.
+
+    mmsegmentation's ranges and order: brightness, contrast, saturation, hue; or contrast last.
+    Values are cut off at 0 and 255 after every step, and rounded once, at the end.
+    """
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
+    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if rng.random() < 0.5 else None
+    contrast = rng.uniform(*CONTRAST) if rng.random() < 0.5 else None
+    saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
+    hue = rng.uniform(-HUE, HUE) if rng.random() < 0.5 else 0.0
+    contrast_first = rng.random() < 0.5
+    if brightness is not None:
+        planes = (planes + np.float32(brightness)).clip(0, 255)
+    if contrast is not None and contrast_first:
+        planes = (planes * np.float32(contrast)).clip(0, 255)
+    if saturation != 1 or hue:
+        planes = turn_colours(planes, saturation=saturation, hue=hue)
+    if contrast is not None and not contrast_first:
+        planes = (planes * np.float32(contrast)).clip(0, 255)
+    return np.rint(planes).astype(np.uint8).transpose(1, 2, 0)
+
+
+def turn_colours(planes: Planes, *, saturation: int | float, hue: int | float) -> Planes:
+    """RGB planes with their HSV saturation multiplied (1 at most) and their hue turned.
+
+    The value stays: with the largest channel V, the chroma C and the hue in sixths of the circle,
+    each channel is V − C·max(0, min(k, 4 − k, 1)), k = (5, 3, 1) + hue mod 6.
+
+    Args:
+        planes: values of 0…255.
+        saturation: a factor.
+        hue: degrees.
+    """
+    red, green, blue = planes
+    value = planes.max(0)
+    chroma = value - planes.min(0)
+    new_chroma = np.minimum(chroma * np.float32(saturation), value)
+    if not hue:
+        return value - (value - planes) * (new_chroma / np.maximum(chroma, 1))
+    inverse = 1 / np.maximum(chroma, 1)  # greys have no hue: whatever they get is times chroma 0
+    sixth = np.where(
+        value == red,
+        (green - blue) * inverse,
+        np.where(value == green, (blue - red) * inverse + 2, (red - green) * inverse + 4),
+    )
+    turned = sixth + np.float32(hue / 60)
+    out = np.empty_like(planes)
+    for channel, start in enumerate((5, 3, 1)):
+        k = (turned + np.float32(start)) % 6
+        share = np.minimum(np.minimum(k, 4 - k), 1).clip(min=0)
+        out[channel] = value - new_chroma * share
+    return out

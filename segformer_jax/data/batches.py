@@ -1,0 +1,240 @@
+"""An endless stream of batches: the k-th depends on the data set, the seed and k alone."""
+
+import atexit
+import os
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segformer_jax.data.augment import Augmentation
+from segformer_jax.data.augment import augment as augmented
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.order import ENDLESS, Order, Share, import_grain, make_order
+from segformer_jax.data.soft_targets import SoftClasses, cells
+from segformer_jax.errors import ImageError
+
+MAX_THREADS = 16
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    augment: Augmentation,
+    seed: int,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+    soft: SoftClasses | None = None,
+    shares: Sequence[Share] = (),
+) -> Generator[dict[str, np.ndarray]]:
+    """Augmented batches without end, every epoch in another order.
+
+    Sample p of the stream has its picture and its random numbers from (seed, p). Batch k holds the
+    samples from k × `batch_size` on, and each process an equal run of them: the processes' batches,
+    one after the other, are the same batch for any number of processes and workers. To go on after
+    k batches, `start` with k. Close the stream when done, which ends its workers.
+
+    Args:
+        dataset: the pictures; a data set smaller than a batch repeats within it.
+        batch_size: samples of a batch, over all processes.
+        augment: what is done to a picture.
+        seed: of the order and of the augmentation, 0 or more.
+        start: the number of the first batch.
+        process_index: which of the processes this is.
+        process_count: how many processes share a batch.
+        workers: processes that read and augment; 0: threads of this process do.
+        skip_unreadable: the next picture of the epoch, of the same source, stands in for one that
+            can't be read, and a warning names it once.
+        soft: which classes of the data set's soft targets to give along, cropped as the masks.
+        shares: of the sources that the data set is joined from: how often each is drawn from. When
+            empty, every picture comes once an epoch.
+
+    Yields:
+        {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process; with `soft`
+        also "soft", (b, ⌈h/4⌉, ⌈w/4⌉, classes) float32 logits, and "taught", which of these cells
+        have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool.
+
+    Raises:
+        ValueError: an empty data set, a negative number, processes that don't divide the batch,
+            sources of another number of pictures.
+        ImageError: a picture or mask that can't be read.
+        OSError: a worker process was killed.
+        ImportError: grain is missing.
+    """
+    if not len(dataset):
+        raise ValueError("the data set is empty; give one with a picture")
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} can't be split over {process_count} processes: it is a "
+            "multiple of their number"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; it lies in 0…{process_count - 1}")
+    for name, number in (("seed", seed), ("start", start), ("workers", workers)):
+        if number < 0:
+            raise ValueError(f"{name} is {number}; it is 0 or more")
+    stream = _iterate(
+        Samples(
+            dataset,
+            augment,
+            seed=seed,
+            order=make_order(len(dataset), shares=shares, seed=seed),
+            first=start * batch_size + process_index * (batch_size // process_count),
+            run=batch_size // process_count,
+            stride=batch_size,
+            skip_unreadable=skip_unreadable,
+            soft=soft,
+        ),
+        workers=workers,
+    )
+    atexit.register(_close, weakref.ref(stream))  # while the modules are there that it needs
+    return stream
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The samples of one process, one after the other, as a function of their number.
+
+    Attributes:
+        dataset: the pictures.
+        augment: what is done to them.
+        seed: of the random numbers.
+        order: the picture at each position of the stream of all processes.
+        first: the position of the first sample.
+        run: how many samples follow one another in the stream.
+        stride: from the first of a run to the first of the next.
+        skip_unreadable: as `batches`.
+        soft: as `batches`.
+    """
+
+    dataset: Dataset
+    augment: Augmentation
+    seed: int
+    order: Order
+    first: int
+    run: int
+    stride: int
+    skip_unreadable: bool
+    soft: SoftClasses | None
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """The sample, as `batches` has them, and in "skipped" what was wrong with others.
+
+        Or "error" alone: what is wrong with its picture, or, where such are skipped, with all. An
+        exception would come out of grain with grain's own words added.
+        """
+        runs, place = divmod(number, self.run)
+        position = self.first + runs * self.stride + place
+        try:
+            (image, mask), index, skipped = self._pair(position)
+            rng = np.random.default_rng([self.seed, position])
+            pixels, labels, view = augmented(image, mask, options=self.augment, rng=rng)
+            sample = {"image": pixels, "mask": labels, "skipped": skipped}
+            if self.soft is not None:
+                targets = self.soft.read(self.dataset.soft[index])
+                sample["soft"], sample["taught"] = cells(
+                    targets, view, crop=self.augment.crop, classes=len(self.soft.names)
+                )
+        except ImageError as error:
+            return {"error": str(error)}
+        return sample
+
+    def _pair(self, position: int) -> tuple[tuple[Image.Image, np.ndarray], int, tuple[str, ...]]:
+        skipped = []
+        for index in self.order.pictures(position):
+            try:
+                return self.dataset.pair(index), index, tuple(skipped)
+            except ImageError as error:
+                if not self.skip_unreadable:
+                    raise
+                skipped.append(str(error))
+        raise ImageError(
+            f"none of the {len(skipped)} pictures can be read; the first: {skipped[0]}"
+        )
+
+
+def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarray]]:
+    grain = import_grain()
+    stream = grain.MapDataset.range(ENDLESS).map(samples)
+    if workers:  # each makes whole batches, so that only those travel between processes
+        _mark_flags_as_parsed()
+        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        batched = stream.batch(samples.run, batch_fn=_batch).to_iter_dataset(alone)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        iterator = iter(batched.mp_prefetch(options, worker_init_fn=_in_worker))
+    else:
+        threads = min(MAX_THREADS, os.cpu_count() or 1)
+        ahead = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=max(threads, 2 * samples.run)
+        )
+        iterator = iter(stream.to_iter_dataset(ahead).batch(samples.run, batch_fn=_batch))
+    warned: set[str] = set()
+    try:
+        for batch in iterator:
+            if "error" in batch:
+                raise ImageError(batch["error"])
+            for message in batch.pop("skipped"):
+                if message not in warned:
+                    warnings.warn(f"skipped: {message}", stacklevel=2)
+                    warned.add(message)
+            # Copied from the memory that is shared with a worker: that is scarce, and given back.
+            yield {name: np.array(array, copy=bool(workers)) for name, array in batch.items()}
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]  # grain adds lines on its traceback
+        raise OSError(
+            f"{reason} Workers hand over batches in shared memory (/dev/shm): if that is full, "
+            "enlarge it (docker run --shm-size=8g), or take fewer workers, 0 for threads"
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _close(reference: weakref.ref[Generator[Any]]) -> None:
+    stream = reference()
+    if stream is not None:
+        stream.close()
+
+
+def _batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    for sample in samples:
+        if "error" in sample:
+            return sample
+    skipped = tuple(message for sample in samples for message in sample["skipped"])
+    arrays = samples[0].keys() - {"skipped"}
+    batch = {name: np.stack([sample[name] for sample in samples]) for name in arrays}
+    return batch | {"skipped": skipped}
+
+
+def _in_worker(index: int, count: int) -> None:
+    """Ctrl-C is for the parent, which ends its workers; a killed parent ends them as well."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _mark_flags_as_parsed() -> None:
+    """Grain's workers read a flag of absl's, which fails in programs that don't use absl."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,155 @@
+"""All that is wrong with a data set, found before the first step; and what it is made of."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from segformer_jax.data.dataset import IGNORED, Dataset
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import check_image
+
+LISTED = 20
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """One pair: what is wrong with it, or else its size and its pixels by class.
+
+    Attributes:
+        problems: one line each.
+        size: (height, width) of the picture, where it can be read.
+        counts: (256,) pixels of each class index; the last are ignored. Zeros without a mask.
+    """
+
+    problems: tuple[str, ...]
+    size: tuple[int, int] | None
+    counts: Int[np.ndarray, "256"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a data set is made of.
+
+    Attributes:
+        sizes: (height, width) of each picture, in the data set's order.
+        class_pixels: how many pixels each class has; of one class alone, all else and the class.
+        ignored_pixels: how many pixels are ignored.
+        parts: how many of the pictures each of several data sets has; empty for one.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    class_pixels: tuple[int, ...]
+    ignored_pixels: int
+    parts: tuple[int, ...] = ()
+
+
+def check(
+    dataset: Dataset,
+    *,
+    threads: int | None = None,
+    progress: Callable[[Iterable[Examined]], Iterable[Examined]] = iter,
+) -> Survey:
+    """Reads every mask and every picture's header.
+
+    Args:
+        dataset: what to check.
+        threads: that read; as many as there are processors when left out.
+        progress: is handed the pairs as they are done, and hands them on, as tqdm does.
+
+    Raises:
+        ValueError: with every problem of every pair, a line each (the first 20).
+    """
+    problems, sizes, counts = [], [], np.zeros(IGNORED + 1, np.int64)
+    for pair in progress(examine(dataset, threads=threads)):
+        problems += pair.problems
+        sizes.append(pair.size)
+        counts += pair.counts
+    problems += [f"{stray} has no picture" for stray in dataset.strays]
+    if not problems and not dataset.taught:
+        problems += _one_class_only(dataset, counts)
+    if problems:
+        raise ValueError(listed(problems, of="the data set"))
+    return Survey(
+        sizes=tuple(sizes),
+        class_pixels=tuple(counts[: dataset.coding.num_values].tolist()),
+        ignored_pixels=int(counts[IGNORED]),
+    )
+
+
+def examine(dataset: Dataset, *, threads: int | None = None) -> Iterator[Examined]:
+    """Every pair, in order, one after the other as they are done."""
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    try:
+        yield from pool.map(functools.partial(_examine, dataset), range(len(dataset)))
+    finally:  # Ctrl-C does not wait for the rest
+        pool.shutdown(cancel_futures=True)
+
+
+def _examine(dataset: Dataset, index: int) -> Examined:
+    problems = []
+    size, counts = None, np.zeros(IGNORED + 1, np.int64)
+    try:
+        size = _size(dataset, index)
+    except ImageError as error:
+        problems.append(str(error))
+    if not dataset.has_mask(index):
+        counts[IGNORED] = 0 if size is None else size[0] * size[1]
+        return Examined(tuple(problems), size, counts)
+    try:
+        mask = dataset.mask(index)
+    except ImageError as error:
+        problems.append(str(error))
+    else:
+        counts = np.bincount(mask.ravel(), minlength=IGNORED + 1)
+        if size is not None and size != mask.shape:
+            problems.append(dataset.sizes_differ(index, image=size, mask=mask.shape))
+    return Examined(tuple(problems), size, counts)
+
+
+def _size(dataset: Dataset, index: int) -> tuple[int, int]:
+    """(height, width) of the upright picture, from its header."""
+    place: Any = dataset.pictures[index]
+    source = place if isinstance(place, Path) else place.open()
+    if isinstance(source, Image.Image):
+        return _upright_size(source)
+    check_image(source)
+    with Image.open(source) as image:
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+
+
+def _one_class_only(dataset: Dataset, counts: Int[np.ndarray, "256"]) -> list[str]:
+    """Masks of 0 and 255 that were meant as two classes."""
+    present = np.flatnonzero(counts[:IGNORED])
+    if len(present) == 0:
+        return [f"every pixel of the {len(dataset)} masks is {IGNORED}, which is ignored"]
+    if len(present) == 1 and counts[IGNORED] and dataset.coding.num_values == 2:
+        return [
+            f"the masks hold {present[0]} and {IGNORED} alone, and {IGNORED} is ignored: if it is "
+            "your second class, write palette.json beside id2label.json, "
+            '{"0": [0, 0, 0], "1": [255, 255, 255]}'
+        ]
+    return []
+
+
+def listed(problems: list[str], *, of: str) -> str:
+    """A line for each of the first problems, and how many more there are."""
+    count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    have = "have" if of.endswith("s") else "has"
+    lines = [f"{of} {have} {count}", *(f"  {problem}" for problem in problems[:LISTED])]
+    if len(problems) > LISTED:
+        lines.append(f"  … and {len(problems) - LISTED} more")
+    return "\n".join(lines)

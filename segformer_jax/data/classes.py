@@ -1,0 +1,122 @@
+"""The files that name a data set's classes: id2label.json, and palette.json for coloured masks."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.data.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO, Coding, Colour
+
+IGNORED_NAMES = ("ignore", "ignored", "null", "void", str(IGNORED))  # unless a class is called so
+
+
+def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -> dict[int, str]:
+    """Class names by index, from id2label.json in the folder or the one above.
+
+    Args:
+        folder: of the masks.
+        otherwise: what to give where there is no such file; None makes that an error.
+
+    Raises:
+        ValueError: no such file, no JSON, indices other than 0, 1, 2, …, or more than 255 classes.
+    """
+    path = _beside(folder, "id2label.json")
+    if path is None and otherwise is not None:
+        return dict(otherwise)
+    if path is None:
+        raise ValueError(
+            f"there is no id2label.json in {folder} or the folder above: write one with the name "
+            'of each class, such as {"0": "road", "1": "sky"}'
+        )
+    content = _read_json(path)
+    rule = 'it is {"0": "first class", "1": "second class", …}'
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
+        raise ValueError(f"{path} holds no class names: {rule}")
+    if not content or set(content) != {str(index) for index in range(len(content))}:
+        raise ValueError(f"{path} has the indices {_shown(content)}: {rule}, without a gap")
+    if len(content) > IGNORED:
+        raise ValueError(
+            f"{path} has {len(content)} classes; a mask holds at most {IGNORED} (0…254), for "
+            f"{IGNORED} marks ignored pixels: merge classes"
+        )
+    return {index: content[str(index)] for index in range(len(content))}
+
+
+def read_coding(folder: Path, id2label: Mapping[int, str], *, reduce_zero_label: bool) -> Coding:
+    """What the pixels of the masks mean: indices, or colours where there is a palette.json.
+
+    Raises:
+        ValueError: as `read_palette`; `reduce_zero_label` for colours.
+    """
+    colours = read_palette(folder, id2label)
+    if colours and reduce_zero_label:
+        raise ValueError(
+            "reduce_zero_label is for masks of indices; for colours, write the colour that is "
+            'ignored under "ignore" in palette.json'
+        )
+    num_values = max(len(id2label), 2)  # one class alone is told from everything else
+    return Coding(num_values, WITHOUT_ZERO if reduce_zero_label else AS_THEY_ARE, colours)
+
+
+def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colour, int], ...]:
+    """The colours of palette.json with their class indices; nothing where there is no such file.
+
+    Keys are the names or the indices of `id2label`; of one class alone "1" and its name, and "0"
+    is everything else.
+
+    Raises:
+        ValueError: no JSON, a name that is no class, what is no colour, or one colour twice.
+    """
+    path = _beside(folder, "palette.json")
+    if path is None:
+        return ()
+    content = _read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f'{path} holds no colours: it is {{"class": [red, green, blue], …}}')
+    index_of = dict.fromkeys(IGNORED_NAMES, IGNORED)
+    values = id2label if len(id2label) > 1 else {0: "background", 1: id2label[0]}
+    index_of |= {str(index): index for index in values}
+    index_of |= {name: index for index, name in values.items()}
+    colours: dict[Colour, int] = {}
+    for name, value in content.items():
+        if name not in index_of:
+            raise ValueError(
+                f"{path} has {name!r}, which is no class: keys are the names or indices of "
+                'id2label.json, and "ignore"'
+            )
+        many = isinstance(value, list) and value and isinstance(value[0], list)
+        for entry in value if many else [value]:
+            colour = _colour(entry, name=name, path=path)
+            if colours.setdefault(colour, index_of[name]) != index_of[name]:
+                raise ValueError(f"{path} gives the colour {list(colour)} to two classes")
+    return tuple(colours.items())
+
+
+def _colour(value: Any, *, name: str, path: Path) -> Colour:
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(type(part) is int and 0 <= part <= 255 for part in value)
+    ):
+        raise ValueError(
+            f"{path} has {value!r} for {name!r}; a colour is [red, green, blue], each 0…255"
+        )
+    return value[0], value[1], value[2]
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    return next(
+        (place / name for place in (folder, folder.parent) if (place / name).is_file()), None
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8
+        raise ValueError(f"{path} can't be read as JSON: {error}") from error
+
+
+def _shown(keys: Any) -> str:
+    listed = sorted(map(str, keys))
+    return ", ".join(listed[:8]) + (", …" if len(listed) > 8 else "") if listed else "none"

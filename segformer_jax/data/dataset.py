@@ -1,0 +1,154 @@
+"""Pictures with masks, wherever they lie; `formats.open_dataset` finds them."""
+
+import contextlib
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from segformer_jax.data.masks import IGNORED, Coding, read_mask
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import read_image
+
+__all__ = ["IGNORED", "Dataset", "joined"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures with their masks, in a fixed order.
+
+    Attributes:
+        names: one for each pair, unique; for messages and for the names of output files.
+        id2label: class names by index, 0, 1, 2, …
+        pictures: where each picture is: a path, or whatever else has `open()`.
+        masks: where each mask is; None where there is none.
+        coding: what the pixels of a mask mean.
+        strays: masks that have no picture.
+        soft: where each picture's soft targets are, None where there are none; empty where the
+            data set has none at all.
+        taught: whether a teacher stands in for missing masks: their pixels are all ignored then.
+    """
+
+    names: tuple[str, ...]
+    id2label: Mapping[int, str]
+    pictures: tuple[Any, ...]
+    masks: tuple[Any, ...]
+    coding: Coding
+    strays: tuple[Path, ...] = ()
+    soft: tuple[Path | None, ...] = ()
+    taught: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> Image.Image:
+        """The picture, RGB, upright.
+
+        Raises:
+            ImageError: it can't be read; the message names it.
+        """
+        place = self.pictures[index]
+        with _named(str(place)):
+            return read_image(_source(place))
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """The class index of each pixel, 255 where it is ignored.
+
+        One class alone in `id2label` has two values: 0 is everything else, 1 the class.
+
+        Raises:
+            ImageError: there is none, it can't be read, or it holds what is no class; the message
+                names it.
+        """
+        place = self.masks[index]
+        if place is None:
+            raise ImageError(f"{self.pictures[index]} has no mask")
+        with _named(str(place)):
+            return read_mask(_source(place), coding=self.coding)
+
+    def has_mask(self, index: int) -> bool:
+        """Whether the picture must have a mask, or has one."""
+        return not self.taught or self.masks[index] is not None
+
+    def pair(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "h w"]]:
+        """The picture and its mask, or 255 everywhere where a teacher stands in for it.
+
+        Raises:
+            ImageError: as `image` and `mask`; their sizes differ.
+        """
+        image = self.image(index)
+        if not self.has_mask(index):
+            return image, np.full(image.size[::-1], IGNORED, np.uint8)
+        mask = self.mask(index)
+        if image.size[::-1] != mask.shape:
+            raise ImageError(self.sizes_differ(index, image=image.size[::-1], mask=mask.shape))
+        return image, mask
+
+    def first(self, count: int) -> "Dataset":
+        """The first pairs alone."""
+        return replace(
+            self,
+            names=self.names[:count],
+            pictures=self.pictures[:count],
+            masks=self.masks[:count],
+            strays=(),
+            soft=self.soft[:count],
+        )
+
+    def sizes_differ(self, index: int, *, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
+        """The message for a mask of another size, both (height, width)."""
+        return (
+            f"{self.masks[index]} is {mask[1]}×{mask[0]}, its picture {image[1]}×{image[0]} "
+            "(width × height)"
+        )
+
+
+def joined(datasets: Iterable[Dataset]) -> Dataset:
+    """The pairs of several data sets of the same classes, one after the other.
+
+    Raises:
+        ValueError: their classes differ, or their masks are coded differently.
+    """
+    first, *others = datasets
+    for other in others:
+        if (other.id2label, other.coding) != (first.id2label, first.coding):
+            raise ValueError(
+                f"data sets with the classes {list(first.id2label.values())} and "
+                f"{list(other.id2label.values())}, or other values for them, can't be joined"
+            )
+        names = first.names + other.names
+        if len(set(names)) < len(names):
+            names = tuple(f"{place:06d}_{name}" for place, name in enumerate(names))
+        first = replace(
+            first,
+            names=names,
+            pictures=first.pictures + other.pictures,
+            masks=first.masks + other.masks,
+            strays=first.strays + other.strays,
+            soft=_soft(first) + _soft(other) if first.soft or other.soft else (),
+            taught=first.taught or other.taught,
+        )
+    return first
+
+
+def _soft(dataset: Dataset) -> tuple[Path | None, ...]:
+    return dataset.soft or (None,) * len(dataset)
+
+
+def _source(place: Any) -> Any:
+    return place if isinstance(place, Path) else place.open()
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Generator[None]:
+    """Errors of what has no path of its own, too, say which picture it is."""
+    try:
+        yield
+    except ImageError as error:
+        if name in str(error):
+            raise
+        raise ImageError(f"{name}: {error}") from error

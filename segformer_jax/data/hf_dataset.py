@@ -1,0 +1,100 @@
+"""A Hugging Face data set that was saved to disk: a column of pictures and one of masks."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from segformer_jax.data.classes import read_coding, read_id2label
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.splits import NoSplitError, split_name
+from segformer_jax.errors import ImageError
+
+IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
+MASK_COLUMNS = (
+    "label", "labels", "annotation", "annotations", "mask", "segmentation", "segmentation_mask",
+    "semantic_segmentation", "seg", "ground_truth",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture in a row of a table of one column, not yet read."""
+
+    table: Any
+    row: int
+    name: str
+
+    def open(self) -> Image.Image | Path:
+        """The picture, not yet decoded, or the path where it lies.
+
+        Raises:
+            ImageError: there is none, or it is no picture.
+        """
+        (cell,) = self.table[self.row].values()
+        if not cell or not (cell["bytes"] or cell["path"]):
+            raise ImageError(f"{self.name} is empty")
+        if not cell["bytes"]:
+            return Path(cell["path"])
+        try:
+            return Image.open(io.BytesIO(cell["bytes"]))
+        except Exception as error:  # damaged headers raise nearly anything
+            raise ImageError(f"{self.name} is not a picture of a kind that Pillow reads") from error
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def is_saved_dataset(root: Path) -> bool:
+    """Whether `save_to_disk` has written the folder."""
+    return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
+
+
+def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> Dataset:
+    """The pairs of a `datasets.Dataset`, or of one split of a `datasets.DatasetDict`.
+
+    Raises:
+        ValueError: no such split, no columns of pictures and masks, no id2label.json.
+        ImportError: without the package.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"{root} is a Hugging Face data set, which needs: pip install 'segformer-jax[hf]'"
+        ) from error
+    try:
+        loaded: Any = datasets.load_from_disk(str(root))
+    except Exception as error:  # damaged tables raise nearly anything
+        raise ValueError(f"{root} can't be loaded as a saved data set: {error}") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        loaded = loaded[split_name(split, map(str, loaded), place=root)]
+    elif split is not None:
+        raise NoSplitError(f"{root} is one split alone; give it without split={split!r}")
+    pictures = [name for name, kind in loaded.features.items() if isinstance(kind, datasets.Image)]
+    image = next((name for name in IMAGE_COLUMNS if name in pictures), None)
+    mask = next((name for name in MASK_COLUMNS if name in pictures), None)
+    if image is None or mask is None:
+        raise ValueError(
+            f"{root} needs two columns of pictures, such as image and label (of "
+            f"{', '.join(IMAGE_COLUMNS)} and {', '.join(MASK_COLUMNS)}); it has the columns "
+            f"{', '.join(loaded.features)}, of which {', '.join(pictures) or 'none'} hold pictures"
+        )
+    if not len(loaded):
+        raise ValueError(f"{root} has no rows")
+    id2label = read_id2label(root)
+    coding = read_coding(root, id2label, reduce_zero_label=reduce_zero_label)
+
+    def cells(column: str) -> tuple[Cell, ...]:
+        table = loaded.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        return tuple(Cell(table, row, f"{root}, row {row}, {column}") for row in range(len(table)))
+
+    return Dataset(
+        names=tuple(f"row_{row:06d}" for row in range(len(loaded))),
+        id2label=id2label,
+        pictures=cells(image),
+        masks=cells(mask),
+        coding=coding,
+    )

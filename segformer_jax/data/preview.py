@@ -1,0 +1,73 @@
+"""What the network will see, for a person to look at."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from segformer_jax.data.augment import Augmentation
+from segformer_jax.data.batches import batches
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.order import Share
+from segformer_jax.images.draw import legend, overlay
+from segformer_jax.images.labels import palette_for
+
+GAP = 8
+SHEET_WIDTH = 2400  # pixels at most, without the legend
+
+
+def contact_sheet(
+    dataset: Dataset,
+    augment: Augmentation,
+    *,
+    seed: int,
+    count: int,
+    shares: Sequence[Share] = (),
+) -> Image.Image:
+    """The first samples of a training run: each crop beside itself with its mask over it.
+
+    Where the second is as the first, pixels are ignored. A legend names the classes that are there.
+
+    Args:
+        dataset: the pictures.
+        augment: what is done to them.
+        seed: of the run.
+        count: how many samples.
+        shares: as `batches`.
+
+    Raises:
+        ValueError: a count below 1.
+        ImageError: a picture or mask that can't be read.
+    """
+    if count < 1:
+        raise ValueError(f"the contact sheet is of {count} samples; it is of 1 or more")
+    with contextlib.closing(
+        batches(dataset, batch_size=count, augment=augment, seed=seed, shares=shares)
+    ) as stream:
+        batch = next(stream)
+    labels = dict(dataset.id2label)
+    if len(labels) == 1:  # masks tell the class, 1, from all else
+        labels = {0: "all else", 1: labels[0]}
+    palette = palette_for(labels)
+    height, width = augment.crop
+    columns = max(1, round(math.sqrt(count * height / (2 * width))))
+    shrink = min(1.0, SHEET_WIDTH / (columns * 2 * width))
+    w, h = max(1, round(width * shrink)), max(1, round(height * shrink))
+    rows = math.ceil(count / columns)
+    present = [int(index) for index in np.unique(batch["mask"]) if index in labels]
+    key = legend(
+        [(labels[index], palette[index]) for index in present],
+        height=rows * (h + GAP) + GAP,
+        text_size=max(16, columns * 2 * w // 64),
+    )
+    sheet = Image.new("RGB", (columns * (2 * w + GAP) + GAP + key.width, key.height), "white")
+    for place, (pixels, mask) in enumerate(zip(batch["image"], batch["mask"], strict=True)):
+        row, column = divmod(place, columns)
+        left, top = GAP + column * (2 * w + GAP), GAP + row * (h + GAP)
+        crop = Image.fromarray(pixels)
+        sheet.paste(crop.resize((w, h)), (left, top))
+        sheet.paste(overlay(crop, mask, palette).resize((w, h)), (left + w, top))
+    sheet.paste(key, (sheet.width - key.width, 0))
+    return sheet

@@ -1,0 +1,70 @@
+"""Boundary IoU: how well the edges of a class map are met (Cheng et al. 2021, arXiv 2103.16562)."""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt
+
+from segformer_jax.evaluation.metrics import IGNORED
+
+DILATION = 0.02  # the band's width, as a share of the picture's diagonal (paper, section 5)
+
+
+def boundary_counts(
+    labels: UInt[np.ndarray, "H W"], classes: UInt[np.ndarray, "H W"], *, num_classes: int
+) -> Int[np.ndarray, "2 C"]:
+    """The intersection (row 0) and union (row 1) of each class's two bands, in pixels, int64.
+
+    Sums over pictures give the set's boundary IoU. Ignored pixels count nowhere and are no edge,
+    neither of the labels nor of the predictions; the picture's frame is one, as in the paper.
+
+    Args:
+        labels: the true classes, 255 where ignored.
+        classes: the predicted ones.
+        num_classes: how many there are.
+    """
+    width = max(1, round(DILATION * math.hypot(*labels.shape)))
+    ignored = labels == IGNORED
+    true_band = band(labels, ignored, width=width)
+    given_band = band(classes, ignored, width=width)
+
+    def count(where, values):
+        return np.bincount(values[where], minlength=num_classes).astype(np.int64)
+
+    both = count(true_band & given_band & (labels == classes), labels)
+    return np.stack([both, count(true_band, labels) + count(given_band, classes) - both])
+
+
+def band(
+    class_map: UInt[np.ndarray, "H W"], ignored: Bool[np.ndarray, "H W"], *, width: int
+) -> Bool[np.ndarray, "H W"]:
+    """Where a pixel lies within `width` of the edge of its own class's mask.
+
+    That is a mask less its erosion by a square of 2 · width + 1 pixels, for all classes at once:
+    such a square around a pixel holds another class just if its least and largest class differ.
+    """
+    height, wide = class_map.shape
+    largest = np.iinfo(class_map.dtype).max
+    least = _running(np.minimum, np.where(ignored, largest, class_map), width)
+    most = _running(np.maximum, np.where(ignored, 0, class_map), width)
+    edge = least != most
+    edge[:width], edge[max(0, height - width) :] = True, True
+    edge[:, :width], edge[:, max(0, wide - width) :] = True, True
+    return edge & ~ignored
+
+
+def _running(extreme: np.ufunc, values: np.ndarray, width: int) -> np.ndarray:
+    """The extreme of the square around each pixel, one axis after the other, in log(width) steps.
+
+    Windows are cut off at the picture's frame, where every pixel is in the band anyway.
+    """
+    for axis in (0, 1):
+        values = np.swapaxes(values, 0, 1) if axis else values
+        padded = np.pad(values, ((width, width), (0, 0)), mode="edge")
+        length, whole = 1, 2 * width + 1
+        while length < whole:  # padded[i] is the extreme of `length` rows from i on
+            step = min(length, whole - length)
+            padded = extreme(padded[:-step], padded[step:])
+            length += step
+        values = np.swapaxes(padded, 0, 1) if axis else padded
+    return values

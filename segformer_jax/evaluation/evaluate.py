@@ -1,0 +1,310 @@
+"""Evaluation: a segmenter's class maps against a data set's masks, at the masks' own size."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Int, UInt, UInt8
+
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.evaluation.boundary import boundary_counts
+from segformer_jax.evaluation.metrics import (
+    IGNORED,
+    RunningConfusion,
+    Scores,
+    check_beta,
+    check_countable,
+    confusion_matrix,
+    mean,
+    mean_iou,
+    ratio,
+    scores,
+)
+from segformer_jax.inference.class_map import start_class_map
+from segformer_jax.inference.protocol import Protocol
+from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.inference.windowed import whole_class_map
+from segformer_jax.inference.windows import ImagePixels
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How well a model does on a data set.
+
+    Attributes:
+        scores: of the whole set.
+        confusion: (C, C) int64 pixels, rows true, columns predicted.
+        id2label: the classes, in the model's order.
+        per_image: each picture's own mean IoU, over the classes that occur in its labels or
+            prediction, by name; NaN where all is ignored.
+        boundary_iou: (C,) each class's boundary IoU, NaN where it has none, when asked for.
+        protocol: how the pictures were prepared.
+    """
+
+    scores: Scores
+    confusion: Int[np.ndarray, "C C"]
+    id2label: Mapping[int, str]
+    per_image: Mapping[str, float]
+    boundary_iou: Float[np.ndarray, " C"] | None
+    protocol: Protocol
+
+    def worst(self, count: int) -> list[str]:
+        """The names of the pictures with the lowest mean IoU, the lowest first."""
+        known = [name for name, score in self.per_image.items() if not math.isnan(score)]
+        return sorted(known, key=self.per_image.__getitem__)[:count]
+
+    def to_dict(self, *, details: bool = False) -> dict[str, Any]:
+        """Ready for JSON: scores in 0…1, null where there is none, classes by name.
+
+        Args:
+            details: the confusion matrix and each picture's mean IoU as well.
+        """
+        own = self.scores
+        values: dict[str, Any] = {
+            "mean_iou": _number(own.mean_iou),
+            "per_class_iou": self._by_name(own.per_class_iou),
+            "per_class_accuracy": self._by_name(own.per_class_accuracy),
+            "pixel_accuracy": _number(own.pixel_accuracy),
+            "mean_accuracy": _number(own.mean_accuracy),
+            "frequency_weighted_iou": _number(own.frequency_weighted_iou),
+            "mean_dice": _number(own.mean_dice),
+            "per_class_dice": self._by_name(own.per_class_dice),
+            "mean_precision": _number(own.mean_precision),
+            "per_class_precision": self._by_name(own.per_class_precision),
+            "mean_f_score": _number(own.mean_f_score),
+            "per_class_f_score": self._by_name(own.per_class_f_score),
+            "beta": own.beta,
+            "images": len(self.per_image),
+        }
+        if self.boundary_iou is not None:
+            values["boundary_iou"] = _number(mean(self.boundary_iou))
+            values["per_class_boundary_iou"] = self._by_name(self.boundary_iou)
+        values |= self.protocol.to_dict()
+        if details:
+            values["confusion_matrix"] = self.confusion.tolist()
+            values["per_image"] = {name: _number(iou) for name, iou in self.per_image.items()}
+        return values
+
+    def _by_name(self, per_class: Float[np.ndarray, " C"]) -> dict[str, float | None]:
+        often = Counter(self.id2label.values())
+        return {
+            name if often[name] == 1 else f"{name} ({index})": _number(per_class[index])
+            for index, name in sorted(self.id2label.items())
+        }
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    batch_size: int | None = None,
+    short_side: int | None = None,
+    divisor: int = 32,
+    protocol: Protocol | None = None,
+    boundary: bool = False,
+    beta: float = 1.0,
+    progress: Callable[[int], Any] | None = None,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Evaluation:
+    """Segments every picture and compares it with its mask, at the mask's size.
+
+    Memory stays constant: pictures come batch by batch, read in a thread while the batch before is
+    computed, and one confusion matrix is summed up on the device, which has the next batch to
+    compute before the host asks for anything of the last.
+
+    Args:
+        segmenter: the model in use; what its processor makes of a picture is what counts.
+        dataset: the pictures with masks, of the model's classes in any order.
+        batch_size: pictures that are read and computed together; the segmenter's where its
+            processor makes all of one size, else 1, for every size and batch is compiled for.
+        short_side: the paper's protocol instead of the processor's size: the whole picture with
+            this shorter side, its ratio kept (512 for ADE20K).
+        divisor: with `short_side`, both sides are rounded up to a multiple of it.
+        protocol: windows, scales, flips and the threshold of one class; it has a `short_side` and
+            a `divisor` of its own.
+        boundary: boundary IoU as well; costs a few milliseconds a picture.
+        beta: of the F-score: recall counts this many times as much as precision.
+        progress: called with the number of pictures that were just done.
+        process_index: this process's place among those that share the work; JAX's when left out.
+        process_count: their number. Where these are JAX's processes, all of them must call, and
+            each gets the scores of the whole set; else those of its share.
+
+    Raises:
+        ValueError: no pictures, classes that are not the model's, an option out of range,
+            `short_side` or `divisor` beside `protocol`, or a threshold for several classes.
+        ImageError: as `Dataset.pair`.
+    """
+    if protocol is not None and (short_side, divisor) != (None, 32):
+        raise ValueError(
+            "short_side and divisor must be the protocol's where one is given, got short_side "
+            f"{short_side} and divisor {divisor} beside it: evaluate(protocol=dataclasses.replace("
+            "protocol, short_side=…))"
+        )
+    protocol = Protocol(short_side, divisor) if protocol is None else protocol
+    if batch_size is None:
+        batch_size = segmenter.batch_size if protocol.batches_well(segmenter.processor) else 1
+    process_index = jax.process_index() if process_index is None else process_index
+    process_count = jax.process_count() if process_count is None else process_count
+    _check(dataset, batch_size, process_index, process_count)
+    check_beta(beta)
+    indices = range(process_index, len(dataset), process_count)
+    table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
+
+    def read(index: int) -> tuple[Any, UInt8[np.ndarray, "H W"]]:
+        image, labels = dataset.pair(index)
+        whole = protocol.simple  # else the picture is cut up or resized when its turn comes
+        return protocol.inputs(segmenter.processor, image) if whole else image, table[labels]
+
+    confusion = RunningConfusion(count)
+    edges = np.zeros((2, count), np.int64)
+    ious, seen = np.zeros(len(dataset)), np.zeros(len(dataset), np.int64)
+    batches = np.array_split(indices, -(-len(indices) // batch_size)) if indices else []
+
+    def started() -> Iterator[tuple[np.ndarray, Sequence[np.ndarray], Callable[[], list]]]:
+        for batch, pairs in _ahead(lambda batch: [read(int(i)) for i in batch], batches):
+            inputs, masks = zip(*pairs, strict=True)
+            yield batch, masks, _start(segmenter, protocol, inputs, masks)
+
+    def counted() -> Iterator[tuple[np.ndarray, list[Any]]]:
+        for batch, masks, finish in _a_turn_later(started()):
+            means = []
+            for labels, classes in zip(masks, finish(), strict=True):
+                own = confusion_matrix(*_padded(labels, classes), num_classes=count)
+                confusion.add(own, labels.size)
+                means.append(mean_iou(own))
+                if boundary:
+                    edges[...] += boundary_counts(labels, classes, num_classes=count)
+            yield batch, means
+
+    for batch, means in _a_turn_later(counted()):
+        ious[batch], seen[batch] = jax.device_get(means), 1
+        if progress is not None:
+            progress(len(batch))
+
+    sums: list[np.ndarray] = [confusion.total(), edges, ious, seen]
+    if 1 < process_count == jax.process_count():
+        sums = _over_processes(sums)
+    total, edges, ious, seen = sums
+    return Evaluation(
+        scores=scores(total, beta=beta),
+        confusion=total,
+        id2label=segmenter.id2label,
+        per_image={dataset.names[i]: float(ious[i]) for i in np.flatnonzero(seen)},
+        boundary_iou=ratio(edges[0], edges[1]) if boundary else None,
+        protocol=protocol,
+    )
+
+
+def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "256"]:
+    """The model's index of every label of the data set; 255 stays 255.
+
+    The names decide, so that another order does no harm. One class alone, of a model or a data
+    set, has "background" beside it; such a model takes any name for that.
+
+    Raises:
+        ValueError: the classes differ; the error lists both.
+    """
+    own, given = dict(segmenter.id2label), dict(dataset.id2label)
+    check_countable(max(len(own), len(given)))
+    if len(given) == 1:
+        given = {0: "background", 1: given[0]}
+    if segmenter.num_labels == 1 and len(given) == 2:
+        others = [name for name in given.values() if name != own[1]]
+        own[0] = others[0] if len(others) == 1 else own[0]
+    if sorted(own.values()) != sorted(given.values()):
+        raise ValueError(
+            f"the data set's {len(given)} classes ({', '.join(given.values())}) are not the "
+            f"model's {len(own)} ({', '.join(own.values())}): take a model that was trained on "
+            "these classes, or name them in id2label.json as the model does"
+        )
+    table = np.full(256, IGNORED, np.uint8)
+    table[_by_label(given)] = _by_label(own)
+    return table
+
+
+def _start(
+    segmenter: Segmenter, protocol: Protocol, inputs: Sequence[Any], masks: Sequence[np.ndarray]
+) -> Callable[[], list[UInt[np.ndarray, "_ _"]]]:
+    """Tells the device what to compute of a batch; the function waits for its class maps."""
+    if not protocol.simple:  # windows are many runs of the network already
+        return lambda: [
+            whole_class_map(segmenter, ImagePixels(image), protocol)[0] for image in inputs
+        ]
+    finish = [
+        start_class_map(own, mask.shape, threshold=protocol.threshold)
+        for own, mask in zip(segmenter.start(inputs), masks, strict=True)
+    ]
+    return lambda: [own()[0] for own in finish]
+
+
+def _by_label(id2label: Mapping[int, str]) -> list[int]:
+    return sorted(id2label, key=lambda index: (id2label[index], index))
+
+
+def _check(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> None:
+    if not len(dataset):
+        raise ValueError(
+            "the data set has no pictures to evaluate: give a split that has some, "
+            "such as FOLDER/val"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index is {process_index} of process_count {process_count}; it is counted "
+            "from 0 and below process_count"
+        )
+
+
+def _ahead(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result; a thread computes the next one meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            following = (item, thread.submit(function, item))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _a_turn_later(items: Iterable[Item]) -> Iterator[Item]:
+    """Each item once the next one is there, or there is none."""
+    waiting: list[Item] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _padded(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in a row, a power of two of them, so that a few programs serve all sizes."""
+    more = (1 << (labels.size - 1).bit_length()) - labels.size
+    labels = np.pad(labels.reshape(-1), (0, more), constant_values=IGNORED)
+    return labels, np.pad(classes.reshape(-1), (0, more))
+
+
+def _over_processes(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Sums over all processes; sent as halves, for JAX would cut 64 bits down to 32."""
+    gathered = multihost_utils.process_allgather([array.view(np.uint32) for array in arrays])
+    return [
+        np.ascontiguousarray(all_).view(own.dtype).sum(0)
+        for all_, own in zip(gathered, arrays, strict=True)
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,183 @@
+"""SegFormer's layers as ONNX nodes, in the forms that runtimes on CPUs are fast at.
+
+Two layouts meet. Maps, (b, c, h, w), are what runtimes convolve fastest; tokens, (b, n, c), are
+what LayerNorm and attention read. The stream between the blocks is tokens. The Mix-FFN is a map all
+through, its linear layers 1 × 1 convolutions: turned around are the few channels before and after
+it, not the many within.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from segformer_jax.export.onnx.graph import Graph
+from segformer_jax.models.layers import EPSILON
+
+GELU_SINCE = 20  # the opset that has it as an operator
+
+
+def encode(graph: Graph, encoder: Any, x: str) -> list[str]:
+    """The feature maps of normalised pixels (b, c, h, w)."""
+    maps = []
+    for index, stage in enumerate(encoder.stages):
+        x = _stage(graph, stage, x, encoder.config.hidden_act, f"stages.{index}")
+        maps.append(x)
+    return maps
+
+
+def _stage(graph: Graph, stage: Any, x: str, activation: str, name: str) -> str:
+    embeddings = stage.patch_embeddings
+    x = _conv(graph, embeddings.proj, x, name=f"{name}.patch_embeddings.proj")
+    shape = graph.node("Shape", x, name=f"{name}.shape")  # b c h w
+    x = _tokens(graph, x, embeddings.proj.kernel.shape[-1], name=f"{name}.patch_embeddings")
+    x = _norm(graph, embeddings.layer_norm, x, f"{name}.patch_embeddings.layer_norm")
+    for index, block in enumerate(stage.blocks):
+        x = _block(graph, block, x, shape, activation, f"{name}.blocks.{index}")
+    x = _norm(graph, stage.layer_norm, x, f"{name}.layer_norm")
+    return _map(graph, x, shape, name=name)
+
+
+def _block(graph: Graph, block: Any, x: str, shape: str, activation: str, name: str) -> str:
+    y = _norm(graph, block.layernorm_before, x, f"{name}.layernorm_before")
+    y = _attention(graph, block.attention, y, shape, f"{name}.attention")
+    x = graph.node("Add", x, y, name=f"{name}.after_attention")
+    y = _norm(graph, block.layernorm_after, x, f"{name}.layernorm_after")
+    y = _mix_ffn(graph, block.mlp, y, shape, activation, f"{name}.mlp")
+    return graph.node("Add", x, y, name=f"{name}.after_mlp")
+
+
+def _attention(graph: Graph, attention: Any, x: str, shape: str, name: str) -> str:
+    small = x
+    if (reduction := attention.sequence_reduction) is not None:
+        own = f"{name}.sequence_reduction"
+        small = _map(graph, x, shape, name=own)
+        small = _conv(graph, reduction.sequence_reduction, small, name=own)
+        width = reduction.sequence_reduction.kernel.shape[-1]
+        small = _tokens(graph, small, width, name=own)
+        small = _norm(graph, reduction.layer_norm, small, f"{own}.layer_norm")
+    width, heads = attention.q_proj.kernel.shape[-1], attention.heads
+    d = width // heads
+    q = graph.linear(x, attention.q_proj, factor=d**-0.5, name=f"{name}.q_proj")
+    k = graph.linear(small, attention.k_proj, name=f"{name}.k_proj")
+    v = graph.linear(small, attention.v_proj, name=f"{name}.v_proj")
+    if heads > 1:
+        q, k, v = (graph.reshape(y, 0, -1, heads, d, name=name) for y in (q, k, v))
+        q, v = (graph.transpose(y, 0, 2, 1, 3, name=name) for y in (q, v))  # b heads n d
+        k = graph.transpose(k, 0, 2, 3, 1, name=name)  # b heads d k
+    else:
+        k = graph.transpose(k, 0, 2, 1, name=name)  # b d k
+    scores = graph.node("MatMul", q, k, name=f"{name}.scores")
+    weights = graph.node("Softmax", scores, name=f"{name}.softmax", axis=-1)
+    y = graph.node("MatMul", weights, v, name=f"{name}.values")
+    if heads > 1:
+        y = graph.transpose(y, 0, 2, 1, 3, name=name)
+        y = graph.reshape(y, 0, -1, width, name=name)
+    return graph.linear(y, attention.o_proj, name=f"{name}.o_proj")
+
+
+def _mix_ffn(graph: Graph, mlp: Any, x: str, shape: str, activation: str, name: str) -> str:
+    y = _map(graph, x, shape, name=name)
+    y = _pointwise(graph, y, mlp.fc1.kernel[...], mlp.fc1.bias[...], name=f"{name}.fc1")
+    own = mlp.dwconv.dwconv
+    channels = own.kernel.shape[-1]
+    y = graph.conv(
+        y, own.kernel[...], own.bias[...], name=f"{name}.dwconv", padding=1, group=channels
+    )
+    y = _activation(graph, y, activation, f"{name}.{activation}")
+    y = _pointwise(graph, y, mlp.fc2.kernel[...], mlp.fc2.bias[...], name=f"{name}.fc2")
+    return _tokens(graph, y, mlp.fc2.kernel.shape[-1], name=name)
+
+
+def _activation(graph: Graph, x: str, kind: str, name: str) -> str:
+    if kind == "relu":
+        return graph.node("Relu", x, name=name)
+    if kind in ("silu", "swish"):
+        return graph.node("Mul", x, graph.node("Sigmoid", x, name=name), name=name)
+    if graph.opset >= GELU_SINCE:
+        approximate = "tanh" if kind == "gelu_new" else "none"
+        return graph.node("Gelu", x, name=name, approximate=approximate)
+    return _gelu_by_tanh(graph, x, name) if kind == "gelu_new" else _gelu_by_erf(graph, x, name)
+
+
+def _gelu_by_erf(graph: Graph, x: str, name: str) -> str:
+    """The nodes that torch's exporter writes: runtimes know them, and make them one again."""
+    y = graph.node("Div", x, graph.weight(2**0.5, name=f"{name}.root"), name=name)
+    y = graph.node("Erf", y, name=name)
+    y = graph.node("Add", y, graph.weight(1, name=f"{name}.one"), name=name)
+    y = graph.node("Mul", x, y, name=name)
+    return graph.node("Mul", y, graph.weight(0.5, name=f"{name}.half"), name=name)
+
+
+def _gelu_by_tanh(graph: Graph, x: str, name: str) -> str:
+    """x/2 · (1 + tanh(√(2/π) · x · (1 + 0.044715 x²)))."""
+    y = graph.node("Mul", x, x, name=name)
+    y = graph.node("Mul", y, graph.weight(0.044715, name=f"{name}.cubic"), name=name)
+    one = graph.weight(1, name=f"{name}.one")
+    y = graph.node("Mul", x, graph.node("Add", y, one, name=name), name=name)
+    y = graph.node("Mul", y, graph.weight((2 / np.pi) ** 0.5, name=f"{name}.root"), name=name)
+    y = graph.node("Add", graph.node("Tanh", y, name=name), one, name=name)
+    y = graph.node("Mul", x, y, name=name)
+    return graph.node("Mul", y, graph.weight(0.5, name=f"{name}.half"), name=name)
+
+
+def decode(graph: Graph, head: Any, maps: list[str]) -> str:
+    """The folded head: the logits (b, labels, h, w) at the first map's size."""
+    first, *deeper = maps
+    total = _pointwise(
+        graph, first, head.kernels[0][...], head.bias[...], name="decode_head.kernels.0"
+    )
+    for index, x in enumerate(deeper, start=1):
+        name = f"decode_head.kernels.{index}"
+        y = _pointwise(graph, x, head.kernels[index][...], None, name=name)
+        y = resized(graph, y, graph.sizes(first, 2, 4, name=f"{name}.size"), name=name)
+        total = graph.node("Add", total, y, name=f"{name}.add")
+    x = graph.node("Relu", total, name="decode_head.relu")
+    kernel, bias = head.classifier.kernel[...], head.classifier.bias[...]
+    return _pointwise(graph, x, kernel, bias, name="decode_head.classifier")
+
+
+def resized(graph: Graph, x: str, size: str, *, name: str) -> str:
+    """A map (b, c, h, w) at a `size`, (2,) integers, as torch resizes bilinearly."""
+    channels = graph.sizes(x, 0, 2, name=f"{name}.channels")
+    whole = graph.node("Concat", channels, size, name=f"{name}.sizes", axis=0)
+    return graph.node(
+        "Resize",
+        x,
+        "",
+        "",
+        whole,
+        name=f"{name}.resize",
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
+
+
+def _pointwise(graph: Graph, x: str, kernel: Any, bias: Any, *, name: str) -> str:
+    return graph.conv(x, np.asarray(kernel)[None, None], bias, name=name)
+
+
+def _conv(graph: Graph, layer: Any, x: str, *, name: str) -> str:
+    return graph.conv(
+        x,
+        layer.kernel[...],
+        layer.bias[...],
+        name=name,
+        stride=layer.stride,
+        padding=layer.padding,
+    )
+
+
+def _norm(graph: Graph, layer: Any, x: str, name: str) -> str:
+    return graph.layer_norm(x, layer, epsilon=EPSILON, name=name)
+
+
+def _tokens(graph: Graph, x: str, channels: int, *, name: str) -> str:
+    """(b, c, h, w) → (b, h·w, c)."""
+    x = graph.reshape(x, 0, channels, -1, name=name)
+    return graph.transpose(x, 0, 2, 1, name=name)
+
+
+def _map(graph: Graph, x: str, shape: str, *, name: str) -> str:
+    """(b, h·w, c) → (b, c, h, w), which is `shape`."""
+    x = graph.transpose(x, 0, 2, 1, name=name)
+    return graph.node("Reshape", x, shape, name=f"{name}.map")

@@ -1,0 +1,134 @@
+"""Programs for ONNX's runtimes: the folded model, node by node, in standard operators.
+
+Inputs and logits lie as in transformers' exports, channels first. Runtimes know the sizes of a
+graph beforehand where its input's are set, and then leave out the arithmetic on shapes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segformer_jax.atomic import atomic_path
+from segformer_jax.config import SegformerConfig
+from segformer_jax.export.onnx.graph import Graph, onnx, value
+from segformer_jax.export.onnx.network import decode, encode, resized
+from segformer_jax.export.signature import Signature, check_model, pixel_table
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.models.foreign import refuse_foreign
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+
+OLDEST_OPSET = 17  # the first with LayerNormalization
+USUAL_OPSET = 20  # the first with Gelu
+
+
+def export_onnx(
+    model: SegformerForSemanticSegmentation,
+    path: str | Path,
+    *,
+    signature: Signature | None = None,
+    processor: SegformerImageProcessor | None = None,
+    opset: int = USUAL_OPSET,
+) -> None:
+    """Writes the model as one ONNX file in float32, whole or not at all.
+
+    The input is `pixel_values`, (b, channels, h, w) float32, or with "preprocess" `photos`,
+    (b, h, w, 3) uint8. The output is `logits`, (b, labels, ⌈h/4⌉, ⌈w/4⌉), or with "argmax"
+    `classes`, (b, h, w). The class names are in the file's metadata, as `id2label` in JSON.
+
+    Args:
+        model: its parameters are copied, folded.
+        path: of the file.
+        signature: what it takes and gives; pixels and logits of any batch and size when left out.
+        processor: its scale, mean and deviation are built in by the step "preprocess".
+        opset: version of ONNX's operators, at least 17.
+
+    Raises:
+        ImportError: the package onnx is missing.
+        ValueError: another kind of model, a layer of another type than SegFormer's, an opset that
+            is too old or unknown, a size that the network can't take, a missing processor, a path
+            that can't be written.
+    """
+    signature = signature or Signature()
+    check_model(model)
+    refuse_foreign(model, "ONNX", instead="export_stablehlo exports any model")
+    signature.check(model.config)
+    newest = onnx().defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ValueError(
+            f"opset is {opset}; the graph needs {OLDEST_OPSET} at least, and the installed onnx "
+            f"knows up to {newest}"
+        )
+    content = _model(model.folded(), signature, processor, opset).SerializeToString()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _model(model: Any, signature: Signature, processor: Any, opset: int) -> Any:
+    graph, config = Graph(opset), model.config
+    if signature.preprocess:
+        source, size_axes = "photos", (1, 3)
+        pixels = _preprocess(graph, source, processor, config)
+    else:
+        source, size_axes = "pixel_values", (2, 4)
+        pixels = source
+    result = decode(graph, model.decode_head, encode(graph, model.segformer, pixels))
+    if signature.argmax:
+        size = graph.sizes(source, *size_axes, name="picture")
+        result = _classes(graph, resized(graph, result, size, name="logits"), config.num_labels)
+    graph.rename(result, "classes" if signature.argmax else "logits")
+    helper = onnx().helper
+    made = helper.make_graph(
+        graph.nodes,
+        "segformer",
+        [_input(signature, config)],
+        [_output(signature, config)],
+        graph.constants,
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    whole = helper.make_model(
+        made,
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="segformer_jax",
+    )
+    names = json.dumps({str(index): name for index, name in config.id2label.items()})
+    helper.set_model_props(whole, {"id2label": names})
+    return whole
+
+
+def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConfig) -> str:
+    """The processor's arithmetic as one product and one sum per channel."""
+    table = pixel_table(processor, config).astype("float64")
+    factor, shift = (table[255] - table[0]) / 255, table[0]
+    x = graph.node("Cast", photos, name="preprocess", to=onnx().TensorProto.FLOAT)
+    x = graph.node("Mul", x, graph.weight(factor, name="preprocess.factor"), name="preprocess")
+    x = graph.node("Add", x, graph.weight(shift, name="preprocess.shift"), name="preprocess")
+    return graph.transpose(x, 0, 3, 1, 2, name="preprocess")
+
+
+def _classes(graph: Graph, logits: str, labels: int) -> str:
+    """The best class, the first of equals; of a single label, 1 where its logit is above 0."""
+    kind = onnx().TensorProto.UINT8 if labels <= 255 else onnx().TensorProto.UINT16
+    if labels == 1:
+        zero = graph.weight(0, name="zero")
+        x = graph.node("Squeeze", logits, graph.integers(1), name="logits.of_label")
+        x = graph.node("Greater", x, zero, name="above")
+    else:
+        x = graph.node("ArgMax", logits, name="best", axis=1, keepdims=0)
+    return graph.node("Cast", x, name="class", to=kind)
+
+
+def _input(signature: Signature, config: SegformerConfig) -> Any:
+    b, (h, w) = signature.batch or "batch", signature.size or ("height", "width")
+    if signature.preprocess:
+        return value("photos", "uint8", (b, h, w, 3))
+    return value("pixel_values", "float", (b, config.num_channels, h, w))
+
+
+def _output(signature: Signature, config: SegformerConfig) -> Any:
+    b, labels = signature.batch or "batch", config.num_labels
+    if signature.argmax:
+        size = signature.size or ("height", "width")
+        return value("classes", "uint8" if labels <= 255 else "uint16", (b, *size))
+    cells = config.feature_sizes(*signature.size)[0] if signature.size else ("rows", "columns")
+    return value("logits", "float", (b, labels, *cells))

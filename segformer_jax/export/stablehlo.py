@@ -1,0 +1,219 @@
+"""Programs that run with JAX alone: StableHLO, as `jax.export` serialises it.
+
+The file is what `jax.export.Exported.serialize` gives, nothing around it, so that no line of ours
+is needed to run it. The weights are its constants, or lie beside it in safetensors by their dotted
+paths. Sizes that are left open are symbols, b, h and w; one file serves several platforms.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import export, lax
+from jaxtyping import Array, Float, Shaped, UInt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from segformer_jax import ops
+from segformer_jax.atomic import atomic_path
+from segformer_jax.export.signature import Signature, pixel_table
+from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.inference.class_map_cpu import index_type
+from segformer_jax.inference.compiled import compiler_options
+from segformer_jax.models.contract import in_use, interface_of, logits_of
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+USUAL_PLATFORMS = ("cpu", "cuda", "tpu")
+USUAL_SIZE = (512, 512)
+
+
+def export_stablehlo(
+    model: nnx.Module,
+    path: str | Path,
+    *,
+    signature: Signature | None = None,
+    processor: SegformerImageProcessor | None = None,
+    platforms: Sequence[str] = USUAL_PLATFORMS,
+    precision: Literal["default", "highest"] = "default",
+    weights_beside: bool = False,
+) -> None:
+    """Writes the model as one program, whole or not at all.
+
+    Args:
+        model: its parameters are copied, folded. Any module that maps `pixel_values` to an output
+            with `.logits` is exported, as it is written.
+        path: of the program. With `weights_beside` the weights go to `weights_path(path)`, and the
+            program takes them as its first argument, a dict.
+        signature: what it takes and gives; pixels and logits of any batch and size when left out.
+        processor: its scale, mean and deviation are built in by the step "preprocess".
+        platforms: what it can run on, of cpu, cuda, rocm and tpu.
+        precision: of the matrix products: what the platform does by default (TF32 on NVIDIA's
+            GPUs, bfloat16 on TPUs), or float32 everywhere.
+        weights_beside: keep the weights out of the program.
+
+    Raises:
+        ValueError: a model without logits for pixels, an unknown platform, a size that the network
+            can't take, open sizes that it can't be traced with, a missing processor, a path that
+            can't be written.
+    """
+    signature = signature or Signature()
+    model = in_use(model)
+    interface = interface_of(model, size=signature.size or USUAL_SIZE)
+    signature.check(interface)
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise ValueError(f"there is no platform {platform!r}; known are {', '.join(PLATFORMS)}")
+    if not platforms:
+        raise ValueError(f"no platform is given; known are {', '.join(PLATFORMS)}")
+    weights, network = _weights_and_network(model)
+    run = _for_platform(platforms, _with_steps(network, signature, processor, interface))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
+    pixels = _input(signature, interface)
+    exact = jax.default_matmul_precision("highest") if precision == "highest" else nullcontext()
+    with exact, _open_sizes(model):
+        if weights_beside:
+            program = export.export(jax.jit(run), platforms=platforms)(shapes, pixels)
+        else:
+            inside = jax.jit(lambda pixels: run(weights, pixels))
+            program = export.export(inside, platforms=platforms)(pixels)
+    if weights_beside:
+        with atomic_path(weights_path(path)) as temporary:
+            save_file({name: np.asarray(value) for name, value in weights.items()}, temporary)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(program.serialize())
+
+
+def load_exported(path: str | Path) -> Callable[[Any], Array]:
+    """The function in a file that `export_stablehlo` wrote, compiled anew for each new shape.
+
+    Args:
+        path: of the program; its weights are read as well where they lie beside it.
+
+    Returns:
+        A function of pixels, or of photos, that gives logits, or classes: see `Signature`. It
+        raises a ValueError where the program can't take their shape or type.
+
+    Raises:
+        ValueError: the file is no exported program, or its weights are missing or damaged.
+        OSError: it can't be read.
+    """
+    content = Path(path).read_bytes()
+    try:
+        program = export.deserialize(bytearray(content))
+    except Exception as error:  # flatbuffers checks nothing: whatever it stumbles over is raised
+        raise ValueError(
+            f"{path} is no exported program: make one by segformer-jax export MODEL OUT"
+        ) from error
+    weights = [] if len(program.in_avals) == 1 else [jax.device_put(_read_weights(path))]
+    options = compiler_options(jax.default_backend(), jnp.float32)
+    compiled = jax.jit(program.call, compiler_options=options)
+
+    def run(pixels: Any) -> Array:
+        try:
+            return compiled(*weights, pixels)
+        except ValueError as error:  # jax names the rule in its cause alone
+            raise ValueError(
+                f"{path} takes {program.in_avals[-1]}, not {jax.typeof(pixels)}: "
+                f"{error.__cause__ or error}"
+            ) from error
+
+    return run
+
+
+def weights_path(path: str | Path) -> Path:
+    """Where the weights of a program lie that has them beside it: its name and .safetensors."""
+    path = Path(path)
+    return path.with_name(path.name + ".safetensors")
+
+
+def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    beside = weights_path(path)
+    if not beside.is_file():
+        raise ValueError(f"{path} has its weights beside it, in {beside.name}, which is missing")
+    try:
+        return load_file(beside)
+    except SafetensorError as error:
+        raise ValueError(f"{beside} is damaged ({error}); export the model again") from error
+
+
+def _weights_and_network(model: Any) -> tuple[dict[str, Array], Callable]:
+    """The parameters by their dotted paths, and the logits as a function of them and pixels."""
+    graph, streams, state = nnx.split(model, nnx.RngState, ...)
+    variables = {".".join(map(str, path)): (path, own) for path, own in nnx.to_flat_state(state)}
+
+    def network(weights: dict[str, Array], pixels: Array) -> Array:
+        filled = [(path, own.replace(weights[name])) for name, (path, own) in variables.items()]
+        whole = nnx.merge(graph, streams, nnx.from_flat_state(filled))
+        return logits_of(whole, pixels).astype(jnp.float32)
+
+    return {name: own.get_value() for name, (_, own) in variables.items()}, network
+
+
+def _for_platform(platforms: Sequence[str], run: Callable) -> Callable:
+    """A program for one platform is traced in that one's forms.
+
+    For a GPU too it is what every machine can trace, and not cuDNN's kernels, of which JAX does not
+    say that they run on the next release.
+    """
+    if len(platforms) > 1 or platforms[0] not in ops.PLATFORMS:
+        return run
+
+    def run_there(*arguments: Any) -> Array:
+        with ops.use(platforms[0]):
+            return run(*arguments)
+
+    return run_there
+
+
+@contextmanager
+def _open_sizes(model: Any) -> Iterator[None]:
+    """Says what to do where a module of somebody's own needs to know the sizes."""
+    try:
+        yield
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise ValueError(
+            f"{type(model).__name__} can't be traced with open sizes: give them, "
+            f"signature=Signature(batch=1, size=(512, 512)) for example ({error})"
+        ) from error
+
+
+def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:
+    table = pixel_table(processor, config) if signature.preprocess else None
+
+    def run(weights: dict[str, Array], pixels: Array) -> Array:
+        size = pixels.shape[1:3]
+        logits = network(weights, pixels if table is None else normalized(pixels, table))
+        return classes(logits, size) if signature.argmax else logits
+
+    return run
+
+
+def normalized(
+    photos: UInt[Array, "b h w c"], table: Float[Array | np.ndarray, "256 c"]
+) -> Float[Array, "b h w c"]:
+    """The processor's arithmetic, looked up: bit for bit, whatever a compiler reorders."""
+    channels = [jnp.asarray(table[:, c])[photos[..., c]] for c in range(table.shape[1])]
+    return jnp.stack(channels, -1)
+
+
+def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[Array, "b h w"]:
+    """The best class of every pixel, torch's way: the logits are upsampled, then compared."""
+    wide = ops.resize_bilinear(logits, size=tuple(size))
+    labels = wide.shape[-1]
+    if labels == 1:
+        return (wide[..., 0] > 0).astype(jnp.uint8)
+    return lax.argmax(wide, 3, jnp.int32).astype(index_type(labels))
+
+
+def _input(signature: Signature, config: Any) -> Shaped[Any, "b h w c"]:
+    least = config.minimum_size
+    b, h, w = export.symbolic_shape("b, h, w", constraints=[f"h >= {least}", f"w >= {least}"])
+    batch = b if signature.batch is None else signature.batch
+    height, width = (h, w) if signature.size is None else signature.size
+    dtype = jnp.uint8 if signature.preprocess else jnp.float32
+    return jax.ShapeDtypeStruct((batch, height, width, config.num_channels), dtype)

@@ -1,0 +1,210 @@
+"""Pictures larger than memory, through GDAL: read in windows, written in tiles.
+
+A raster is segmented in bands of `BAND` columns, each from the top down, so that memory depends on
+neither side of it. Windows on the seam of two bands are computed for both: the result is the one
+of a single band.
+"""
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt
+from PIL import Image
+
+from segformer_jax.atomic import atomic_path
+from segformer_jax.errors import ImageError
+from segformer_jax.geo.pixels import RasterPixels, open_raster, window_of
+from segformer_jax.images.draw import overlay as blended
+from segformer_jax.images.labels import palette_for
+from segformer_jax.inference.protocol import Protocol, Windows
+from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.inference.windowed import class_strips
+
+TILE = 512  # pixels; GDAL asks for a multiple of 16
+BAND = 8 * TILE
+WINDOW = 512  # where the processor has no size of its own
+
+
+def raster_protocol(segmenter: Segmenter, protocol: Protocol) -> Protocol:
+    """The protocol, with windows of the processor's size where it has none.
+
+    Raises:
+        ValueError: a `short_side`, which is a rule for whole pictures.
+    """
+    if protocol.short_side is not None:
+        raise ValueError(
+            f"short_side {protocol.short_side} resizes the whole picture, but a raster is "
+            "segmented in windows at its own resolution: give windows (--slide) or scales instead"
+        )
+    if protocol.windows is not None:
+        return protocol
+    size = segmenter.processor.size
+    sides = size.get("height", WINDOW), size.get("width", WINDOW)
+    return dataclasses.replace(protocol, windows=Windows(sides))
+
+
+def segment_raster(
+    segmenter: Segmenter,
+    source: str | Path,
+    *,
+    mask: str | Path | None = None,
+    overlay: str | Path | None = None,
+    protocol: Protocol | None = None,
+    bands: tuple[int, ...] = (),
+    alpha: float = 0.5,
+    progress: Callable[[int], Any] | None = None,
+) -> dict[str, Any]:
+    """Segments a raster of any size into tiled, deflated GeoTIFFs, whole or not at all.
+
+    Both have the raster's coordinate system, transform and control points. Memory depends on the
+    windows and the model, not on the raster.
+
+    Args:
+        segmenter: the model in use.
+        source: what GDAL opens, of 1, 3 or 4 bands (grey, RGB, RGB and alpha) of 8 or 16 bits.
+        mask: where the class indices go, with a palette; where the raster has no data they are 255,
+            65535 above 255 classes.
+        overlay: where the classes' colours over the picture go, RGB.
+        protocol: the windows, scales and flips; the processor's size at a stride of three quarters
+            when left out.
+        bands: of the raster, counted from 1: those that are grey, or red, green and blue.
+        alpha: the weight of the colours in the overlay, 0…1.
+        progress: called with the number of pixels that were just done.
+
+    Returns:
+        Height, width and areas, as `Segmentation.to_dict`; shares are of the pixels with data.
+
+    Raises:
+        ImageError: not a raster, damaged, of other bands or types, or without any data.
+        ImportError: rasterio is not installed.
+        ValueError: a protocol for whole pictures only, or a file that can't be written.
+    """
+    protocol = raster_protocol(segmenter, protocol or Protocol())
+    counts: Counter[int] = Counter()
+    with contextlib.ExitStack() as stack:
+        pixels = stack.enter_context(open_raster(source, bands=bands))
+        outputs = [
+            stack.enter_context(made)
+            for made in (
+                _mask_file(mask, pixels, segmenter) if mask else None,
+                _overlay_file(overlay, pixels, segmenter, alpha) if overlay else None,
+            )
+            if made is not None
+        ]
+        for top, left, classes in _tile_rows(segmenter, pixels, protocol):
+            valid = pixels.valid(top, left, classes.shape)
+            counts.update(_counted(classes if valid is None else classes[valid]))
+            if valid is not None:
+                classes[~valid] = np.iinfo(classes.dtype).max
+            for write in outputs:
+                write(top, left, classes)
+            if progress is not None:
+                progress(classes.size)
+        if not counts:
+            raise ImageError(f"{source} holds no data: every pixel is nodata or transparent")
+    return _summary(pixels.size, counts, segmenter.id2label)
+
+
+def _tile_rows(
+    segmenter: Segmenter, pixels: RasterPixels, protocol: Protocol
+) -> Iterator[tuple[int, int, UInt[np.ndarray, "h w"]]]:
+    """Top, left and classes of whole rows of tiles, so that no tile is compressed twice."""
+    width = pixels.size[1]
+    for left in range(0, width, BAND):
+        columns = (left, min(left + BAND, width))
+        strips = class_strips(segmenter, pixels, protocol, columns=columns)
+        top, held, rows = 0, [], 0
+        for classes, _ in strips:
+            held.append(classes)
+            rows += len(classes)
+            if rows >= TILE or top + rows == pixels.size[0]:
+                yield top, left, np.concatenate(held)
+                top, held, rows = top + rows, [], 0
+
+
+def _counted(classes: UInt[np.ndarray, "*n"]) -> dict[int, int]:
+    counts = np.bincount(classes.reshape(-1))
+    return {int(index): int(counts[index]) for index in np.flatnonzero(counts)}
+
+
+@contextlib.contextmanager
+def _mask_file(path: str | Path, pixels: RasterPixels, segmenter: Segmenter) -> Iterator[Callable]:
+    labels = len(segmenter.id2label)
+    kind = np.uint8 if labels <= 255 else np.uint16
+    with _tiff(path, pixels, count=1, dtype=kind, nodata=np.iinfo(kind).max) as file:
+        if kind == np.uint8:
+            colours = palette_for(segmenter.id2label).tolist()
+            file.write_colormap(1, {index: tuple(own) for index, own in enumerate(colours)})
+
+        def write(top: int, left: int, classes: UInt[np.ndarray, "h w"]) -> None:
+            file.write(classes, 1, window=window_of(top, left, classes.shape))
+
+        yield write
+
+
+@contextlib.contextmanager
+def _overlay_file(
+    path: str | Path, pixels: RasterPixels, segmenter: Segmenter, alpha: float
+) -> Iterator[Callable]:
+    palette = palette_for(segmenter.id2label)
+    with _tiff(path, pixels, count=3, dtype=np.uint8, photometric="RGB") as file:
+
+        def write(top: int, left: int, classes: UInt[np.ndarray, "h w"]) -> None:
+            for start in range(0, classes.shape[1], TILE):
+                own = classes[:, start : start + TILE]
+                picture = pixels.read(top, left + start, own.shape)
+                if picture is None:
+                    picture = np.zeros((*own.shape, 3), np.uint8)
+                drawn = np.asarray(blended(Image.fromarray(picture), own, palette, alpha=alpha))
+                window = window_of(top, left + start, own.shape)
+                file.write(np.moveaxis(drawn, -1, 0), window=window)
+
+        yield write
+
+
+@contextlib.contextmanager
+def _tiff(path: str | Path, pixels: RasterPixels, **options: Any) -> Iterator[Any]:
+    """A tiled GeoTIFF in the place of the raster, renamed to `path` when it is whole."""
+    import rasterio
+
+    height, width = pixels.size
+    with (
+        atomic_path(path) as temporary,
+        rasterio.open(
+            temporary,
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            tiled=True,
+            blockxsize=TILE,
+            blockysize=TILE,
+            compress="deflate",
+            bigtiff="IF_SAFER",
+            **pixels.place(),
+            **options,
+        ) as file,
+    ):
+        yield file
+
+
+def _summary(size: tuple[int, int], counts: Counter[int], names: dict[int, str]) -> dict[str, Any]:
+    total = sum(counts.values())
+    return {
+        "height": size[0],
+        "width": size[1],
+        "classes": [
+            {
+                "id": index,
+                "label": names.get(index, f"LABEL_{index}"),
+                "share": pixels / total,
+                "pixels": pixels,
+            }
+            for index, pixels in counts.most_common()
+        ],
+    }

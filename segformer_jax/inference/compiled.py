@@ -1,0 +1,75 @@
+"""How XLA is asked to compile a network for use."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax import ops
+
+YNN = "xla_cpu_experimental_ynn_fusion_type"  # which operations go to the library YNNPACK
+
+
+def compiler_options(platform: str, dtype: DTypeLike) -> dict[str, str]:
+    """The options that make the network's matmuls in `dtype` fastest on a platform.
+
+    On CPU, XLA's own choice of what goes to YNNPACK breaks up the fusions around the matmuls and
+    writes constants out as pictures. Float32 does best without it, bfloat16 with its dot products
+    alone, for nothing else multiplies bfloat16 natively. An XLA that does not know the option
+    is left as it is.
+    """
+    if platform != "cpu":
+        return {}
+    halves = jnp.dtype(dtype) == jnp.bfloat16
+    options = {YNN: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if halves else ""}
+    return options if _known(tuple(options.items())) else {}
+
+
+@cache
+def _known(options: tuple[tuple[str, str], ...]) -> bool:
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+        with jax.default_device(cpu):
+            jax.jit(jnp.negative, compiler_options=dict(options))(np.zeros(1, np.float32))
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return False
+    return True
+
+
+# what goes through the network together: the maps between two operations then stay in a CPU's cache
+# and in memory that is faulted in once, or fit the fast memory of a TPU
+PIXELS_AT_ONCE = {"cpu": 512 * 512, "tpu": 2 * 512 * 512}
+
+
+def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Array, "b _ _ _"]]:
+    """A pure function of a split model's state and normalised pixels; the logits in float32."""
+
+    def forward(state, pixel_values):
+        model = nnx.merge(graph, state)
+
+        def logits(pixels):
+            return model(pixels).logits.astype(jnp.float32)
+
+        with ops.use(ops.forms_for(platform), local_batch=True):
+            at_once = PIXELS_AT_ONCE.get(platform)
+            return _by_pieces(logits, pixel_values, at_once) if at_once else logits(pixel_values)
+
+    return forward
+
+
+def _by_pieces(function: Callable[[Array], Array], pixel_values: Array, at_once: int) -> Array:
+    """A few pictures after the others: every map of a large batch would go through slow memory."""
+    b, h, w, c = pixel_values.shape
+    size = math.gcd(b, max(1, at_once // (h * w)))
+    if size == b:
+        return function(pixel_values)
+    y = lax.map(function, pixel_values.reshape(b // size, size, h, w, c))
+    return y.reshape(b, *y.shape[2:])

@@ -1,0 +1,209 @@
+"""Many pictures through one `Segmenter`: read ahead, segmented in batches, written behind.
+
+    reading threads ──▶ one batch after another, started without waiting ──▶ writing threads
+    file → bytes           the device's queue holds the next two              class map → file
+
+Every step is bounded, so memory does not grow with the number of pictures; and pictures come out in
+the order that they went in.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import read_image
+from segformer_jax.inference.class_map import start_class_map
+from segformer_jax.inference.protocol import Protocol
+from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.inference.segmenter import WHOLE, Segmenter
+from segformer_jax.inference.windowed import whole_class_map
+from segformer_jax.inference.windows import ImagePixels
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class PictureOutcome:
+    """What became of one picture: a value, or why it could not be read.
+
+    Attributes:
+        source: what was given.
+        value: the `Segmentation`, or what `then` made of it; None where there is an error.
+        error: why the picture can't be read; None where all went well.
+    """
+
+    source: Any
+    value: Any = None
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    source: Any
+    picture: Image.Image
+    pixels: UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "h w c"] | None
+
+
+def segment_many(
+    segmenter: Segmenter,
+    sources: Iterable[Any],
+    *,
+    read: Callable[[Any], Image.Image] | None = None,
+    between: Callable[[list[Any], list[jax.Array]], list[jax.Array]] | None = None,
+    then: Callable[[Any, Segmentation], Any] | None = None,
+    protocol: Protocol = WHOLE,
+    threads: int | None = None,
+    spans: list[Span] | None = None,
+) -> Generator[PictureOutcome]:
+    """Segments pictures without end, one outcome for each, in their order.
+
+    A picture that can't be read becomes an outcome with an error, and the rest goes on. Where the
+    loop over it may end early, close the iterator (`contextlib.closing`): what has begun is
+    finished, and the threads end.
+
+    Args:
+        segmenter: its `batch_size` pictures run together.
+        sources: paths, PIL pictures or arrays; or whatever `read` takes. Read in the caller's
+            thread, only as far ahead as needed.
+        read: a source → an RGB picture, in a reading thread; `read_image` when left out.
+        between: sources and their logits, batch by batch in their order → the logits that class
+            maps are made of; in the caller's thread, which it must not keep waiting.
+        then: what is done with each result in a writing thread, such as saving it; its value is the
+            outcome's.
+        protocol: how a picture becomes inputs; windows and views of one picture at a time.
+        threads: that read, and as many that write; one a core when left out.
+        spans: gets the start and end of every batch on the device, seconds, for `waited_share`.
+
+    Yields:
+        A `PictureOutcome` for each source.
+
+    Raises:
+        Exception: whatever `read` raises but an `ImageError`, and whatever `then` raises.
+    """
+    threads = threads or usable_cores()
+    batch_size = segmenter.batch_size
+    ahead, behind = batch_size + threads, 2 * batch_size + 2 * threads  # pictures
+    read = read or (lambda source: read_image(source, max_pixels=segmenter.max_pixels))
+
+    def inputs_of(picture):
+        if protocol == WHOLE:
+            return segmenter.processor.eight_bits(picture)
+        return protocol.inputs(segmenter.processor, picture) if protocol.simple else None
+
+    def prepare(source):
+        try:
+            picture = read(source)
+            return _Read(source, picture, inputs_of(picture))
+        except ImageError as error:
+            return PictureOutcome(source, error=error)
+
+    def finish(one, class_map):
+        result = Segmentation(class_map()[0], segmenter.id2label, one.picture)
+        return PictureOutcome(one.source, result if then is None else then(one.source, result))
+
+    unread = iter(sources)
+    being_read: deque[Future] = deque()
+    at_work: deque[Future] = deque()  # a batch on the device, or being written
+    full, watched = False, _done(None)
+    with ExitStack() as stack:
+        readers, writers, watcher = (
+            stack.enter_context(_threads(count)) for count in (threads, threads, 1)
+        )
+
+        def read_on():
+            while len(being_read) < ahead:
+                try:
+                    source = next(unread)
+                except StopIteration:
+                    return
+                being_read.append(readers.submit(prepare, source))
+
+        def started(good):
+            nonlocal full, watched
+            inputs = [one.pixels for one in good]
+            if full and inputs:  # a smaller batch would be compiled for; a full one is compiled
+                inputs += inputs[-1:] * (batch_size - len(inputs))
+            full = full or len(inputs) == batch_size
+            logits = segmenter.start(inputs)[: len(good)]
+            if logits and spans is not None:
+                watched = watcher.submit(_watch, logits, time.perf_counter(), spans)
+            if between is not None:
+                logits = between([one.source for one in good], logits)
+            return [
+                start_class_map(
+                    own, (one.picture.height, one.picture.width), threshold=protocol.threshold
+                )
+                for own, one in zip(logits, good, strict=True)
+            ]
+
+        def in_windows(one):
+            class_map = whole_class_map(segmenter, ImagePixels(one.picture), protocol)
+            return lambda: class_map
+
+        read_on()
+        while being_read:
+            batch = [being_read.popleft() for _ in range(min(batch_size, len(being_read)))]
+            found = [future.result() for future in batch]
+            read_on()
+            good = [one for one in found if isinstance(one, _Read)]
+            maps = iter(started(good) if protocol.simple else [in_windows(one) for one in good])
+            for one in found:
+                read_well = isinstance(one, _Read)
+                at_work.append(writers.submit(finish, one, next(maps)) if read_well else _done(one))
+            while len(at_work) > behind:
+                yield at_work.popleft().result()
+        while at_work:
+            yield at_work.popleft().result()
+        watched.result()
+
+
+def waited_share(spans: list[Span]) -> float:
+    """The share of the time, 0…1, that the device had nothing to do.
+
+    From the start of the first batch to the end of the last; nothing to do means that one had ended
+    before the next was started.
+    """
+    if not spans:
+        return 0.0
+    waited = sum(max(0.0, start - end) for (_, end), (start, _) in pairwise(spans))
+    return waited / (spans[-1][1] - spans[0][0])
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _watch(logits: list[jax.Array], started: float, spans: list[Span]) -> None:
+    jax.block_until_ready(logits)
+    spans.append((started, time.perf_counter()))
+
+
+def _done(value: Any) -> Future:
+    future: Future = Future()
+    future.set_result(value)
+    return future
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """What has begun is finished at the end, what waits is given up."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,177 @@
+"""Where windows lie, and of which cells of their logits a pixel is made: mmsegmentation's rule.
+
+A window's logits are upsampled to the window, those of all windows over a pixel are averaged, and
+what comes out is resized to the picture. All of this is linear and separable. So each side of a
+picture has a table of its own: the cells that a pixel is made of, and their weights. Any rows of
+the result follow from the tables, exactly, and the rest of it need not exist.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from segformer_jax.bilinear import bilinear_neighbours
+
+
+@runtime_checkable
+class Pixels(Protocol):
+    """A picture that gives any part of itself, in memory or not."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    def resized(self, size: tuple[int, int], resample: int) -> "Pixels":
+        """The picture at another height and width, by one of Pillow's filters."""
+        ...
+
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
+        """A part of height and width `size`, RGB; None where the picture has no data at all."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePixels:
+    """A picture in memory, RGB."""
+
+    image: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.height, self.image.width
+
+    def resized(self, size: tuple[int, int], resample: int) -> "ImagePixels":
+        """The picture at another height and width, by one of Pillow's filters."""
+        if size == self.size:
+            return self
+        return ImagePixels(self.image.resize(size[::-1], Image.Resampling(resample)))
+
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+        """A part of height and width `size`, RGB."""
+        return np.asarray(self.image.crop((left, top, left + size[1], top + size[0])))
+
+
+def window_starts(side: int, *, size: int, stride: int) -> list[int]:
+    """The first pixels of the windows along one side; the last one ends where the side ends."""
+    count = max(-(-(side - size) // stride), 0) + 1
+    return [max(min(i * stride, side - size), 0) for i in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One side of a picture, seen through windows.
+
+    Attributes:
+        starts: the windows' first pixels, in the resized picture.
+        size: pixels of a window.
+        cells: logits of a window.
+        index: (pixels, taps) the cells that a pixel is made of; window i's are numbered from
+            i · cells.
+        weight: (pixels, taps) their weights, of sum 1 for each pixel; 0 where a tap is not needed.
+    """
+
+    starts: list[int]
+    size: int
+    cells: int
+    index: Int[np.ndarray, "n taps"]
+    weight: Float[np.ndarray, "n taps"]
+
+    def windows(self, start: int, stop: int) -> range:
+        """The windows that the pixels from `start` to `stop` are made of."""
+        used = self.index[start:stop][self.weight[start:stop] != 0] // self.cells
+        return range(int(used.min()), int(used.max()) + 1)
+
+    def part(self, start: int, stop: int) -> "Axis":
+        """The same for the pixels from `start` to `stop` alone, with the windows they need."""
+        own = self.windows(start, stop)
+        index = np.clip(
+            self.index[start:stop] - own.start * self.cells, 0, len(own) * self.cells - 1
+        )
+        weight = self.weight[start:stop]
+        return Axis(self.starts[own.start : own.stop], self.size, self.cells, index, weight)
+
+    def renumbered(self, resized: int) -> "Axis":
+        """The table of a flipped picture, with the windows where they lie in the one as it is.
+
+        They are numbered from the other end, so that pixels from the top down need them in order.
+        """
+        window, cell = np.divmod(self.index, self.cells)
+        last = len(self.starts) - 1
+        starts = [resized - start - self.size for start in reversed(self.starts)]
+        index = (last - window) * self.cells + cell
+        return Axis(starts, self.size, self.cells, index, self.weight)
+
+    def matrix(self, window: int, start: int, stop: int) -> Float[np.ndarray, "rows cells"]:
+        """What one window contributes to the pixels from `start` to `stop`; beyond the side 0."""
+        index, weight = self.index[start:stop], self.weight[start:stop]
+        whole = np.zeros((stop - start, self.cells), np.float32)
+        rows, taps = np.nonzero((index // self.cells == window) & (weight != 0))
+        np.add.at(whole, (rows, index[rows, taps] % self.cells), weight[rows, taps])
+        return whole
+
+    def span(self, rows: int) -> int:
+        """The most cells of one window, from first to last, that `rows` pixels are made of."""
+        most = 1
+        for start in range(0, len(self.index), rows):
+            for window in self.windows(start, start + rows):
+                used = np.flatnonzero(self.matrix(window, start, start + rows).any(0))
+                most = max(most, int(np.ptp(used)) + 1 if len(used) else 1)
+        return most
+
+
+def make_axis(
+    side: int, resized: int, *, size: int, stride: int | None, cells: int, flip: bool = False
+) -> Axis:
+    """The table of one side of a picture.
+
+    Args:
+        side: the picture's.
+        resized: the resized picture's.
+        size: a window's, in the resized picture.
+        stride: from one window to the next. None: the only window is the resized picture, whose
+            logits go to the picture's size in one step, as in transformers.
+        cells: logits of a window.
+        flip: the resized picture is mirrored.
+    """
+    starts = [0] if stride is None else window_starts(resized, size=size, stride=stride)
+    if stride is None:
+        index, weight = _taps(cells, side)
+    else:
+        index, weight = _averaged(starts, size, cells, resized)
+        if side != resized:
+            between, part = _taps(resized, side)
+            index = index[between].reshape(side, -1)
+            weight = (weight[between] * part[..., None]).reshape(side, -1)
+    if flip:
+        index, weight = index[::-1], weight[::-1]
+    used = np.any(weight != 0, axis=0)
+    return Axis(starts, size, cells, index[:, used], weight[:, used].astype(np.float32))
+
+
+def _averaged(
+    starts: list[int], size: int, cells: int, side: int
+) -> tuple[Int[np.ndarray, "n taps"], Float[np.ndarray, "n taps"]]:
+    """The mean of the windows over each pixel; a pixel's taps stand first."""
+    over = np.zeros(side, np.int64)
+    for start in starts:
+        over[start : start + size] += 1
+    index = np.zeros((side, over.max(), 2), np.int64)
+    weight = np.zeros((side, over.max(), 2), np.float64)
+    own_index, own_weight = _taps(cells, size)
+    place = np.zeros(side, np.int64)
+    for number, start in enumerate(starts):
+        pixels = np.arange(start, start + size)
+        index[pixels, place[pixels]] = own_index + number * cells
+        weight[pixels, place[pixels]] = own_weight / over[pixels, None]
+        place[pixels] += 1
+    return index.reshape(side, -1), weight.reshape(side, -1)
+
+
+def _taps(old: int, new: int) -> tuple[Int[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+    low, high, weight = bilinear_neighbours(old, new)
+    return np.stack([low, high], -1).astype(np.int64), np.stack([1 - weight, weight], -1)

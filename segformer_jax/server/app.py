@@ -1,0 +1,161 @@
+"""The Ray Serve application: replicas that segment, behind an ingress."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+
+from segformer_jax.cluster.connection import keep_replica_on_loopback
+from segformer_jax.cluster.resources import Workers, limit_threads
+from segformer_jax.errors import ImageError
+from segformer_jax.images.read import MAX_PIXELS, read_image
+from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.server import requests
+from segformer_jax.server.budget import Budget
+from segformer_jax.server.ingress import Answer, Ingress
+from segformer_jax.server.requests import Limits, Wanted
+
+BATCH_WAIT = 0.005  # seconds for a batch to fill where none is computed
+
+
+@dataclass(frozen=True)
+class Model:
+    """What replicas load.
+
+    Attributes:
+        name: a weights package, a folder that every machine has, or a hub name.
+        dtype: what the matrix products compute in.
+        batch_size: the most pictures that go through a replica's network together.
+    """
+
+    name: str = "scene-b0"
+    dtype: str = "float32"
+    batch_size: int = 8
+
+
+class Replica:
+    """One segmenter and its programs, compiled for every size of a batch before requests come."""
+
+    def __init__(self, model: Model, limits: Limits, workers: Workers):
+        keep_replica_on_loopback()
+        limit_threads(workers)
+        import jax.numpy as jnp
+        import numpy as np
+
+        from segformer_jax.inference.segmenter import Segmenter
+        from segformer_jax.process import keep_compiled_programs, keep_freed_memory
+
+        keep_freed_memory()
+        keep_compiled_programs()
+        self._limits = limits
+        self._network = ThreadPoolExecutor(1)  # never behind pictures that are decoded
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pixels = Budget(limits.decoded_pixels)  # decoded at one time; others wait as bytes
+        self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))
+        self._pictures = ThreadPoolExecutor(workers.threads)  # more would only take its cores away
+        self._segmenter = Segmenter.from_pretrained(
+            model.name,
+            dtype=jnp.dtype(model.dtype),
+            device=workers.device,
+            batch_size=model.batch_size,
+            max_pixels=limits.pixels,
+        )
+        self._class_maps.set_max_batch_size(model.batch_size)
+        grey = self._prepared(np.full((64, 64, 3), 128, np.uint8))[1]
+        for power in range((model.batch_size - 1).bit_length() + 1):
+            size = min(1 << power, model.batch_size)
+            self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
+
+    async def segment(self, body: bytes, pixels: int, wish: Wanted) -> Answer:
+        """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
+        loop = asyncio.get_running_loop()
+        async with self._decoded, self._pixels.taking(pixels):
+            try:
+                picture, values = await loop.run_in_executor(self._pictures, self._prepared, body)
+            except ImageError as error:
+                return Answer(422, str(error).encode())
+            await self._idle.wait()  # Ray would make a batch of whatever comes within `BATCH_WAIT`
+            classes, batch = await self._class_maps((values, (picture.height, picture.width)))
+            result = Segmentation(classes, self._segmenter.id2label, picture)
+            answer = await loop.run_in_executor(self._pictures, requests.answer, result, wish)
+        return Answer(200, answer, batch)
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT)
+    async def _class_maps(self, requests: list[Any]) -> list[tuple[Any, int]]:
+        """While a batch is computed, all that come wait for it to end, and are the next one."""
+        inputs, sizes = zip(*requests, strict=True)
+        loop = asyncio.get_running_loop()
+        self._idle.clear()
+        try:
+            maps = await loop.run_in_executor(
+                self._network, self._segmenter.class_maps, inputs, sizes
+            )
+        finally:
+            self._idle.set()
+        return [(classes, 0 if i else len(maps)) for i, (classes, _) in enumerate(maps)]
+
+    def _prepared(self, source: Any) -> tuple[Any, Any]:
+        picture = read_image(source, max_pixels=self._limits.pixels)
+        return picture, self._segmenter.processor.eight_bits(picture)
+
+
+def application(
+    model: Model, limits: Limits, workers: Workers, *, name: str = "segformer"
+) -> serve.Application:
+    """What `ray.serve.run` takes: one ingress before the replicas."""
+    replicas = serve.deployment(
+        Replica,
+        name=f"{name}-replica",
+        num_replicas=workers.count,
+        ray_actor_options=workers.options(),
+        max_ongoing_requests=limits.queue,  # Ray lets those above it come back after up to seconds
+        health_check_timeout_s=120,
+    ).bind(model, limits, workers)
+    return serve.deployment(
+        Ingress,
+        name=f"{name}-ingress",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=4 * limits.queue + 100,  # those above the queue's limit are told so
+        health_check_timeout_s=120,
+    ).bind(replicas, limits, model.batch_size)
+
+
+def build(arguments: dict[str, str]) -> serve.Application:
+    """For a cluster's own `serve run segformer_jax.server.app:build model=scene-b0 gpus=1 …`.
+
+    Args:
+        arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue, max_queue_mib;
+            replicas, and of each replica cpus, gpus or tpus.
+    """
+    usual = {
+        "model": "scene-b0", "dtype": "float32", "batch_size": 8, "max_body_mib": 32,
+        "max_pixels": MAX_PIXELS, "max_queue": 256, "max_queue_mib": 512, "replicas": 1, "cpus": 1,
+        "gpus": 0, "tpus": 0,
+    }  # fmt: skip
+    unknown = set(arguments) - set(usual)
+    if unknown:
+        raise ValueError(f"there is no argument {min(unknown)!r}; there are {', '.join(usual)}")
+    given: dict[str, Any] = {
+        name: type(value)(arguments.get(name, value)) for name, value in usual.items()
+    }
+    device = "gpu" if given["gpus"] else "tpu" if given["tpus"] else "cpu"
+    workers = Workers(
+        given["replicas"],
+        device,
+        cpus=given["cpus"],
+        gpus=given["gpus"],
+        resources={"TPU": given["tpus"]} if given["tpus"] else {},
+    )
+    return application(
+        Model(given["model"], given["dtype"], given["batch_size"]),
+        Limits(
+            given["max_body_mib"] * 2**20,
+            given["max_pixels"],
+            given["max_queue"],
+            given["max_queue_mib"] * 2**20,
+        ),
+        workers,
+    )

@@ -1,0 +1,305 @@
+"""The data of a run, out of one folder or several: classes are matched by name.
+
+The classes are all that occur, in the order of their first appearance. "Road" and " road" are one
+name: case, and blanks around it, make no difference. A data set that lacks a class has no pixel of
+it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segformer_jax.data.check import Examined, Survey, check
+from segformer_jax.data.dataset import IGNORED, Dataset, joined
+from segformer_jax.data.formats import open_dataset
+from segformer_jax.data.masks import Coding, read_mask
+from segformer_jax.data.order import Share
+from segformer_jax.data.splits import NoSplitError
+from segformer_jax.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One of the data sets, with classes and masks of its own.
+
+    Attributes:
+        path: where it lies, as it was given; for messages.
+        data: its pairs.
+    """
+
+    path: str
+    data: Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Recoded:
+    """A mask of one of several data sets; opened, it holds the classes of all.
+
+    Attributes:
+        place: where the mask is, as in `Dataset.masks`.
+        coding: what its pixels mean.
+        table: the class among all of each of its own; 255 stays 255.
+    """
+
+    place: Any
+    coding: Coding
+    table: tuple[int, ...]
+
+    def open(self) -> Image.Image:
+        """A grey picture of class indices.
+
+        Raises:
+            ImageError: as `read_mask`.
+        """
+        source = self.place if isinstance(self.place, Path) else self.place.open()
+        classes = read_mask(source, coding=self.coding)
+        return Image.fromarray(np.asarray(self.table, np.uint8)[classes])
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """What a run trains on, and what it is evaluated on.
+
+    Attributes:
+        training: the pairs of all data sets, one after the other.
+        validation: likewise, of those that have the split.
+        sources: what `training` is made of.
+        validation_sources: what `validation` is made of.
+        weights: how often each source is drawn from; empty: as many times as it has pictures.
+        notes: lines to tell the user: which classes a source lacks, and what is left out.
+    """
+
+    training: Dataset
+    validation: Dataset
+    sources: tuple[Source, ...]
+    validation_sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """How many pictures each of several sources has; empty for one source."""
+        counts = tuple(len(source.data) for source in self.sources)
+        return counts if len(counts) > 1 else ()
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """How often the sources are drawn from; empty where every picture comes once an epoch."""
+        if not self.weights:
+            return ()
+        counts = (len(source.data) for source in self.sources)
+        return tuple(map(Share, counts, self.weights))
+
+    def check(self, *, progress: Callable[[Iterable[Examined]], Iterable[Examined]]) -> Survey:
+        """Checks every source as `check` does, and surveys the pictures that are trained on.
+
+        With weights, the pixels of a source count as often as its pictures are drawn, on average.
+
+        Raises:
+            ValueError: with the problems of all sources, those of the training pictures first.
+        """
+        surveys = _checked(self.sources, progress)
+        _checked(self.validation_sources, progress)
+        if not self.parts:
+            return surveys[0]
+        pixels, ignored = np.zeros(self.training.coding.num_values), 0.0
+        for source, survey, often in zip(self.sources, surveys, self._frequencies(), strict=True):
+            table = _table(source, self.training.id2label)
+            pixels[list(table[: len(survey.class_pixels)])] += often * np.array(survey.class_pixels)
+            ignored += often * survey.ignored_pixels
+        return Survey(
+            sizes=tuple(size for survey in surveys for size in survey.sizes),
+            class_pixels=tuple(np.ceil(pixels).astype(np.int64).tolist()),  # what is there is not 0
+            ignored_pixels=math.ceil(ignored),
+            parts=self.parts,
+        )
+
+    def _frequencies(self) -> list[float]:
+        """How often a picture of each source comes while as many are drawn as there are."""
+        if not self.weights:
+            return [1.0] * len(self.sources)
+        return [
+            weight / sum(self.weights) * len(self.training) / len(source.data)
+            for source, weight in zip(self.sources, self.weights, strict=True)
+        ]
+
+
+def open_run_data(settings: TrainSettings, *, teacher: Mapping[int, str] | None = None) -> RunData:
+    """Opens the folders of `settings.data`; one alone is left as it is.
+
+    Args:
+        settings: the run's.
+        teacher: the classes of the model that stands in for missing masks, as `open_dataset`.
+
+    Raises:
+        ValueError: as `open_dataset`; no folder has the validation split; classes that can't be
+            those of one model.
+    """
+
+    def opened(path: str, split: str, teacher: Mapping[int, str] | None = None) -> Source:
+        data = open_dataset(
+            path,
+            split=split,
+            layout=settings.layout,
+            reduce_zero_label=settings.reduce_zero_label,
+            teacher=teacher,
+        )
+        return Source(path, data)
+
+    sources = tuple(opened(path, settings.train_split, teacher) for path in settings.sources)
+    validation: list[Source] = []
+    missing: dict[str, NoSplitError] = {}
+    for path in settings.sources:
+        try:
+            validation.append(opened(path, settings.val_split))
+        except NoSplitError as error:
+            missing[path] = error
+    if not validation:
+        raise next(iter(missing.values()))
+    if settings.eval_limit:
+        validation = _first(validation, settings.eval_limit)
+    if len(sources) == 1:
+        training, evaluated = sources[0].data, validation[0].data
+        return RunData(training, evaluated, sources, tuple(validation), (), ())
+    id2label = union(sources)
+    return RunData(
+        training=joined(recoded(source, id2label) for source in sources),
+        validation=joined(recoded(source, id2label) for source in validation),
+        sources=sources,
+        validation_sources=tuple(validation),
+        weights=settings.data_weights,
+        notes=(
+            *_lacking(sources, id2label),
+            *_shares(settings),
+            *(f"not evaluated on {path}: {error}" for path, error in missing.items()),
+        ),
+    )
+
+
+def union(sources: Sequence[Source]) -> dict[int, str]:
+    """All classes, in the order of their first appearance, spelt as there.
+
+    Raises:
+        ValueError: more than 255, or a source with one name twice.
+    """
+    names: dict[str, str] = {}
+    for source in sources:
+        own = [_key(name) for name in source.data.id2label.values()]
+        twice = next((name for name in own if own.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"{source.path} has two classes of the name {twice!r}, and classes of several data "
+                "sets are matched by name: rename one in its id2label.json"
+            )
+        for name in source.data.id2label.values():
+            names.setdefault(_key(name), name)
+    if len(names) > IGNORED:
+        raise ValueError(
+            f"the {len(sources)} data sets have {len(names)} classes together; a mask holds at "
+            f"most {IGNORED} (0…254), for {IGNORED} marks ignored pixels: leave a data set out, or "
+            "give equal classes the same name"
+        )
+    return dict(enumerate(names.values()))
+
+
+def recoded(source: Source, id2label: Mapping[int, str]) -> Dataset:
+    """A source's pairs, their masks in the classes of all.
+
+    Raises:
+        ValueError: a class that is not among them; a class whose masks tell it from everything
+            else, where there are more.
+    """
+    coding, table = source.data.coding, _table(source, id2label)
+    return replace(
+        source.data,
+        id2label=dict(id2label),
+        coding=Coding(max(len(id2label), 2)),
+        masks=tuple(
+            None if place is None else Recoded(place, coding, table) for place in source.data.masks
+        ),
+    )
+
+
+def _table(source: Source, id2label: Mapping[int, str]) -> tuple[int, ...]:
+    """The class among all of each class of a source."""
+    own = list(source.data.id2label.values())
+    index_of = {_key(name): index for index, name in id2label.items()}
+    unknown = [name for name in own if _key(name) not in index_of]
+    if unknown:
+        raise ValueError(
+            f"{source.path} has pictures to evaluate on with the classes {', '.join(unknown)}, "
+            "which no data set has to train on: correct the names in its id2label.json"
+        )
+    if len(own) == 1 and len(id2label) > 1:
+        others = [name for name in id2label.values() if _key(name) != _key(own[0])]
+        raise ValueError(
+            f"{source.path} has the class {own[0]!r} alone, and its masks tell it from everything "
+            f"else; that everything else can't be matched with {', '.join(others[:8])}"
+            f"{', …' * (len(others) > 8)}: give it a name, in id2label.json "
+            f'{{"0": "background", "1": "{own[0]}"}}'
+        )
+    indices = [0, 1] if len(own) == 1 else [index_of[_key(name)] for name in own]
+    return (*indices, *[IGNORED] * (IGNORED + 1 - len(indices)))
+
+
+def _checked(
+    sources: Sequence[Source], progress: Callable[[Iterable[Examined]], Iterable[Examined]]
+) -> list[Survey]:
+    """A survey of each.
+
+    Raises:
+        ValueError: with the problems of all of them.
+    """
+    if len(sources) == 1:
+        return [check(sources[0].data, progress=progress)]
+    surveys, problems = [], []
+    for source in sources:
+        try:
+            surveys.append(check(source.data, progress=progress))
+        except ValueError as error:
+            problems.append(f"{source.path}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return surveys
+
+
+def _first(sources: Sequence[Source], limit: int) -> list[Source]:
+    """The first pairs of each, so many together; of each at least one."""
+    total = sum(len(source.data) for source in sources)
+    counts = [max(1, round(limit * len(source.data) / total)) for source in sources]
+    return [
+        replace(source, data=source.data.first(count))
+        for source, count in zip(sources, counts, strict=True)
+    ]
+
+
+def _lacking(sources: Sequence[Source], id2label: Mapping[int, str]) -> list[str]:
+    lines = []
+    for source in sources:
+        own = {_key(name) for name in source.data.id2label.values()}
+        lacking = [name for name in id2label.values() if _key(name) not in own]
+        if lacking:
+            lines.append(f"{source.path} lacks {', '.join(lacking)}")
+    return lines
+
+
+def _shares(settings: TrainSettings) -> list[str]:
+    """How much of what is trained on is whose."""
+    total = sum(settings.data_weights)
+    parts = [
+        f"{weight / total:.1%} from {path}"
+        for path, weight in zip(settings.sources, settings.data_weights, strict=False)
+    ]
+    return [f"samples: {', '.join(parts)}"] if parts else []
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()

@@ -1,0 +1,282 @@
+"""A film in, frame by frame through `segment_many`, an overlay film or a folder of masks out.
+
+Every frame keeps its timestamp, counted in the film's own unit, so films of a variable rate keep
+their pace. Whatever PyAV's FFmpeg reads is read.
+"""
+
+import contextlib
+import functools
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from segformer_jax.atomic import atomic_folder, atomic_path
+from segformer_jax.images.read import read_image
+from segformer_jax.inference.pipeline import Span, segment_many
+from segformer_jax.inference.segmentation import Segmentation
+from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.video.writer import Write, fate_of_sound, open_writer, picture_frame
+
+TURNS = {  # FFmpeg and Pillow both count anticlockwise
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_270,
+}
+MASK, TIMES = "{:06d}.png", "times.json"
+
+
+@dataclass(frozen=True)
+class FilmResult:
+    """What became of a film.
+
+    Attributes:
+        frames: how many were segmented.
+        size: (height, width) of the first, upright.
+        damage: why the film ends before its end; None where it does not.
+        audio: "copied", "none", or why it was dropped.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    damage: str | None
+    audio: str
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame as the decoder gives it, and when it is shown: `pts` × the film's `time_base`."""
+
+    index: int
+    pts: int
+    image: Any  # av.VideoFrame
+
+
+def check_film(path: str | Path) -> int:
+    """Looks at a film's header alone; how many frames it says that there are, 0 if it doesn't.
+
+    Raises:
+        ImportError: PyAV is not installed.
+        ValueError: no such file, no film, or no video in it.
+    """
+    with _opened(Path(path)) as (_, stream):
+        return stream.frames
+
+
+def segment_film(
+    segmenter: Segmenter,
+    path: str | Path,
+    *,
+    overlay: str | Path | None = None,
+    masks: str | Path | None = None,
+    alpha: int | float = 0.5,
+    smoothing: int | float = 0.0,
+    progress: Callable[[], None] | None = None,
+    threads: int | None = None,
+    spans: list[Span] | None = None,
+) -> FilmResult:
+    """Writes the film with its classes in colours, or a mask for each frame, or both.
+
+    A damaged film is segmented as far as it can be read. What is written appears at the end, whole.
+
+    Args:
+        segmenter: its `batch_size` frames run together.
+        path: the film.
+        overlay: an .mp4 to be, H.264 with the film's sound. A side of an odd number of pixels gets
+            one more, a copy of the last, as H.264's colours come in pairs of pixels.
+        masks: a folder to be, of 000000.png and so on: class indices with a palette, and
+            times.json, {"time_base": "1/10", "pts": [0, 1, …]}. The masks of an earlier call are
+            replaced; a folder with other files in it is refused.
+        alpha: the weight of the colours, 0…1.
+        smoothing: the weight of the frames before in a frame's logits, at least 0 and below 1: an
+            exponential moving average, which begins anew where the frames' size changes.
+        progress: called after each frame.
+        threads: as in `segment_many`.
+        spans: as in `segment_many`.
+
+    Raises:
+        ImportError: PyAV is not installed.
+        ValueError: no such film, no video in it, not a frame that can be read, a smoothing out of
+            range, or a folder for masks that holds other files.
+    """
+    path = Path(path)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing is {smoothing}; it is at least 0 (none) and below 1")
+    trouble: list[str] = []
+    sound: deque[Any] = deque()
+    times: list[int] = []
+    write: Write | None = None  # opened when the first frame tells the size
+    size = (0, 0)
+    with ExitStack() as stack:
+        container, stream = stack.enter_context(_opened(path))
+        film = None if overlay is None else stack.enter_context(atomic_path(overlay))
+        folder = (
+            None
+            if masks is None
+            else stack.enter_context(atomic_folder(masks, written=_mask_files))
+        )
+
+        def then(frame: Frame, result: Segmentation) -> Any:
+            if folder is not None:
+                result.save(folder / MASK.format(frame.index))
+            drawn = None if film is None else picture_frame(result.overlay(alpha=alpha))
+            return result.image.size[::-1], drawn
+
+        frames = _frames(container, stream, sound if film is not None else None, trouble)
+        outcomes = segment_many(
+            segmenter,
+            frames,
+            read=functools.partial(_upright, max_pixels=segmenter.max_pixels),
+            between=_smooth(smoothing) if smoothing else None,
+            then=then,
+            threads=threads,
+            spans=spans,
+        )
+        for outcome in stack.enter_context(contextlib.closing(outcomes)):
+            if outcome.error is not None:
+                raise outcome.error
+            own, drawn = outcome.value
+            if film is not None and write is None:
+                inner = (drawn.width, drawn.height)
+                write = stack.enter_context(
+                    open_writer(film, container, stream, size=inner, sound=sound)
+                )
+            if write is not None:
+                write(drawn, outcome.source.pts)
+            size = size if times else own
+            times.append(outcome.source.pts)
+            if progress is not None:
+                progress()
+        if not times:
+            raise ValueError(
+                f"{path} has no frame that can be read: {'; '.join(trouble) or 'none'}"
+            )
+        if folder is not None:
+            table = {"time_base": str(stream.time_base), "pts": times}
+            (folder / TIMES).write_text(json.dumps(table) + "\n")
+        audio = "none" if film is None else fate_of_sound(container)
+    return FilmResult(len(times), size, "; ".join(trouble) or None, audio)
+
+
+def _mask_files(folder: Path) -> list[str]:
+    """The files that an earlier call wrote into its folder of masks, which its times tell."""
+    try:
+        table = json.loads((folder / TIMES).read_text())
+        frames = len(table["pts"]) if table.keys() == {"time_base", "pts"} else 0
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+    return [TIMES, *(MASK.format(index) for index in range(frames))] if frames else []
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    av = import_av()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a film")
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{path} is no film that FFmpeg reads: {error.strerror}") from error
+    with container:
+        streams = [s for s in container.streams.video if not _is_cover(s)]
+        if not streams:
+            raise ValueError(f"{path} has no video in it")
+        streams[0].thread_type = "AUTO"
+        yield container, streams[0]
+
+
+def _frames(
+    container: Any, stream: Any, sound: deque[Any] | None, trouble: list[str]
+) -> Iterator[Frame]:
+    """The frames as far as they can be read, what sound comes with them, and what went wrong."""
+    av = import_av()
+    step = _frame_length(stream)
+    audio = container.streams.audio[:1] if sound is not None else ()
+    packets, count, last = 0, 0, None
+    try:
+        for packet in container.demux([stream, *audio]):
+            if sound is not None and packet.stream is not stream:
+                if packet.dts is not None:
+                    sound.append(packet)
+                continue
+            packets += packet.size > 0
+            for image in packet.decode():
+                pts = image.pts
+                if pts is None or (last is not None and pts <= last):  # as broken muxers leave it
+                    pts = 0 if last is None else last + (step if pts is None else 1)
+                yield Frame(count, pts, image)
+                count, last = count + 1, pts
+    except av.FFmpegError as error:
+        trouble.append(f"frame {count} can't be read: {error.strerror}")
+        return
+    if packets < stream.frames:
+        trouble.append(f"the film says that it has {stream.frames} frames; {packets} are there")
+
+
+def _upright(frame: Frame, *, max_pixels: int) -> Image.Image:
+    picture = read_image(frame.image.to_image(), max_pixels=max_pixels)
+    turn = TURNS.get(frame.image.rotation % 360)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _frame_length(stream: Any) -> int:
+    """A frame's usual length in units of the film's time base."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def _is_cover(stream: Any) -> bool:
+    """A picture that goes with a song is a video stream of one frame, to FFmpeg."""
+    import av
+
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _smooth(smoothing: float) -> Callable[[list[Frame], list[jax.Array]], list[jax.Array]]:
+    weight = np.float32(smoothing)
+    before: tuple[Any, jax.Array] | None = None
+
+    def between(frames, logits):
+        nonlocal before
+        smooth = []
+        for frame, own in zip(frames, logits, strict=True):
+            size = (frame.image.width, frame.image.height, own.shape)
+            if before is not None and before[0] == size:
+                own = _mixed(jax.device_put(before[1], own.sharding), own, weight)
+            before = size, own
+            smooth.append(own)
+        return smooth
+
+    return between
+
+
+@jax.jit
+def _mixed(before, now, weight):
+    return now + (before - now) * weight
+
+
+def import_av() -> Any:
+    """PyAV.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import av
+        import av.stream
+    except ImportError as error:
+        raise ImportError(
+            "films are read and written by PyAV, which is not installed: "
+            "pip install 'segformer-jax[video]'"
+        ) from error
+    return av

@@ -1,0 +1,230 @@
+"""`segment FOLDER` as a user meets it: structure, reports, and going on after any end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import write_tiny
+
+from segformer_jax import Segmenter, cli
+from segformer_jax.cli.segment_request import Request
+
+STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from segformer_jax.cli import main; main()"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def segmenter(model) -> Segmenter:
+    return Segmenter.from_pretrained(model, batch_size=2)
+
+
+@pytest.fixture
+def run(model, segmenter, monkeypatch, capsys):
+    """Runs `segment` in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setattr(Request, "segmenter", lambda request: segmenter)  # compiled once
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["segment", *map(str, arguments), "--model", str(model)])
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Five pictures of three sizes in folders, and a damaged one."""
+    for i, name in enumerate(("a", "b", "in/a", "in/deep/c", "in/deep/d")):
+        make_photo(tmp_path / "photos" / f"{name}.jpg", i, (90 + 20 * (i % 3), 70))
+    (tmp_path / "photos" / "in" / "broken.jpg").write_bytes(STREET.read_bytes()[:5000])
+    return tmp_path / "photos"
+
+
+def make_photo(file: Path, index: int, size: tuple[int, int]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    box = (index % 60, index % 60, index % 60 + 600, index % 60 + 500)
+    Image.open(STREET).resize(size, box=box).save(file)
+
+
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every result with its inode and time: both are others when it is written again."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    own = ("report.json", "segment.json")
+    return {
+        str(file.relative_to(folder)): (file.stat().st_ino, file.stat().st_mtime_ns)
+        for file in files
+        if file.name not in own
+    }
+
+
+def test_results_keep_the_folders_and_what_cannot_be_read_is_reported(
+    run, segmenter, photos, tmp_path
+):
+    out = photos / "out"  # inside, and yet no input of the second run
+    code, printed, said = run(photos, "--out-dir", out, "--outputs", "mask", "npy", "--json")
+    assert code == 1
+    names = ("a", "b", "in/a", "in/deep/c", "in/deep/d")
+    assert set(written(out)) == {f"{name}{end}" for name in names for end in (".mask.png", ".npy")}
+    for name in names:
+        expected = segmenter([photos / f"{name}.jpg"] * 2)[0].class_map
+        assert np.array_equal(np.load(out / f"{name}.npy"), expected)
+        assert np.array_equal(np.asarray(Image.open(out / f"{name}.mask.png")), expected)
+    report = json.loads(printed)
+    assert report == json.loads((out / "report.json").read_text())
+    assert (report["pictures"], report["done"], report["done_before"]) == (6, 5, 0)
+    [failed] = report["failed"]
+    assert failed["image"] == str(photos / "in" / "broken.jpg")
+    assert "broken.jpg is damaged" in failed["error"]
+    assert failed["error"] in said
+    assert 0 <= report["device_waited_share"] <= 1
+    assert report["images_per_second"] == pytest.approx(5 / report["seconds"], rel=0.05)
+
+
+def test_the_same_command_does_only_what_is_missing(run, photos, tmp_path):
+    out, options = tmp_path / "out", ("--outputs", "overlay", "mask")
+    (photos / "in" / "broken.jpg").unlink()
+    assert run(photos, "--out-dir", out, *options)[0] == 0
+    before = written(out)
+    assert len(before) == 10
+    (out / "b.overlay.png").unlink()
+    settings = json.loads((out / "segment.json").read_text())
+    for name in ("flip_direction", "threshold"):  # which protocols have not always had
+        del settings["protocol"][name]
+    (out / "segment.json").write_text(json.dumps(settings))
+    for name in (".b.overlay.png.0123abcd.part", ".other.png.0123abcd.part"):
+        (out / name).touch()
+    code, printed, _ = run(photos, "--out-dir", out, *options)
+    assert (code, "there already: 4" in printed) == (0, True)
+    after = written(out)
+    assert {name for name in before if after[name] != before[name]} <= {
+        "b.overlay.png",
+        "b.mask.png",
+    }
+    assert after.keys() - before.keys() == {".other.png.0123abcd.part"}  # somebody else's
+    assert run(photos, "--out-dir", out, *options)[0] == 0
+    assert written(out) == after
+
+
+def test_results_of_other_settings_are_not_mixed(run, photos, tmp_path):
+    out = tmp_path / "out"
+    (photos / "in" / "broken.jpg").unlink()
+    assert run(photos, "--out-dir", out)[0] == 0
+    before = written(out)
+    overlay = (out / "a.overlay.png").read_bytes()
+    code, _, said = run(photos, "--out-dir", out, "--alpha", "0.9")
+    assert (code, "made with alpha 0.5, not 0.9" in said) == (2, True)
+    code, _, said = run(photos / "in", "--out-dir", out)
+    assert (code, "made with pictures" in said) == (2, True)
+    assert run(photos, "--out-dir", out, "--alpha", "0.9", "--outputs", "mask")[0] == 0
+    assert written(out) == before  # alpha is of no account to masks
+    assert run(photos, "--out-dir", out, "--alpha", "0.9", "--overwrite")[0] == 0
+    assert (out / "a.overlay.png").read_bytes() != overlay
+    (out / "segment.json").unlink()
+    code, _, said = run(photos, "--out-dir", out)
+    assert (code, "no segment.json that says how it was made" in said) == (2, True)
+
+
+def test_missing_files_of_a_list_are_reported(run, photos, tmp_path):
+    (photos / "list.txt").write_text("# two\nb.jpg\nnone.jpg\n\nin/a.jpg\n")
+    code, printed, said = run(photos / "list.txt", "--out-dir", tmp_path / "out", "--json")
+    assert (code, "there is no file" in said) == (1, True)
+    report = json.loads(printed)
+    assert (report["pictures"], report["done"]) == (3, 2)
+    assert [own["image"] for own in report["failed"]] == [str(photos / "none.jpg")]
+    assert (tmp_path / "out" / "in" / "a.mask.png").exists()
+
+
+BAD = {
+    "an empty folder": "holds no picture",
+    "no hits": "no file fits the pattern",
+    "no list": "there is no list",
+    "two of a name": "would both be written as a",
+    "results among the pictures": "is the folder of the pictures",
+    "two folders": "segment it alone",
+    "the report's name": "which is the run's own file",
+    "smoothing": "--smoothing is for films",
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_begin_is_one_line(case, run, photos, tmp_path):
+    sources, options, out = [photos], [], tmp_path / "out"
+    match case:
+        case "an empty folder":
+            (tmp_path / "empty").mkdir()
+            sources = [tmp_path / "empty"]
+        case "no hits":
+            sources = [photos / "*.gif"]
+        case "no list":
+            sources = [photos / "none.txt"]
+        case "two of a name":
+            make_photo(photos / "a.png", 0, (50, 50))
+        case "results among the pictures":
+            out = photos
+        case "two folders":
+            sources = [photos, photos / "in"]
+        case "the report's name":
+            make_photo(photos / "report.jpg", 0, (50, 50))
+            options = ["--outputs", "json"]
+        case "smoothing":
+            options = ["--smoothing", "0.5"]
+    before = written(tmp_path)
+    code, printed, said = run(*sources, "--out-dir", out, *options)
+    assert (code, printed, said.count("\n")) == (2, "", 1)
+    assert BAD[case] in said
+    assert written(tmp_path) == before
+
+
+def test_a_killed_and_an_interrupted_run_go_on_and_nothing_is_done_twice(model, tmp_path):
+    count = 150
+    for i in range(count):
+        make_photo(tmp_path / "photos" / f"{i % 3}" / f"{i}.jpg", i, (100, 80))
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-c", PROGRAM, "segment", str(tmp_path / "photos")),
+        *("--model", str(model), "--out-dir", str(out), "--batch-size", "2"),
+    ]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def stopped_by(number: int, *, after: int) -> tuple[int, dict[str, tuple[int, int]]]:
+        running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 240
+        while time.monotonic() < limit and len(list(out.rglob("*.mask.png"))) < after:
+            time.sleep(0.01)
+        running.send_signal(number)
+        return running.wait(timeout=120), written(out)
+
+    code, first = stopped_by(signal.SIGKILL, after=20)
+    assert code == -signal.SIGKILL
+    assert len(first) < 2 * count
+    code, second = stopped_by(signal.SIGINT, after=60)
+    assert code == 130
+    assert len(second) < 2 * count
+    assert not [name for name in second if name.endswith(".part")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    third = written(out)
+    assert len(third) == 2 * count
+    for before in (first, second):  # a picture is done when both of its files are there
+        masks = [name for name in before if name.endswith(".mask.png")]
+        whole = [name for name in masks if name.replace(".mask", ".overlay") in before]
+        assert len(whole) >= 20
+        assert all(third[name] == before[name] for name in whole)
+    assert f"there already: {len([n for n in second if n.endswith('.mask.png')])}" in done.stdout
+    for name in third:
+        Image.open(out / name).load()
