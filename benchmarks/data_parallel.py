@@ -1,0 +1,136 @@
+"""Whether a training step stays split over eight devices, compiled for them and never run.
+
+    python -m benchmarks.data_parallel --platforms gpu --batches 64
+
+compiles b0's loss, gradients and BatchNorm statistics, in float32 and with dropout and drop path,
+for a CPU that pretends to be eight, and for one device with an eighth of the batch. It exits 1
+where a device would be sent what another one has, or would take more memory than by itself.
+"""
+
+import contextlib
+import re
+import sys
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from segformer_jax import ops
+from segformer_jax.config import SegformerConfig
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+
+Platform = Literal["cpu", "gpu", "tpu", "unsaid"]  # by `ops.use`; the last is a step without it
+DEVICES = 8
+MOST_MEMORY = 1.1  # of one device by itself: the rest is for the sums of gradients
+UNTUNED = {"xla_backend_optimization_level": 0}  # of the machine code, which is never run
+HEADINGS = "forms    batch  gathers  sums   temp. MB      alone  ratio"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A step over all devices beside one device's own; bytes are of one device's temporary memory.
+
+    Attributes:
+        gathers: the instructions that send a device what another one has.
+        sums: how many instructions add up what all devices have.
+    """
+
+    platform: Platform
+    batch: int
+    gathers: tuple[str, ...]
+    sums: int
+    bytes: int
+    bytes_alone: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing but sums goes between devices, and memory is that of the share."""
+        return not self.gathers and self.sums > 0 and self.bytes <= MOST_MEMORY * self.bytes_alone
+
+    def __str__(self) -> str:
+        """A line under `HEADINGS`, and one for each gather."""
+        line = f"{self.platform:8}{self.batch:6}{len(self.gathers):9}{self.sums:6}"
+        line += f"{self.bytes / 1e6:11,.0f}{self.bytes_alone / 1e6:11,.0f}"
+        line += f"{self.bytes / self.bytes_alone:7.3f}  {'holds' if self.holds else 'BROKEN'}"
+        return "\n  ".join((line, *self.gathers))
+
+
+def split(config: SegformerConfig, platform: Platform, *, batch: int, side: int) -> Split:
+    """Compiles both programs for JAX's devices, of which there must be `DEVICES`."""
+    devices = jax.devices()
+    shares = (batch, devices[:DEVICES]), (batch // DEVICES, devices[:1])
+    together, alone = (
+        lowered(config, platform, batch=b, side=side, devices=those).compile(UNTUNED)
+        for b, those in shares
+    )
+    found = collectives(together.as_text())
+    gathers = tuple(name for name in found if not name.startswith("all-reduce"))
+    memory = [each.memory_analysis().temp_size_in_bytes for each in (together, alone)]
+    return Split(platform, batch, gathers, len(found) - len(gathers), *memory)
+
+
+def collectives(text: str) -> list[str]:
+    """What goes between devices in `compiled.as_text()`: instructions, and what each results in."""
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute"
+    found = re.findall(rf" = (.*?) ((?:{kinds})[\w\-]*)\(", text)
+    return [f"{name} {shape}" for shape, name in found]
+
+
+def lowered(
+    config: SegformerConfig, platform: Platform, *, batch: int, side: int, devices: Any
+) -> Any:
+    """A training step whose batch is split over the devices; parameters lie whole on each."""
+    mesh = Mesh(devices, ("data",))
+    whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    model = nnx.eval_shape(lambda: SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0)))
+    model.train()
+    graph, *state = nnx.split(model, nnx.Param, ...)
+    use = contextlib.nullcontext() if platform == "unsaid" else ops.use(platform)
+
+    def step(params, stats, pixels, labels):
+        def loss_of(params):
+            own = nnx.merge(graph, params, stats, copy=True)
+            loss = own(pixels, labels, rngs=nnx.Rngs(dropout=jax.random.key(0))).loss
+            return loss, nnx.state(own, nnx.BatchStat)
+
+        with use:
+            return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state)
+    sides = batch, side, side
+    pixels = jax.ShapeDtypeStruct((*sides, config.num_channels), jnp.float32, sharding=shared)
+    labels = jax.ShapeDtypeStruct(sides, jnp.int32, sharding=shared)
+    return jax.jit(step, out_shardings=whole).lower(*state, pixels, labels)
+
+
+def main(
+    *,
+    platforms: tuple[Platform, ...] = ("cpu", "gpu", "tpu", "unsaid"),
+    batches: tuple[int, ...] = (64, 256),
+    size: int = 512,
+) -> None:
+    """Compiles, prints a row for each, and exits 1 where one does not hold.
+
+    Args:
+        platforms: whose forms.
+        batches: pictures, over all devices: multiples of eight.
+        size: of the pictures, in pixels.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    config = SegformerConfig.b0(num_labels=150)
+    splits = []
+    print(f"b0, {size} × {size}, 150 classes, jax {jax.__version__}\n{HEADINGS}", flush=True)
+    for batch, platform in product(batches, platforms):
+        splits.append(split(config, platform, batch=batch, side=size))
+        print(splits[-1], flush=True)
+    sys.exit(not all(each.holds for each in splits))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
