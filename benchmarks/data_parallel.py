@@ -8,7 +8,6 @@ where a device would be sent what another one has, or would take more memory tha
 """
 
 import contextlib
-import re
 import sys
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +19,7 @@ import tyro
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.hlo import Instruction, instructions
 from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
@@ -28,35 +28,38 @@ Platform = Literal["cpu", "gpu", "tpu", "unsaid"]  # by `ops.use`; the last is a
 DEVICES = 8
 MOST_MEMORY = 1.1  # of one device by itself: the rest is for the sums of gradients
 UNTUNED = {"xla_backend_optimization_level": 0}  # of the machine code, which is never run
-HEADINGS = "forms    batch  gathers  sums   temp. MB      alone  ratio"
+HEADINGS = "forms    batch  gathers   sums, MB  temp., MB      alone  ratio"
 
 
 @dataclass(frozen=True)
 class Split:
-    """A step over all devices beside one device's own; bytes are of one device's temporary memory.
+    """A step over all devices beside one device's own, in bytes.
 
     Attributes:
         gathers: the instructions that send a device what another one has.
-        sums: how many instructions add up what all devices have.
+        summed: what the devices add up with one another.
+        memory: the temporary memory of one of them.
+        memory_alone: of one device that has nothing but its share of the batch.
     """
 
     platform: Platform
     batch: int
     gathers: tuple[str, ...]
-    sums: int
-    bytes: int
-    bytes_alone: int
+    summed: int
+    memory: int
+    memory_alone: int
 
     @property
     def holds(self) -> bool:
         """Whether nothing but sums goes between devices, and memory is that of the share."""
-        return not self.gathers and self.sums > 0 and self.bytes <= MOST_MEMORY * self.bytes_alone
+        light = self.memory <= MOST_MEMORY * self.memory_alone
+        return not self.gathers and self.summed > 0 and light
 
     def __str__(self) -> str:
         """A line under `HEADINGS`, and one for each gather."""
-        line = f"{self.platform:8}{self.batch:6}{len(self.gathers):9}{self.sums:6}"
-        line += f"{self.bytes / 1e6:11,.0f}{self.bytes_alone / 1e6:11,.0f}"
-        line += f"{self.bytes / self.bytes_alone:7.3f}  {'holds' if self.holds else 'BROKEN'}"
+        megabytes = (f"{x / 1e6:11,.1f}" for x in (self.summed, self.memory, self.memory_alone))
+        line = f"{self.platform:8}{self.batch:6}{len(self.gathers):9}{''.join(megabytes)}"
+        line += f"{self.memory / self.memory_alone:7.3f}  {'holds' if self.holds else 'BROKEN'}"
         return "\n  ".join((line, *self.gathers))
 
 
@@ -69,16 +72,21 @@ def split(config: SegformerConfig, platform: Platform, *, batch: int, side: int)
         for b, those in shares
     )
     found = collectives(together.as_text())
-    gathers = tuple(name for name in found if not name.startswith("all-reduce"))
-    memory = [each.memory_analysis().temp_size_in_bytes for each in (together, alone)]
-    return Split(platform, batch, gathers, len(found) - len(gathers), *memory)
+    gathers = [i for i in found if not i.opcode.startswith("all-reduce")]
+    return Split(
+        platform,
+        batch,
+        gathers=tuple(f"{i.opcode} {i.shape} {i.op_name}" for i in gathers),
+        summed=sum(i.bytes * i.times for i in found if i not in gathers),
+        memory=together.memory_analysis().temp_size_in_bytes,
+        memory_alone=alone.memory_analysis().temp_size_in_bytes,
+    )
 
 
-def collectives(text: str) -> list[str]:
-    """What goes between devices in `compiled.as_text()`: instructions, and what each results in."""
-    kinds = "all-reduce|all-gather|all-to-all|collective-permute"
-    found = re.findall(rf" = (.*?) ((?:{kinds})[\w\-]*)\(", text)
-    return [f"{name} {shape}" for shape, name in found]
+def collectives(text: str) -> list[Instruction]:
+    """What goes between devices in `compiled.as_text()`."""
+    found = [i for i in instructions(text) if i.opcode.startswith(("all-", "collective-permute"))]
+    return [i for i in found if not i.opcode.endswith("-done")]  # the second half of one
 
 
 def lowered(
