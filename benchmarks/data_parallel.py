@@ -10,6 +10,7 @@ where a device would be sent what another one has, or would take more memory tha
 import contextlib
 import sys
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -42,8 +43,6 @@ class Split:
         memory_alone: of one device that has nothing but its share of the batch.
     """
 
-    platform: Platform
-    batch: int
     gathers: tuple[str, ...]
     summed: int
     memory: int
@@ -55,27 +54,16 @@ class Split:
         light = self.memory <= MOST_MEMORY * self.memory_alone
         return not self.gathers and self.summed > 0 and light
 
-    def __str__(self) -> str:
-        """A line under `HEADINGS`, and one for each gather."""
-        megabytes = (f"{x / 1e6:11,.1f}" for x in (self.summed, self.memory, self.memory_alone))
-        line = f"{self.platform:8}{self.batch:6}{len(self.gathers):9}{''.join(megabytes)}"
-        line += f"{self.memory / self.memory_alone:7.3f}  {'holds' if self.holds else 'BROKEN'}"
-        return "\n  ".join((line, *self.gathers))
-
 
 def split(config: SegformerConfig, platform: Platform, *, batch: int, side: int) -> Split:
     """Compiles both programs for JAX's devices, of which there must be `DEVICES`."""
-    devices = jax.devices()
-    shares = (batch, devices[:DEVICES]), (batch // DEVICES, devices[:1])
-    together, alone = (
-        lowered(config, platform, batch=b, side=side, devices=those).compile(UNTUNED)
-        for b, those in shares
-    )
+    those = jax.devices()[:DEVICES]
+    step = partial(lowered, config, platform, side=side)
+    together = step(batch=batch, devices=those).compile(UNTUNED)
+    alone = step(batch=batch // DEVICES, devices=those[:1]).compile(UNTUNED)
     found = collectives(together.as_text())
     gathers = [i for i in found if not i.opcode.startswith("all-reduce")]
     return Split(
-        platform,
-        batch,
         gathers=tuple(f"{i.opcode} {i.shape} {i.op_name}" for i in gathers),
         summed=sum(i.bytes * i.times for i in found if i not in gathers),
         memory=together.memory_analysis().temp_size_in_bytes,
@@ -135,8 +123,11 @@ def main(
     splits = []
     print(f"b0, {size} × {size}, 150 classes, jax {jax.__version__}\n{HEADINGS}", flush=True)
     for batch, platform in product(batches, platforms):
-        splits.append(split(config, platform, batch=batch, side=size))
-        print(splits[-1], flush=True)
+        splits.append(each := split(config, platform, batch=batch, side=size))
+        megabytes = (f"{x / 1e6:11,.1f}" for x in (each.summed, each.memory, each.memory_alone))
+        ratio = f"{each.memory / each.memory_alone:7.3f}  {'holds' if each.holds else 'BROKEN'}"
+        print(f"{platform:8}{batch:6}{len(each.gathers):9}", *megabytes, ratio, sep="", flush=True)
+        print(*(f"  {gather}\n" for gather in each.gathers), sep="", end="")
     sys.exit(not all(each.holds for each in splits))
 
 
