@@ -98,9 +98,13 @@ def _callers_first(entry: str, bodies: dict[str, list[str]]) -> list[str]:
 def _calls(line: str, bodies: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
     """The computations that an instruction runs, and how often."""
     if found := re.search(r" while\(.*condition=%([\w.\-]+), body=%([\w.\-]+)", line):
+        known = _first(r'"known_trip_count":\{"n":"(\d+)"', line, "")
         for called in found.groups():
-            yield called, _trips(bodies[found[1]])
-    for called in re.findall(r"(?:calls|to_apply)=%([\w.\-]+)", line):
+            yield called, int(known) if known else _trips(bodies[found[1]])
+    one_of = _first(r"branch_computations=\{([^}]*)\}", line, "")  # each counts as if it were taken
+    for called in re.findall(r"(?:calls|\w+_computation|to_apply)=%([\w.\-]+)", line):
+        yield called, 1
+    for called in re.findall(r"%([\w.\-]+)", one_of):
         yield called, 1
 
 

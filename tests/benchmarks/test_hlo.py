@@ -31,6 +31,12 @@ ENTRY %main.1 (x: f32[2,8]) -> f32[2,8] {
 }
 """  # noqa: E501
 
+LESS = """
+%less (i: s32[], end: s32[]) -> pred[] {
+  ROOT %lt.1 = pred[] compare(%i, %end), direction=LT
+}
+"""
+
 
 def test_what_lies_in_a_loop_runs_as_often_as_the_loop():
     found = {i.name: i for i in instructions(PROGRAM)}
@@ -49,6 +55,12 @@ def test_the_steps_of_a_fusion_are_told_from_instructions_of_their_own():
 def test_bytes_are_those_of_every_result():
     pad = next(i for i in instructions(PROGRAM) if i.name == "pad.1")
     assert pad.bytes == 2 * 8 * 2 + 4
+
+
+def test_a_loop_whose_condition_is_a_fusion_runs_as_often_as_the_compiler_says():
+    told = 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
+    program = PROGRAM.replace("direction=LT", "calls=%less").replace("body=%body", told)
+    assert next(i for i in instructions(program + LESS) if i.name == "fusion.1").times == 3
 
 
 def test_a_loop_of_unknown_length_is_an_error():

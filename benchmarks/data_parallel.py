@@ -1,0 +1,135 @@
+"""Whether a training step stays split over eight devices, compiled for them and never run.
+
+    python -m benchmarks.data_parallel --platforms gpu --batches 64
+
+compiles b0's loss, gradients and BatchNorm statistics, in float32 and with dropout and drop path,
+for a CPU that pretends to be eight, and for one device with an eighth of the batch. It exits 1
+where a device would be sent what another one has, or would take more memory than by itself.
+"""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.hlo import Instruction, instructions
+from segformer_jax import ops
+from segformer_jax.config import SegformerConfig
+from segformer_jax.models.segformer import SegformerForSemanticSegmentation
+
+Platform = Literal["cpu", "gpu", "tpu", "unsaid"]  # by `ops.use`; the last is a step without it
+DEVICES = 8
+MOST_MEMORY = 1.1  # of one device by itself: the rest is for the sums of gradients
+UNTUNED = {"xla_backend_optimization_level": 0}  # of the machine code, which is never run
+HEADINGS = "forms    batch  gathers   sums, MB  temp., MB      alone  ratio"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A step over all devices beside one device's own, in bytes.
+
+    Attributes:
+        gathers: the instructions that send a device what another one has.
+        summed: what the devices add up with one another.
+        memory: the temporary memory of one of them.
+        memory_alone: of one device that has nothing but its share of the batch.
+    """
+
+    gathers: tuple[str, ...]
+    summed: int
+    memory: int
+    memory_alone: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing but sums goes between devices, and memory is that of the share."""
+        light = self.memory <= MOST_MEMORY * self.memory_alone
+        return not self.gathers and self.summed > 0 and light
+
+
+def split(config: SegformerConfig, platform: Platform, *, batch: int, side: int) -> Split:
+    """Compiles both programs for JAX's devices, of which there must be `DEVICES`."""
+    those = jax.devices()[:DEVICES]
+    step = partial(lowered, config, platform, side=side)
+    together = step(batch=batch, devices=those).compile(UNTUNED)
+    alone = step(batch=batch // DEVICES, devices=those[:1]).compile(UNTUNED)
+    found = collectives(together.as_text())
+    gathers = [i for i in found if not i.opcode.startswith("all-reduce")]
+    return Split(
+        gathers=tuple(f"{i.opcode} {i.shape} {i.op_name}" for i in gathers),
+        summed=sum(i.bytes * i.times for i in found if i not in gathers),
+        memory=together.memory_analysis().temp_size_in_bytes,
+        memory_alone=alone.memory_analysis().temp_size_in_bytes,
+    )
+
+
+def collectives(text: str) -> list[Instruction]:
+    """What goes between devices in `compiled.as_text()`."""
+    found = [i for i in instructions(text) if i.opcode.startswith(("all-", "collective-permute"))]
+    return [i for i in found if not i.opcode.endswith("-done")]  # the second half of one
+
+
+def lowered(
+    config: SegformerConfig, platform: Platform, *, batch: int, side: int, devices: Any
+) -> Any:
+    """A training step whose batch is split over the devices; parameters lie whole on each."""
+    mesh = Mesh(devices, ("data",))
+    whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    model = nnx.eval_shape(lambda: SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0)))
+    model.train()
+    graph, *state = nnx.split(model, nnx.Param, ...)
+    use = contextlib.nullcontext() if platform == "unsaid" else ops.use(platform)
+
+    def step(params, stats, pixels, labels):
+        def loss_of(params):
+            own = nnx.merge(graph, params, stats, copy=True)
+            loss = own(pixels, labels, rngs=nnx.Rngs(dropout=jax.random.key(0))).loss
+            return loss, nnx.state(own, nnx.BatchStat)
+
+        with use:
+            return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state)
+    sides = batch, side, side
+    pixels = jax.ShapeDtypeStruct((*sides, config.num_channels), jnp.float32, sharding=shared)
+    labels = jax.ShapeDtypeStruct(sides, jnp.int32, sharding=shared)
+    return jax.jit(step, out_shardings=whole).lower(*state, pixels, labels)
+
+
+def main(
+    *,
+    platforms: tuple[Platform, ...] = ("cpu", "gpu", "tpu", "unsaid"),
+    batches: tuple[int, ...] = (64, 256),
+    size: int = 512,
+) -> None:
+    """Compiles, prints a row for each, and exits 1 where one does not hold.
+
+    Args:
+        platforms: whose forms.
+        batches: pictures, over all devices: multiples of eight.
+        size: of the pictures, in pixels.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    config = SegformerConfig.b0(num_labels=150)
+    splits = []
+    print(f"b0, {size} × {size}, 150 classes, jax {jax.__version__}\n{HEADINGS}", flush=True)
+    for batch, platform in product(batches, platforms):
+        splits.append(each := split(config, platform, batch=batch, side=size))
+        megabytes = (f"{x / 1e6:11,.1f}" for x in (each.summed, each.memory, each.memory_alone))
+        ratio = f"{each.memory / each.memory_alone:7.3f}  {'holds' if each.holds else 'BROKEN'}"
+        print(f"{platform:8}{batch:6}{len(each.gathers):9}", *megabytes, ratio, sep="", flush=True)
+        print(*(f"  {gather}\n" for gather in each.gathers), sep="", end="")
+    sys.exit(not all(each.holds for each in splits))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
