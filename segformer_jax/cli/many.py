@@ -25,7 +25,7 @@ from segformer_jax.cli.settings import (
     write_settings,
 )
 from segformer_jax.images.find import Found, find_pictures, is_pattern
-from segformer_jax.inference.segmentation import ENDINGS
+from segformer_jax.inference.outputs import ENDINGS
 
 REPORT = "report.json"
 

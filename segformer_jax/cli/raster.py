@@ -11,7 +11,7 @@ from segformer_jax.cli.folder import output_folder
 from segformer_jax.cli.photos import print_segmentation
 from segformer_jax.cli.printing import print_json
 from segformer_jax.cli.request import Request
-from segformer_jax.inference.segmentation import ENDINGS
+from segformer_jax.inference.outputs import ENDINGS
 
 TIFFS = (".tif", ".tiff")
 ALWAYS = (".vrt", ".jp2", ".img")

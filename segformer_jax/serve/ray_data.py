@@ -8,7 +8,7 @@ from typing import Any, Literal
 from segformer_jax.atomic import atomic_folder
 from segformer_jax.images.find import picture_endings
 from segformer_jax.images.read import MAX_PIXELS
-from segformer_jax.inference.segmentation import ENDINGS, Output
+from segformer_jax.inference.outputs import ENDINGS, Output
 from segformer_jax.serve import store
 from segformer_jax.serve.cluster import import_ray
 from segformer_jax.serve.ray_worker import Job, SegmentBatch, clashes

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import read_image
-from segformer_jax.inference.segmentation import ENDINGS, Segmentation
+from segformer_jax.inference.outputs import ENDINGS
+from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.serve import store
 from segformer_jax.serve.workers import Workers, limit_threads
 
