@@ -1,5 +1,6 @@
 """The command line: one function per command, their arguments made by tyro."""
 
+import io
 import os
 import sys
 import warnings
@@ -18,6 +19,8 @@ from segformer_jax.cli.training import evaluate, train_command
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; exits 0, 1 if a comparison failed, 2 for a user's mistake, 130 on Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Windows' code pages have no → and no Δ
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning

@@ -65,7 +65,9 @@ def segment_many_files(source: Path, request: Request) -> int:
         else:
             report |= {"done": 0, "failed": []}
         with atomic_path(request.out_dir / REPORT) as temporary:
-            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            temporary.write_text(
+                json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
     if request.json:
         print_json(report)
     else:

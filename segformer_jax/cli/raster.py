@@ -95,6 +95,6 @@ def _segment(segmenter: Any, path: Path, request: Request) -> dict[str, Any]:
         )
     if "json" in files:
         with atomic_path(files["json"]) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
+            temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     written = {kind: str(file) for kind, file in files.items()}
     return {"image": str(path)} | found | {"outputs": written}
