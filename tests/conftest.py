@@ -7,6 +7,32 @@ import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+QUICK = (  # of each room what is fast and breaks first, equality with PyTorch among it
+    "checkpoints/test_flat.py",
+    "checkpoints/test_names.py",
+    "documentation/test_imports.py",
+    "images",
+    "inference/test_protocol.py",
+    "models/test_arithmetic.py",
+    "models/test_equality.py::test_segmentation_equals_transformers[standard-size0-False]",
+    "models/test_equality.py::test_segmentation_equals_transformers[standard-size1-True]",
+    "test_atomic.py",
+    "test_commands.py",
+    "test_config.py",
+    "test_every_system.py",
+    "test_on_demand.py",
+    "training/test_metrics.py",
+    "training/test_settings.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of QUICK."""
+    for item in items:
+        name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
+        if name.startswith(QUICK):
+            item.add_marker("quick")
 
 
 @pytest.fixture

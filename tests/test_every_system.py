@@ -5,28 +5,32 @@ import ctypes
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segformer_jax import process
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = [
-    file
-    for room in ("segformer_jax", "convert", "examples")
-    for file in (ROOT / room).rglob("*.py")
-]
+ROOMS = ("segformer_jax", "convert", "examples")
 LINUX_ALONE = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios"}
 SIGNALS = {"SIGINT", "SIGTERM", "SIG_IGN", "SIG_DFL"}  # that Windows has too
 
 
-def nodes(kind: type) -> list[tuple[str, ast.AST]]:
+@cache
+def trees() -> dict[str, ast.Module]:
+    files = (file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+    return {str(own.relative_to(ROOT)): ast.parse(own.read_text(encoding="utf-8")) for own in files}
+
+
+def nodes(*kinds: type) -> list[tuple[str, Any]]:
     return [
-        (f"{file.relative_to(ROOT)}:{node.lineno}", node)
-        for file in FILES
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, kind)
+        (f"{file}:{node.lineno}", node)
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
     ]
 
 
@@ -45,7 +49,7 @@ def test_text_files_are_opened_in_utf_8():
 def test_no_module_and_no_signal_of_linux_alone_is_needed():
     imported = [
         (place, (alias.name if isinstance(node, ast.Import) else node.module) or "")
-        for place, node in (*nodes(ast.Import), *nodes(ast.ImportFrom))
+        for place, node in nodes(ast.Import, ast.ImportFrom)
         for alias in node.names
     ]
     assert [own for own in imported if own[1].split(".")[0] in LINUX_ALONE] == []
