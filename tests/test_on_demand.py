@@ -2,11 +2,15 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from segformer_jax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("segformer_jax", "segformer_jax.images", "segformer_jax.inference")
@@ -49,3 +53,25 @@ def test_modules_are_there_on_first_use_and_other_names_are_refused():
     assert done.stdout.split() == ["paper_init", "segformer_jax.bilinear"]
     last = "AttributeError: module 'segformer_jax' has no attribute 'Segmentor'"
     assert done.stderr.splitlines()[-1].startswith(last)
+
+
+@pytest.mark.parametrize("package", ["rich", "tqdm", "tyro"])
+def test_without_the_extra_the_command_line_says_what_to_install(package):
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from segformer_jax.cli import main; main(['info', 'b0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    said = f"error: the command line needs {package}: pip install 'segformer-jax[cli]'"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"segformer-jax: {said}\n"
+
+
+def test_the_command_line_alone_imports_what_the_extra_brings():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = [own.split(">=")[0] for own in project["optional-dependencies"]["cli"]]
+    assert brought == [*cli.NEEDED]
+    wanted = re.compile(rf"^ *(?:import|from) (?:{'|'.join(brought)})\b", re.MULTILINE)
+    files = [*(ROOT / "segformer_jax").rglob("*.py"), *(ROOT / "convert").rglob("*.py")]
+    importing = {own.parent.name for own in files if wanted.search(own.read_text(encoding="utf-8"))}
+    assert importing == {"cli"}
