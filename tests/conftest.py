@@ -14,7 +14,6 @@ QUICK = (  # of each room what is fast and breaks first, equality with PyTorch a
     "documentation/test_imports.py",
     "images",
     "inference/test_protocol.py",
-    "models/test_arithmetic.py",
     "models/test_equality.py::test_segmentation_equals_transformers[standard-size0-False]",
     "models/test_equality.py::test_segmentation_equals_transformers[standard-size1-True]",
     "test_atomic.py",
@@ -25,6 +24,15 @@ QUICK = (  # of each room what is fast and breaks first, equality with PyTorch a
     "training/test_metrics.py",
     "training/test_settings.py",
 )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leaves the files without quick tests out of `-m quick`: importing them takes long."""
+    if config.option.markexpr == "quick" and collection_path.suffix == ".py":
+        name = collection_path.relative_to(TESTS).as_posix()
+        if not any(name.startswith(own) or own.startswith(name) for own in QUICK):
+            return True
+    return None
 
 
 def pytest_collection_modifyitems(items):
