@@ -9,7 +9,7 @@ from tqdm import tqdm
 from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import make_console, make_table, print_json
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.inference.segmentation import ENDINGS
+from segformer_jax.inference.outputs import ENDINGS
 
 
 def segment_photos(images: tuple[Path, ...], request: Request) -> int:
