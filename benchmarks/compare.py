@@ -107,6 +107,7 @@ def compare(
             keep(work, train_step.measure(rounds))
         elif work == "startup":
             keep(work, [startup.measure_startup(variant) for variant in variants])
+            keep(work, [startup.measure_help(rounds)])
         else:
             keep(work, [startup.measure_overhead(variant) for variant in variants])
     for failure in failures:

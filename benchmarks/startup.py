@@ -1,4 +1,4 @@
-"""What the first call costs, what a second process is spared, and what any call costs at least."""
+"""What the first call costs, what a second process is spared, what a call and the help cost."""
 
 import json
 import os
@@ -50,6 +50,22 @@ def measure_overhead(variant: str) -> dict[str, Any]:
         "call_ms": statistics.median(returned),
         "result_ms": statistics.median(done),
     }
+
+
+def measure_help(rounds: int) -> dict[str, Any]:
+    """Seconds of `segformer-jax --help`, and of `import jax` alone, interleaved."""
+    commands = {
+        "help_s": ["from segformer_jax.cli import main; main()", "--help"],
+        "import_jax_s": ["import jax"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", *command], stdout=subprocess.DEVNULL, check=True)
+            seconds[name].append(time.perf_counter() - start)
+    row = {name: statistics.median(own) for name, own in seconds.items()}
+    return {"work": "segformer-jax --help"} | row | {"ratio": row["help_s"] / row["import_jax_s"]}
 
 
 def _first_call(folder: Path, cache: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tpu --variants b0 b2 --batches 8 --out tpu.json
 
-needs `pip install "segformer-jax[tpu]"`, whose libtpu compiles ahead of time for a described
+needs `pip install "segformer-jax[cli,tpu]"`, whose libtpu compiles ahead of time for a described
 machine. Nothing is run: flops and cycles are the compiler's estimates, no measurement. bfloat16,
 150 classes; over four chips the batch is split, and the figures are one chip's.
 """

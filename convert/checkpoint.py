@@ -53,7 +53,7 @@ def convert_checkpoint(source: str | Path, out_dir: str | Path, *, weights: str 
     variant = config.pop("variant")
     with tempfile.TemporaryDirectory() as folder:
         files.write_safetensors(converted, Path(folder) / "model.safetensors")
-        (Path(folder) / CONFIG).write_text(json.dumps(config))
+        (Path(folder) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         kind = _convert(Path(folder), converted, out_dir, weights)
     labels = len(config.get("id2label", ()))
     side = SIZES.get(labels, 512)

@@ -7,6 +7,39 @@ import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+QUICK = (  # of each room what is fast and breaks first, equality with PyTorch among it
+    "checkpoints/test_flat.py",
+    "checkpoints/test_names.py",
+    "documentation/test_imports.py",
+    "evaluation/test_metrics.py",
+    "images",
+    "inference/test_protocol.py",
+    "models/test_equality.py::test_segmentation_equals_transformers[standard-size0-False]",
+    "test_atomic.py",
+    "test_commands.py",
+    "test_config.py",
+    "test_every_system.py",
+    "test_on_demand.py",
+    "training/test_settings.py",
+)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leaves the files without quick tests out of `-m quick`: importing them takes long."""
+    if config.option.markexpr == "quick" and collection_path.suffix == ".py":
+        name = collection_path.relative_to(TESTS).as_posix()
+        if not any(name.startswith(own) or own.startswith(name) for own in QUICK):
+            return True
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of QUICK."""
+    for item in items:
+        name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
+        if name.startswith(QUICK):
+            item.add_marker("quick")
 
 
 @pytest.fixture

@@ -154,6 +154,15 @@ def test_the_library_alone_says_which_weights_to_install_or_name(built, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_the_container_copies_what_is_there():
+    recipe = (ROOT / "examples" / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    copied = [
+        name for line in re.findall("^COPY (.*) ", recipe, re.MULTILINE) for name in line.split()
+    ]
+    assert {"pyproject.toml", "segformer_jax", "convert", "weights/scene-b0"} <= {*copied}
+    assert all((ROOT / name).exists() for name in copied)
+
+
 def test_the_releases_papers_are_of_this_version():
     version = segformer_jax.__version__
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,43 +1,29 @@
-"""The command line: one function per command, their arguments made by tyro.
+"""The command line, of the extra `cli`: one function per command, their arguments made by tyro.
 
 It may import `training`, `evaluation`, `data`, `export`, `video`, `geo`, `cluster`, `server`,
 `demo`, `convert`, `inference`, `checkpoints`, `models` and `images`.
 """
 
+import importlib.util
+import io
 import os
 import sys
 import warnings
 
-import tyro
-
-from segformer_jax.cli.checkpoints import convert, info, verify
-from segformer_jax.cli.demo import demo
-from segformer_jax.cli.export import export
 from segformer_jax.cli.printing import one_line, say, show_warning
-from segformer_jax.cli.segment import segment
-from segformer_jax.cli.serve import serve
-from segformer_jax.cli.train import evaluate, train_command
+
+NEEDED = ("rich", "tqdm", "tyro")  # the extra `cli`
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; exits 0, 1 if a comparison failed, 2 for a user's mistake, 130 on Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Windows' code pages have no → and no Δ
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            app = tyro.extras.SubcommandApp()
-            commands = (
-                *(segment, train_command(arguments), evaluate, export),
-                *(serve, demo, info, convert, verify),
-            )
-            for command in commands:
-                app.command(command)
-            code = app.cli(
-                prog="segformer-jax",
-                description="SegFormer in JAX: cuts pictures into classes, pixel by pixel.",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-            )
+            code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         say("interrupted")
@@ -49,3 +35,14 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"error: {one_line(error)}")
         code = 2
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"the command line needs {', '.join(missing)}: pip install 'segformer-jax[cli]'"
+        )
+    from segformer_jax.cli.commands import run
+
+    return run(arguments)

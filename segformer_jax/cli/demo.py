@@ -10,8 +10,8 @@ from typing import Annotated
 
 import tyro
 
+from segformer_jax.cli.model import DEFAULT_MODEL, open_segmenter
 from segformer_jax.cli.printing import say
-from segformer_jax.cli.segment_request import DEFAULT_MODEL, open_segmenter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"  # of a clone; an installed wheel has none
 

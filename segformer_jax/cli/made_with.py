@@ -48,7 +48,7 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
     """
     file = out_dir / FILE
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -61,7 +61,7 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
 def write_settings(settings: dict[str, Any], out_dir: Path) -> None:
     """Beside the results; what is known of other options stays."""
     with atomic_path(out_dir / FILE) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_read(value: Any) -> Any:

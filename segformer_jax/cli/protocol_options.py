@@ -1,10 +1,12 @@
 """--protocol and the options of windows, scales and flips, which `segment` and `evaluate` share."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from segformer_jax.images.flips import Flip
-from segformer_jax.inference.protocol import Protocol, Windows
+
+if TYPE_CHECKING:
+    from segformer_jax.inference.protocol import Protocol
 
 Name = Literal["cityscapes", "cityscapes-ms", "ade20k", "ade20k-ms"]
 
@@ -18,7 +20,7 @@ def make_protocol(
     flip_direction: tuple[Flip, ...] = (),
     threshold: float = 0.5,
     **size: int | None,
-) -> Protocol:
+) -> "Protocol":
     """The named protocol, or the processor's, with the parts that are given in place of its own.
 
     Args:
@@ -33,6 +35,8 @@ def make_protocol(
     Raises:
         ValueError: more than two numbers in `slide`, or one out of its range.
     """
+    from segformer_jax.inference.protocol import Protocol, Windows
+
     protocol = Protocol()
     if name is not None:
         family, _, scaled = name.partition("-")

@@ -5,15 +5,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from segformer_jax.cli.model import DEFAULT_MODEL
 from segformer_jax.cli.protocol_options import Name, make_protocol
-from segformer_jax.cli.segment_film import is_film, segment_films
-from segformer_jax.cli.segment_folder import names_many, segment_many_files
-from segformer_jax.cli.segment_on_ray import segment_on_ray
-from segformer_jax.cli.segment_photos import segment_photos
-from segformer_jax.cli.segment_raster import is_raster, segment_rasters
-from segformer_jax.cli.segment_request import DEFAULT_MODEL, Request
 from segformer_jax.images.flips import Flip
-from segformer_jax.inference.segmentation import Output
+from segformer_jax.inference.outputs import Output
 
 
 def segment(
@@ -75,6 +70,13 @@ def segment(
         ray: on a Ray cluster, where images may be folders and URIs too: local starts one here, auto
             finds the one of this machine, HOST:PORT and ray://HOST:PORT are elsewhere.
     """
+    from segformer_jax.cli.segment_film import is_film, segment_films
+    from segformer_jax.cli.segment_folder import names_many, segment_many_files
+    from segformer_jax.cli.segment_on_ray import segment_on_ray
+    from segformer_jax.cli.segment_photos import segment_photos
+    from segformer_jax.cli.segment_raster import is_raster, segment_rasters
+    from segformer_jax.cli.segment_request import Request
+
     if not images:
         raise ValueError("no picture given: segformer-jax segment IMAGE...")
     films = [source for source in images if is_film(source) and not names_many(source)]

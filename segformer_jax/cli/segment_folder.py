@@ -25,7 +25,7 @@ from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.images.find import Found, find_pictures, is_pattern
-from segformer_jax.inference.segmentation import ENDINGS
+from segformer_jax.inference.outputs import ENDINGS
 
 REPORT = "report.json"
 
@@ -65,7 +65,9 @@ def segment_many_files(source: Path, request: Request) -> int:
         else:
             report |= {"done": 0, "failed": []}
         with atomic_path(request.out_dir / REPORT) as temporary:
-            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            temporary.write_text(
+                json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
     if request.json:
         print_json(report)
     else:

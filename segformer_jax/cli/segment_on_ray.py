@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segformer_jax.cli.model import say_licence
 from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.segment_photos import print_segmentation
-from segformer_jax.cli.segment_request import Request, say_licence
+from segformer_jax.cli.segment_request import Request
 from segformer_jax.inference.protocol import Protocol
 
 ONE_SLASH = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)")

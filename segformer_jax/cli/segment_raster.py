@@ -11,7 +11,7 @@ from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import print_json
 from segformer_jax.cli.segment_photos import print_segmentation
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.inference.segmentation import ENDINGS
+from segformer_jax.inference.outputs import ENDINGS
 
 TIFFS = (".tif", ".tiff")
 ALWAYS = (".vrt", ".jp2", ".img")
@@ -95,6 +95,6 @@ def _segment(segmenter: Any, path: Path, request: Request) -> dict[str, Any]:
         )
     if "json" in files:
         with atomic_path(files["json"]) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
+            temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     written = {kind: str(file) for kind, file in files.items()}
     return {"image": str(path)} | found | {"outputs": written}

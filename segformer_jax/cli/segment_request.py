@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segformer_jax.cli.printing import say
+from segformer_jax.cli.model import open_segmenter
+from segformer_jax.inference.outputs import Output
 from segformer_jax.inference.protocol import Protocol
-from segformer_jax.inference.segmentation import Output
-
-DEFAULT_MODEL = "scene-b0"
 
 
 @dataclass(frozen=True)
@@ -47,33 +45,4 @@ class Request:
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
-        )
-
-
-def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any:
-    """The model in use, in a process that keeps compiled programs and freed memory.
-
-    Args:
-        model: a weights package, a folder, or a hub name.
-        dtype: what the matrix products compute in.
-        options: those of `Segmenter.from_pretrained`.
-    """
-    import jax.numpy as jnp
-
-    from segformer_jax import Segmenter
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
-
-    keep_freed_memory()
-    keep_compiled_programs()
-    segmenter = Segmenter.from_pretrained(model, dtype=jnp.dtype(dtype), **options)
-    say_licence(model)
-    return segmenter
-
-
-def say_licence(model: str) -> None:
-    """Of the model that nobody chose: what it is, and that its licence has a limit."""
-    if model == DEFAULT_MODEL:
-        say(
-            "scene-b0: a small model of 32 classes of streets, rooms, people and nature; its "
-            "weights are CC BY-NC 4.0, not for commercial use (choose another with --model)"
         )

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from segformer_jax.cli.model import DEFAULT_MODEL, say_licence
 from segformer_jax.cli.printing import say
-from segformer_jax.cli.segment_request import DEFAULT_MODEL, say_licence
 
 
 def serve(

@@ -13,7 +13,8 @@ from segformer_jax.cluster import store
 from segformer_jax.cluster.resources import Workers, limit_threads
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import read_image
-from segformer_jax.inference.segmentation import ENDINGS, Segmentation
+from segformer_jax.inference.outputs import ENDINGS
+from segformer_jax.inference.segmentation import Segmentation
 
 CLASSES = pa.list_(
     pa.struct({"id": pa.int32(), "label": pa.string(), "share": pa.float64(), "pixels": pa.int64()})

@@ -1,10 +1,26 @@
 """Programs that run without this library: StableHLO and ONNX.
 
-It may import `inference`, `models`, `ops` and `images`; the package onnx is the extra `onnx`.
+It may import `inference`, `checkpoints`, `models`, `ops` and `images`; the package onnx is the
+extra `onnx`.
 """
 
-from segformer_jax.export.onnx.program import export_onnx
-from segformer_jax.export.signature import Signature
-from segformer_jax.export.stablehlo import export_stablehlo, load_exported
+from typing import TYPE_CHECKING
+
+from segformer_jax.on_demand import on_demand
+
+if TYPE_CHECKING:  # what `on_demand` gives
+    from segformer_jax.export.onnx.program import export_onnx
+    from segformer_jax.export.signature import Signature
+    from segformer_jax.export.stablehlo import export_stablehlo, load_exported
 
 __all__ = ["Signature", "export_onnx", "export_stablehlo", "load_exported"]
+
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "Signature": "segformer_jax.export.signature",
+        "export_onnx": "segformer_jax.export.onnx.program",
+        "export_stablehlo": "segformer_jax.export.stablehlo",
+        "load_exported": "segformer_jax.export.stablehlo",
+    },
+)

@@ -3,10 +3,15 @@
 It may import `bilinear`.
 """
 
-from segformer_jax.images.draw import colorize, index_png, legend, overlay, side_by_side
-from segformer_jax.images.labels import palette_for
-from segformer_jax.images.processor import BatchFeature, SegformerImageProcessor
-from segformer_jax.images.read import read_image
+from typing import TYPE_CHECKING
+
+from segformer_jax.on_demand import on_demand
+
+if TYPE_CHECKING:  # what `on_demand` gives
+    from segformer_jax.images.draw import colorize, index_png, legend, overlay, side_by_side
+    from segformer_jax.images.labels import palette_for
+    from segformer_jax.images.processor import BatchFeature, SegformerImageProcessor
+    from segformer_jax.images.read import read_image
 
 __all__ = [
     "BatchFeature",
@@ -19,3 +24,18 @@ __all__ = [
     "read_image",
     "side_by_side",
 ]
+
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "BatchFeature": "segformer_jax.images.processor",
+        "SegformerImageProcessor": "segformer_jax.images.processor",
+        "colorize": "segformer_jax.images.draw",
+        "index_png": "segformer_jax.images.draw",
+        "legend": "segformer_jax.images.draw",
+        "overlay": "segformer_jax.images.draw",
+        "palette_for": "segformer_jax.images.labels",
+        "read_image": "segformer_jax.images.read",
+        "side_by_side": "segformer_jax.images.draw",
+    },
+)

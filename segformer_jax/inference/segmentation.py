@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt
@@ -15,14 +15,6 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.images import draw
 from segformer_jax.images.labels import palette_for
 from segformer_jax.images.read import read_image
-
-Output = Literal["overlay", "mask", "npy", "json"]
-ENDINGS: dict[str, str] = {  # what the names of results end in
-    "overlay": ".overlay.png",
-    "mask": ".mask.png",
-    "npy": ".npy",
-    "json": ".json",
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,7 +161,7 @@ def segment_film(
             )
         if folder is not None:
             table = {"time_base": str(stream.time_base), "pts": times}
-            (folder / TIMES).write_text(json.dumps(table) + "\n")
+            (folder / TIMES).write_text(json.dumps(table) + "\n", encoding="utf-8")
         audio = "none" if film is None else fate_of_sound(container)
     return FilmResult(len(times), size, "; ".join(trouble) or None, audio)
 
@@ -169,7 +169,7 @@ def segment_film(
 def _mask_files(folder: Path) -> list[str]:
     """The files that an earlier call wrote into its folder of masks, which its times tell."""
     try:
-        table = json.loads((folder / TIMES).read_text())
+        table = json.loads((folder / TIMES).read_text(encoding="utf-8"))
         frames = len(table["pts"]) if table.keys() == {"time_base", "pts"} else 0
     except (OSError, ValueError, TypeError, AttributeError):
         return []

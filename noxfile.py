@@ -1,0 +1,50 @@
+"""The commands of CONTRIBUTING.md by name, in the environment that nox is installed in.
+
+`.venv/bin/nox -l` lists them, `.venv/bin/nox -s lint types` runs two.
+"""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+COMMANDS = {
+    "quick": ["pytest -q -n 2 -m quick"],
+    "tests": ["pytest -q -n 2"],
+    # Flax's other mode is about how modules are taken apart: not the real sizes, nor the classifier
+    "graph": [
+        "NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false pytest -q -n 2 tests/models "
+        "--ignore tests/models/test_variants.py -k 'not classification'"
+    ],
+    "lint": ["ruff check", "ruff format --check"],
+    "types": ["pyrefly check"],
+    "docs": ["pip install -q -e '.[docs]'", "sphinx-build -q -W --keep-going docs out/docs"],
+    "wheels": [
+        "python -m build",
+        "python -m build weights/scene-b0 --outdir dist",
+        "twine check --strict dist/*",
+    ],
+}
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "quick"]
+
+
+def add(name: str, commands: list[str]) -> None:
+    """A session that runs commands, which may begin with NAME=value."""
+
+    @nox.session(name=name)
+    def run(session: nox.Session) -> None:
+        for command in commands:
+            words = shlex.split(command)
+            environment = {}
+            while "=" in words[0]:
+                key, environment[key] = words.pop(0).split("=")
+            words[0] = shutil.which(words[0], path=Path(sys.executable).parent) or words[0]
+            session.run(*words, env=environment, external=True)
+
+
+for name, commands in COMMANDS.items():
+    add(name, commands)

@@ -1,0 +1,27 @@
+"""All commands in one program."""
+
+import tyro
+
+from segformer_jax.cli.checkpoints import convert, info, verify
+from segformer_jax.cli.demo import demo
+from segformer_jax.cli.export import export
+from segformer_jax.cli.segment import segment
+from segformer_jax.cli.serve import serve
+from segformer_jax.cli.train import evaluate, train_command
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command that is named first; its exit code."""
+    app = tyro.extras.SubcommandApp()
+    commands = (
+        *(segment, train_command(arguments), evaluate, export),
+        *(serve, demo, info, convert, verify),
+    )
+    for command in commands:
+        app.command(command)
+    return app.cli(
+        prog="segformer-jax",
+        description="SegFormer in JAX: cuts pictures into classes, pixel by pixel.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
