@@ -49,7 +49,7 @@ def test_nothing_is_left_of_a_failure(tmp_path, error):
 def test_a_folder_that_takes_no_files_is_a_value_error(tmp_path):
     (tmp_path / "file").touch()
     for folder, reason in (
-        (tmp_path / "file", "is a file"),
+        (tmp_path / "file", "must be a folder, got the file"),
         (tmp_path / "file" / "sub", "can't be written: .*Not a directory"),
         ("/proc/x", "can't be written: .*No such file"),
     ):

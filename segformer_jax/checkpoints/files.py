@@ -41,7 +41,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     file = weights_file(path)
     if file is None:
         raise WeightsError(
-            f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}{flat_hint(path)}"
+            f"{path} has no weights: expected one of {', '.join(CONTAINERS)}{flat_hint(path)}"
         )
     read = _read_shards if file.name.endswith(".index.json") else _read_file
     return dequantise(read(file), source=file)
@@ -86,7 +86,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         return read_torch_file(path)
     if path.suffix != ".safetensors":
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
-        raise WeightsError(f"{path} is none of the weight files that are known: {known}")
+        raise WeightsError(f"{path} must be a file of weights, got another kind: known are {known}")
     with _safetensors(path):
         with safe_open(path, "numpy") as opened:
             types = {name: opened.get_slice(name).get_dtype() for name in list(opened.keys())}
@@ -105,19 +105,29 @@ def _safetensors(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise WeightsError(
+            f"{path} is damaged or not a safetensors file ({error}): download or save it again"
+        ) from error
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index} is no index of shards: {error!r}") from error
+        raise WeightsError(
+            f"{index} is not an index of weight shards ({error!r}): download it again"
+        ) from error
     tensors: dict[str, np.ndarray] = {}
     for name in names:
         if Path(name).name != name:
-            raise WeightsError(f"{index} names {name!r}; shards lie in the index's own folder")
+            raise WeightsError(
+                f"{index} must name files in its own folder, got {name!r}: download the "
+                "checkpoint again"
+            )
         if not (index.parent / name).is_file():
-            raise WeightsError(f"the shard {name} is missing beside {index}")
+            raise WeightsError(
+                f"{index} names the file {name}, which is missing beside it: download "
+                "the checkpoint again"
+            )
         tensors |= _read_file(index.parent / name)
     return tensors

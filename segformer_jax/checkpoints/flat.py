@@ -57,8 +57,8 @@ def load_flat(model: nnx.Module, folder: str | Path) -> None:
     file = Path(folder) / PARAMETERS
     if not file.is_file():
         raise WeightsError(
-            f"there is no {PARAMETERS} in {folder}: save_flat writes it; from_pretrained opens a "
-            "folder in Hugging Face's layout"
+            f"{folder} has no {PARAMETERS}: write it with save_flat, or use "
+            "from_pretrained for a folder in Hugging Face's layout"
         )
     given = files.read_weights(file)
     wanted = {name: np.shape(value) for name, value in flat_state(model).items()}

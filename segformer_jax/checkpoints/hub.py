@@ -46,8 +46,9 @@ def resolve(
     """
     if unknown:
         raise TypeError(
-            f"from_pretrained has no option {', '.join(unknown)}; beside its own, which its "
-            "docstring lists, it has revision, token, cache_dir, local_files_only, subfolder"
+            f"from_pretrained has no option {', '.join(unknown)}: besides the "
+            "arguments in its docstring it takes revision, token, cache_dir, "
+            "local_files_only and subfolder"
         )
     name = str(name_or_path)
     package = None if isinstance(name_or_path, Path) else _weights_packages().get(name)
@@ -56,8 +57,9 @@ def resolve(
         folder = _folder_of(package)
         if path.exists():  # Python shows a warning of the same place and text once
             warnings.warn(
-                f"{name} is an installed weights package and also {path.absolute()}; the package "
-                f"is taken, from {folder}: write ./{name} for the other",
+                f"{name} is the name of an installed weights package and of the folder "
+                f"{path.absolute()}: the package in {folder} is used; write ./{name} to "
+                "use the folder",
                 stacklevel=1,
             )
         return _inside(folder, subfolder)
@@ -200,12 +202,15 @@ def _weights_packages() -> dict[str, str]:
 def _folder_of(package: str) -> Path:
     spec = util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"the weights package {package} is registered, but can't be found")
+        raise WeightsError(
+            f"the weights package {package} is installed, but its files can't be "
+            "found: reinstall it with pip install --force-reinstall"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _inside(folder: Path, subfolder: str) -> Path:
     path = folder / subfolder if subfolder else folder
     if not path.exists():
-        raise WeightsError(f"there is no {subfolder} in {folder}")
+        raise WeightsError(f"there is no folder {subfolder} in {folder}: correct subfolder")
     return path

@@ -74,8 +74,8 @@ def load_model(
     """
     if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
         raise ValueError(
-            f"param_dtype is {jnp.dtype(param_dtype).name}: first "
-            'jax.config.update("jax_enable_x64", True)'
+            f"param_dtype {jnp.dtype(param_dtype).name} needs JAX's 64-bit mode: "
+            'call jax.config.update("jax_enable_x64", True) first'
         )
     path = hub.resolve(name_or_path, **hub_options)
     config = _read_config(path)
@@ -104,16 +104,18 @@ def load_model(
 
     if new and not may_start:
         raise WeightsError(
-            f"{name_or_path} is not trained for this: it holds no {_listed(sorted(new))}; "
-            f"fine-tune it first ({cls.__name__}.from_pretrained starts what is missing), or name "
-            "a checkpoint of this kind"
+            f"{name_or_path} has no trained weights for {cls.__name__}: "
+            f"{_listed(sorted(new))} are missing; fine-tune it first "
+            f"({cls.__name__}.from_pretrained initialises them at random), or name "
+            "a checkpoint that has them"
         )
     started = _start(build, new, rngs or nnx.Rngs(0))
     values = {n: started[n] if n in new else given[n] for n in wanted}
     fill(model, values)
     if new:
         warnings.warn(
-            f"not taken from {name_or_path}: newly started, to be trained: {_listed(sorted(new))}",
+            f"{name_or_path} has no fitting weights for some parameters, which are initialised at "
+            f"random and must be trained: {_listed(sorted(new))}",
             stacklevel=3,
         )
     model.eval()
@@ -221,7 +223,7 @@ def save_model(
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
     folder = Path(folder)
     if type(getattr(model, "decode_head", None)) is FoldedDecodeHead:
-        raise ValueError("a folded model can't be saved: save the model that it was folded from")
+        raise ValueError("a folded model can't be saved: save the model that it was made from")
     refuse_foreign(
         model,
         "Hugging Face's layout",
@@ -309,8 +311,8 @@ def _read_config(path: Path) -> SegformerConfig:
     values = _read_json(path, CONFIG)
     if "model_type" not in values:
         raise WeightsError(
-            f"the {CONFIG} of {path} has no model_type, so this may be any network; a SegFormer's "
-            "says 'segformer': add it if this is one"
+            f'{CONFIG} of {path} must have "model_type": "segformer", got no '
+            "model_type: add it if this is a SegFormer"
         )
     return SegformerConfig.from_dict(values)
 
@@ -319,15 +321,20 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     file = (path if path.is_dir() else path.parent) / name
     if not file.is_file():
         raise WeightsError(
-            f"there is no {name} in {file.parent}, so this is not a whole checkpoint"
-            f"{files.flat_hint(file.parent)}"
+            f"{file.parent} is not a complete checkpoint: {name} is "
+            f"missing{files.flat_hint(file.parent)}"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{file} is not JSON: {error}") from error
+        raise WeightsError(
+            f"{file} is not valid JSON ({error}): correct or download it again"
+        ) from error
     if not isinstance(values, dict):
-        raise WeightsError(f"{file} holds a {type(values).__name__}; a JSON object was expected")
+        raise WeightsError(
+            f"{file} must hold a JSON object, got a {type(values).__name__}: "
+            "correct or download it again"
+        )
     return values
 
 

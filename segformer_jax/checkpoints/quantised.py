@@ -43,8 +43,8 @@ def quantise(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         quantised[name + SCALE] = scale
     if broken:
         raise ValueError(
-            f"weights that are NaN or infinite have no int8: {', '.join(broken)}; take a "
-            "checkpoint from before the training went wrong"
+            "int8 weights must be finite, got NaN or infinity in "
+            f"{', '.join(broken)}: use a checkpoint from before training diverged"
         )
     return quantised
 

@@ -55,7 +55,8 @@ def _check(paths: tuple[Path, ...], request: Request) -> None:
 
     if "npy" in request.outputs:
         raise ValueError(
-            "a raster has no .npy: the mask is a TIFF of the same numbers (--outputs mask)"
+            "--outputs must not have npy for a raster: --outputs mask writes a "
+            "TIFF of the same numbers"
         )
     by_stem: dict[str, Path] = {}
     for path in paths:

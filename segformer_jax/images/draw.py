@@ -20,7 +20,9 @@ def colorize(class_map: ClassMap, palette: Palette) -> Image.Image:
         ValueError: an index below 0.
     """
     if class_map.min(initial=0) < 0:
-        raise ValueError(f"the class map holds {class_map.min()}; class indices start at 0")
+        raise ValueError(
+            f"class indices must be at least 0, got {class_map.min()} in the class map"
+        )
     if class_map.max(initial=0) >= len(palette):
         class_map = np.minimum(class_map, np.intp(len(palette)))
         palette = np.concatenate([palette, np.array([IGNORED], np.uint8)])
@@ -48,7 +50,9 @@ def overlay(
         ValueError: an alpha outside 0…1, a picture of another size than its map, an index below 0.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it lies between 0 (the picture) and 1 (the colours)")
+        raise ValueError(
+            f"alpha must be in [0, 1], 0 for the picture and 1 for the colours, got {alpha}"
+        )
     _check_size(image, class_map)
     picture = image.convert("RGB")
     blended = Image.blend(picture, colorize(class_map, palette), alpha)
@@ -70,7 +74,10 @@ def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
     """
     low, high = int(class_map.min(initial=0)), int(class_map.max(initial=0))
     if low < 0 or high > 65535:
-        raise ValueError(f"the class map holds {low} to {high}; a PNG holds indices of 0…65535")
+        raise ValueError(
+            f"class indices must be in 0…65535 for a PNG, got {low} to {high}: save "
+            "the class map as .npy"
+        )
     if class_map.dtype == np.uint16 or high > 255:
         return Image.fromarray(class_map.astype(np.uint16))
     table = np.full((256, 3), IGNORED, np.uint8)
@@ -137,5 +144,6 @@ def side_by_side(
 def _check_size(image: Image.Image, class_map: ClassMap) -> None:
     if image.size[::-1] != class_map.shape:
         raise ValueError(
-            f"the picture has height and width {image.size[::-1]}, its class map {class_map.shape}"
+            "the picture and its class map must have the same size, got "
+            f"{image.size[::-1]} and {class_map.shape}"
         )

@@ -58,7 +58,10 @@ def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[P
         root, files = path.parent, list(_listed(path))
         nothing = f"the list {source} names no picture"
     else:
-        raise ValueError(f"{source} is no folder, no pattern such as 'photos/*.jpg', no list.txt")
+        raise ValueError(
+            f"{source} is not a folder, glob pattern or .txt list: give a folder, a "
+            "pattern such as 'photos/*.jpg', or list.txt"
+        )
     if not files:
         raise ValueError(nothing)
     return root, _named(files, root)
@@ -112,9 +115,12 @@ def _listed(file: Path) -> Iterator[Path]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ValueError(f"there is no list {file}") from error
+        raise ValueError(f"there is no list file {file}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the list {file} can't be read as UTF-8 text: {error}") from error
+        raise ValueError(
+            f"the list file {file} can't be read as UTF-8 text ({error}): save it "
+            "as UTF-8, a path a line"
+        ) from error
     for line in text.splitlines():
         name = line.strip()
         if name and not name.startswith("#"):

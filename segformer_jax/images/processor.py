@@ -41,7 +41,7 @@ class BatchFeature(dict):
         """The entry of that name."""
         if name in self:
             return self[name]
-        raise AttributeError(f"there is no {name!r}; there is {', '.join(self)}")
+        raise AttributeError(f"the processor's output has no {name!r}: it has {', '.join(self)}")
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,19 @@ class SegformerImageProcessor:
     def __post_init__(self):
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it is True or False")
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.do_convert_rgb not in (None, True, False):
             raise ValueError(
-                f"do_convert_rgb is {self.do_convert_rgb!r}; it is None, True or False"
+                f"do_convert_rgb must be None, True or False, got {self.do_convert_rgb!r}"
             )
         if self.resample not in list(Image.Resampling):
             known = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Image.Resampling)
-            raise ValueError(f"resample is {self.resample!r}; Pillow's filters are {known}")
+            raise ValueError(
+                f"resample must be a number of one of Pillow's filters, {known}, got "
+                f"{self.resample!r}"
+            )
         if not is_number(self.rescale_factor):
-            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; it is a number")
+            raise ValueError(f"rescale_factor must be a number, got {self.rescale_factor!r}")
         changes = {
             "size": FrozenDict(size_dict(self.size, square=self.default_to_square)),
             "resample": int(self.resample),
@@ -111,7 +114,9 @@ class SegformerImageProcessor:
         for name, value in changes.items():
             object.__setattr__(self, name, value)
         if 0 in np.atleast_1d(self.image_std):
-            raise ValueError(f"image_std is {self.image_std}; nothing can be divided by 0")
+            raise ValueError(
+                f"image_std must not hold 0, because pixels are divided by it, got {self.image_std}"
+            )
 
     def __call__(
         self,
@@ -156,13 +161,15 @@ class SegformerImageProcessor:
             maps = [self._labels(own) for own in _listed(segmentation_maps, "maps", 3)]
             if len(maps) != len(pictures):
                 raise ValueError(
-                    f"there are {len(maps)} segmentation_maps for {len(pictures)} pictures"
+                    f"segmentation_maps must hold one map per picture, {len(pictures)}, got "
+                    f"{len(maps)}"
                 )
             inputs["labels"] = _stacked(maps, "maps")
             if inputs["labels"].shape != inputs["pixel_values"].shape[:3]:
                 raise ValueError(
-                    f"the maps, {inputs['labels'].shape[1:]}, and their pictures, "
-                    f"{inputs['pixel_values'].shape[1:3]}, end up with different sizes"
+                    "segmentation_maps must have their pictures' sizes, got "
+                    f"{inputs['labels'].shape[1:]} and {inputs['pixel_values'].shape[1:3]} "
+                    "after resizing"
                 )
         return _on_device(inputs) if return_tensors == "jax" else inputs
 
@@ -254,8 +261,7 @@ class SegformerImageProcessor:
         unknown = [name for name in options if name not in OPTIONS]
         if unknown:
             raise ValueError(
-                f"SegFormer's processor has no option {', '.join(unknown)}; it has "
-                f"{', '.join(OPTIONS)}"
+                f"the processor has no option {', '.join(unknown)}: it has {', '.join(OPTIONS)}"
             )
         given = {name: value for name, value in options.items() if value is not None}
         return dataclasses.replace(self, **given)
@@ -326,8 +332,8 @@ class SegformerImageProcessor:
             value = getattr(self, name)
             if self.do_normalize and isinstance(value, tuple) and len(value) != channels:
                 raise ValueError(
-                    f"{name} has {len(value)} entries, {value}, but the picture has {channels} "
-                    "channels: give one number, or one for each"
+                    f"{name} must be one number, or one for each of the picture's "
+                    f"{channels} channels, got {len(value)}: {value}"
                 )
 
     def _labels(self, segmentation_map: Any) -> Int[np.ndarray, "h w"]:
@@ -352,8 +358,8 @@ class SegformerImageProcessor:
     def _warn_of_fractions(self) -> None:
         if self.do_rescale:
             warnings.warn(
-                "a picture of floats in 0…1 is multiplied by rescale_factor once more, as in "
-                "transformers: give do_rescale=False with such pictures",
+                "a picture of floats in [0, 1] was multiplied by rescale_factor again, "
+                "as in transformers: pass do_rescale=False for such pictures",
                 stacklevel=5,
             )
 
@@ -373,7 +379,7 @@ def _listed(source: Any, what: str, batch_dimensions: int) -> list:
     else:
         items = [source]
     if not items:
-        raise ValueError(f"the list of {what} is empty")
+        raise ValueError(f"the list of {what} must not be empty")
     return items
 
 
@@ -381,8 +387,9 @@ def _stacked(arrays: list[np.ndarray], what: str) -> np.ndarray:
     sizes = {array.shape[:2] for array in arrays}
     if len(sizes) > 1:
         raise ValueError(
-            f"{what} of different sizes, {sorted(sizes)}, make no batch: resize them to one size "
-            "(do_resize=True, size with height and width) or give them one by one"
+            f"{what} of one batch must have the same size, got {sorted(sizes)}: "
+            "resize them (do_resize=True, and size with height and width), or pass "
+            "them one by one"
         )
     return np.stack(arrays)
 
@@ -405,4 +412,4 @@ def _per_channel(name: str, value: Any) -> int | float | tuple[int | float, ...]
         numbers = tuple(np.asarray(value).tolist())
         if numbers and all(is_number(number) for number in numbers):
             return numbers
-    raise ValueError(f"{name} is {value!r}; it is one number, or one for each channel")
+    raise ValueError(f"{name} must be one number, or one for each channel, got {value!r}")

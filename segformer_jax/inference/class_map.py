@@ -103,8 +103,8 @@ def check_threshold(threshold: float, labels: int) -> None:
     """Raises a ValueError where a model of so many labels has no use for a threshold."""
     if labels > 1 and threshold != 0.5:
         raise ValueError(
-            f"threshold must be 0.5 with {labels} labels, got {threshold}: each pixel has its best "
-            "class; a threshold is for models of one label"
+            f"threshold must be 0.5 with {labels} labels, got {threshold}: leave it "
+            "out, because it is for models of one label"
         )
 
 

@@ -67,9 +67,9 @@ def export_stablehlo(
     signature.check(interface)
     for platform in platforms:
         if platform not in PLATFORMS:
-            raise ValueError(f"there is no platform {platform!r}; known are {', '.join(PLATFORMS)}")
+            raise ValueError(f"platform must be one of {', '.join(PLATFORMS)}, got {platform!r}")
     if not platforms:
-        raise ValueError(f"no platform is given; known are {', '.join(PLATFORMS)}")
+        raise ValueError(f"platforms must name at least one of {', '.join(PLATFORMS)}")
     weights, network = _weights_and_network(model)
     run = _for_platform(platforms, _with_steps(network, signature, processor, interface))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
@@ -107,7 +107,7 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
         program = export.deserialize(bytearray(content))
     except Exception as error:  # flatbuffers checks nothing: whatever it stumbles over is raised
         raise ValueError(
-            f"{path} is no exported program: make one by segformer-jax export MODEL OUT"
+            f"{path} is not an exported program: make one with segformer-jax export MODEL OUT"
         ) from error
     weights = [] if len(program.in_avals) == 1 else [jax.device_put(_read_weights(path))]
     options = compiler_options(jax.default_backend(), jnp.float32)
@@ -134,7 +134,10 @@ def weights_path(path: str | Path) -> Path:
 def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
     beside = weights_path(path)
     if not beside.is_file():
-        raise ValueError(f"{path} has its weights beside it, in {beside.name}, which is missing")
+        raise ValueError(
+            f"{path} needs the file with its weights, {beside.name}, which is "
+            "missing beside it: copy it there, or export again"
+        )
     try:
         return load_file(beside)
     except SafetensorError as error:
@@ -177,8 +180,8 @@ def _open_sizes(model: Any) -> Iterator[None]:
         yield
     except jax.errors.InconclusiveDimensionOperation as error:
         raise ValueError(
-            f"{type(model).__name__} can't be traced with open sizes: give them, "
-            f"signature=Signature(batch=1, size=(512, 512)) for example ({error})"
+            f"{type(model).__name__} can't be traced with open sizes: fix them, as "
+            f"in signature=Signature(batch=1, size=(512, 512)) ({error})"
         ) from error
 
 

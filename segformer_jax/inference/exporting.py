@@ -17,8 +17,9 @@ def check_model(model: Any) -> None:
     """Raises a ValueError where a model is of another kind than those that are exported."""
     if not isinstance(model, SegformerForSemanticSegmentation):
         raise ValueError(
-            f"the model must be a SegformerForSemanticSegmentation, got a {type(model).__name__}: "
-            "export that one by jax.export itself, or load the checkpoint as a segmentation model"
+            "the model must be a SegformerForSemanticSegmentation, got a "
+            f"{type(model).__name__}: use jax.export for it, or load the checkpoint "
+            "as a segmentation model"
         )
 
 
@@ -43,10 +44,12 @@ class Signature:
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; it is at least 1, or left out for any")
+            raise ValueError(
+                f"batch must be at least 1, or left out for any batch, got {self.batch}"
+            )
         for step in self.steps:
             if step not in STEPS:
-                raise ValueError(f"there is no step {step!r}; known are {', '.join(STEPS)}")
+                raise ValueError(f"a step must be one of {', '.join(STEPS)}, got {step!r}")
 
     @property
     def preprocess(self) -> bool:
@@ -63,8 +66,8 @@ class Signature:
         least = config.minimum_size
         if self.size is not None and min(self.size) < least:
             raise ValueError(
-                f"the size is {self.size[0]} × {self.size[1]}; this network takes sides of at "
-                f"least {least} pixels"
+                f"size must have sides of at least {least} pixels for this network, got "
+                f"{self.size[0]} × {self.size[1]}"
             )
 
 
@@ -84,7 +87,7 @@ def pixel_table(
         raise ValueError('the step "preprocess" needs a processor: pass processor=…')
     if config.num_channels != 3:
         raise ValueError(
-            f"the network takes {config.num_channels} channels, and preprocessing knows photos of "
-            "3: export it without preprocess"
+            'the step "preprocess" must have a network of 3 channels, got '
+            f"{config.num_channels}: export it without this step"
         )
     return processor.byte_values(3)

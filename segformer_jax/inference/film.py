@@ -109,7 +109,7 @@ def segment_film(
     """
     path = Path(path)
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is {smoothing}; it is at least 0 (none) and below 1")
+        raise ValueError(f"smoothing must be in [0, 1), 0 for none, got {smoothing}")
     trouble: list[str] = []
     sound: deque[Any] = deque()
     times: list[int] = []
@@ -157,7 +157,8 @@ def segment_film(
                 progress()
         if not times:
             raise ValueError(
-                f"{path} has no frame that can be read: {'; '.join(trouble) or 'none'}"
+                f"{path} has no frame that can be read: "
+                f"{'; '.join(trouble) or 'no reason was given'}"
             )
         if folder is not None:
             table = {"time_base": str(stream.time_base), "pts": times}
@@ -180,17 +181,17 @@ def _mask_files(folder: Path) -> list[str]:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     av = import_av()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a film")
+        raise ValueError(f"a film must be a file, got the folder {path}")
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path} is no film that FFmpeg reads: {error.strerror}") from error
+        raise ValueError(f"{path} is not a film that FFmpeg can read: {error.strerror}") from error
     with container:
         streams = [s for s in container.streams.video if not _is_cover(s)]
         if not streams:
-            raise ValueError(f"{path} has no video in it")
+            raise ValueError(f"{path} has no video stream")
         streams[0].thread_type = "AUTO"
         yield container, streams[0]
 
@@ -276,7 +277,6 @@ def import_av() -> Any:
         import av.stream
     except ImportError as error:
         raise ImportError(
-            "films are read and written by PyAV, which is not installed: "
-            "pip install 'segformer-jax[video]'"
+            "reading and writing films needs PyAV: pip install 'segformer-jax[video]'"
         ) from error
     return av

@@ -56,8 +56,8 @@ def export_onnx(
     newest = onnx().defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(
-            f"opset is {opset}; the graph needs {OLDEST_OPSET} at least, and the installed onnx "
-            f"knows up to {newest}"
+            f"opset must be {OLDEST_OPSET} to {newest} (the newest of the installed "
+            f"onnx), got {opset}"
         )
     content = _model(model.folded(), signature, processor, opset).SerializeToString()
     with atomic_path(path) as temporary:

@@ -37,12 +37,13 @@ class Windows:
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
                 raise ValueError(
-                    f"the windows' {name} is {value}; it is height and width in pixels, at least 1"
+                    f"the windows' {name} must be height and width in pixels, at least 1, "
+                    f"got {value}"
                 )
         if any(step > side for side, step in zip(self.size, self.steps, strict=True)):
             raise ValueError(
-                f"windows of {self.size} pixels at stride {self.stride} leave pixels out: a stride "
-                "is at most the window's side"
+                "stride must be at most the window's side, so that no pixel is left "
+                f"out, got {self.stride} for windows of {self.size}"
             )
 
     @property
@@ -94,7 +95,9 @@ class Protocol:
     def __post_init__(self):
         for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
+                raise ValueError(
+                    f"{name} must be a whole number of pixels, at least 1, got {value}"
+                )
         if not isinstance(self.flip, bool):
             raise ValueError(
                 f"flip must be True or False, got {self.flip!r}: flip_direction says which views "
@@ -108,7 +111,7 @@ class Protocol:
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be in (0, 1), got {self.threshold}: 0.5 is usual")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ValueError(f"scales are {self.scales}; they are numbers above 0, one at least")
+            raise ValueError(f"scales must be at least one number above 0, got {self.scales}")
 
     @classmethod
     def cityscapes(cls, *, multi_scale: bool = False) -> "Protocol":

@@ -38,8 +38,9 @@ def raster_protocol(segmenter: Segmenter, protocol: Protocol) -> Protocol:
     """
     if protocol.short_side is not None:
         raise ValueError(
-            f"short_side {protocol.short_side} resizes the whole picture, but a raster is "
-            "segmented in windows at its own resolution: give windows (--slide) or scales instead"
+            "short_side must be None for a raster, which is segmented in windows "
+            f"at its own resolution, got {protocol.short_side}: give windows "
+            "(--slide) or scales instead"
         )
     if protocol.windows is not None:
         return protocol
@@ -106,7 +107,7 @@ def segment_raster(
             if progress is not None:
                 progress(classes.size)
         if not counts:
-            raise ImageError(f"{source} holds no data: every pixel is nodata or transparent")
+            raise ImageError(f"{source} has no data: every pixel is nodata or transparent")
     return _summary(pixels.size, counts, segmenter.id2label)
 
 

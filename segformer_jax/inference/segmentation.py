@@ -67,7 +67,7 @@ class Segmentation:
             indices = [label] if label in self.id2label else []
         if not indices:
             names = ", ".join(self.id2label.values())
-            raise ValueError(f"the model has no class {label!r}; it has {names}")
+            raise ValueError(f"label must be a class of the model, got {label!r}: it has {names}")
         return np.isin(self.class_map, indices)
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -124,7 +124,9 @@ class Segmentation:
         elif lower.endswith(".json"):
             return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
         else:
-            raise ValueError(f"{name} ends in none of .overlay.png, .jpg, .png, .npy, .json")
+            raise ValueError(
+                f"the file name must end in .overlay.png, .jpg, .png, .npy or .json, got {name}"
+            )
         return buffer.getvalue()
 
     def to_dict(self) -> dict[str, Any]:

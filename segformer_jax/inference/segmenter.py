@@ -58,7 +58,7 @@ class Segmenter:
         id2label: Mapping[int, str] | None = None,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.config, self.processor = getattr(model, "config", None), processor
         self.batch_size, self.max_pixels = batch_size, max_pixels
         if self.config is not None:
@@ -250,21 +250,23 @@ class Segmenter:
         config = getattr(model, "config", None)
         if config != self.config:
             raise ValueError(
-                f"the model's config differs in {_differences(config, self.config)}; a segmenter "
-                "is compiled for one config: make a new one, Segmenter(model, processor)"
+                "the model must have the config that this segmenter was compiled for, "
+                f"got another {_differences(config, self.config)}: make a new "
+                "Segmenter(model, processor)"
             )
         graph, state = nnx.split(in_use(model))
         leaves = jax.tree.leaves(state)
         for given, own in zip(leaves, self._leaves, strict=False):
             if given.dtype != own.dtype:
                 raise ValueError(
-                    f"the model computes in {given.dtype}, but the segmenter is compiled for "
-                    f"{own.dtype}: make a new one, Segmenter(model, processor)"
+                    f"the model must compute in {own.dtype}, which this segmenter was "
+                    f"compiled for, got {given.dtype}: make a new Segmenter(model, "
+                    "processor)"
                 )
         if graph != self._graph:
             raise ValueError(
-                "the model's layers differ from those that the segmenter is compiled for: make a "
-                "new one, Segmenter(model, processor)"
+                "the model must have the layers that this segmenter was compiled for, "
+                "got others: make a new Segmenter(model, processor)"
             )
         self._leaves = self._on_every_device(leaves)
 
@@ -374,7 +376,9 @@ def _devices(device: Any) -> list[jax.Device]:
             return jax.local_devices(backend=device)
         except RuntimeError as error:
             here = sorted({d.platform for d in jax.local_devices()})
-            raise ValueError(f"there is no {device!r} device here; there is {here}") from error
+            raise ValueError(
+                f"device must be one that JAX finds here, {here}, got {device!r}"
+            ) from error
     return list(device) if isinstance(device, Sequence) else [device]
 
 
@@ -390,6 +394,6 @@ def _check_size(processor: SegformerImageProcessor, config: Any) -> None:
         side = min(processor.size.values())
         if side < least:
             raise ValueError(
-                f"the processor resizes pictures to {processor.size}; this network takes sides of "
-                f"at least {least} pixels: set the size in preprocessor_config.json"
+                f"size in preprocessor_config.json must have sides of at least {least} "
+                f"pixels for this network, got {processor.size}"
             )

@@ -302,22 +302,21 @@ def check_pixel_values(pixel_values: Any, config: Any) -> None:
     shape, channels = np.shape(pixel_values), config.num_channels
     if len(shape) != 4:
         raise ValueError(
-            f"pixel_values have shape {shape}; the model takes (batch, height, width, {channels})"
+            f"pixel_values must have the shape (batch, height, width, {channels}), got {shape}"
         )
     if shape[-1] != channels:
         nchw = " (this looks like NCHW: transpose it by (0, 2, 3, 1))" * (shape[1] == channels)
         raise ValueError(
-            f"pixel_values have shape {shape}; the model takes NHWC, (batch, height, width, "
-            f"{channels}){nchw}"
+            f"pixel_values must be NHWC, (batch, height, width, {channels}), got {shape}{nchw}"
         )
     if not jnp.issubdtype(jax.numpy.result_type(pixel_values), jnp.floating):
         raise ValueError(
-            f"pixel_values are {jax.numpy.result_type(pixel_values)}; the model takes normalised "
-            "floats: use SegformerImageProcessor"
+            "pixel_values must be normalised floats, got "
+            f"{jax.numpy.result_type(pixel_values)}: use SegformerImageProcessor"
         )
     least = config.minimum_size
     if any(side < least for side in shape[1:3]):
         raise ValueError(
-            f"pixel_values are {shape[1]} × {shape[2]} pixels; this network takes sides of at "
-            f"least {least}: resize the picture"
+            f"pixel_values must have sides of at least {least} pixels for this "
+            f"network, got {shape[1]} × {shape[2]}: resize the picture"
         )

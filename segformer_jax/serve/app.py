@@ -137,7 +137,9 @@ def build(arguments: dict[str, str]) -> serve.Application:
     }  # fmt: skip
     unknown = set(arguments) - set(usual)
     if unknown:
-        raise ValueError(f"there is no argument {min(unknown)!r}; there are {', '.join(usual)}")
+        raise ValueError(
+            f"there is no argument {min(unknown)!r}: the arguments are {', '.join(usual)}"
+        )
     given: dict[str, Any] = {
         name: type(value)(arguments.get(name, value)) for name, value in usual.items()
     }

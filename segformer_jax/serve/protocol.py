@@ -50,11 +50,12 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("body_bytes", "pixels", "queue", "queue_bytes", "decoded_pixels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"the limit of {name} is {getattr(self, name)}; it is at least 1")
+                raise ValueError(f"the limit {name} must be at least 1, got {getattr(self, name)}")
         if self.queue_bytes < self.body_bytes:
             raise ValueError(
-                f"the limit of queue_bytes is {self.queue_bytes:,}; it is at least body_bytes, "
-                f"{self.body_bytes:,}, else the longest body would never be taken"
+                "the limit queue_bytes must be at least body_bytes, "
+                f"{self.body_bytes:,}, so that the longest body fits, got "
+                f"{self.queue_bytes:,}"
             )
 
 
@@ -83,20 +84,22 @@ def wanted(query: Mapping[str, str], accept: str = "") -> Wanted:
     """
     unknown = set(query) - {"output", "alpha", "mask"}
     if unknown:
-        raise Refused(422, f"unknown parameter {min(unknown)!r}; there are output, alpha and mask")
+        raise Refused(
+            422, f"unknown parameter {min(unknown)!r}: the parameters are output, alpha and mask"
+        )
     kinds = [kind.split(";")[0].strip().lower() for kind in accept.split(",")]
     by_accept = {"application/json": "json", "image/jpeg": "overlay"}
     output = query.get("output") or next((by_accept[k] for k in kinds if k in by_accept), "mask")
     if output not in OUTPUTS:
-        raise Refused(422, f"output is {output!r}; it is one of {', '.join(OUTPUTS)}")
+        raise Refused(422, f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     try:
         alpha = float(query.get("alpha", "0.5"))
     except ValueError:
         alpha = -1.0
     if not 0 <= alpha <= 1:
-        raise Refused(422, f"alpha is {query['alpha']!r}; it lies between 0 and 1")
+        raise Refused(422, f"alpha must be in [0, 1], got {query['alpha']!r}")
     if query.get("mask", "base64") != "base64":
-        raise Refused(422, f"mask is {query['mask']!r}; it is base64")
+        raise Refused(422, f"mask must be base64, got {query['mask']!r}")
     jpeg = output == "overlay" and "image/jpeg" in kinds
     media_type = "application/json" if output == "json" else f"image/{'jpeg' if jpeg else 'png'}"
     return Wanted(output, media_type, alpha, with_mask="mask" in query)
@@ -129,9 +132,13 @@ def check_picture(body: bytes, limits: Limits) -> int:
         Refused: 400, no body; 415, neither JPEG nor PNG; 413, too many pixels; 422, damaged.
     """
     if not body:
-        raise Refused(400, "the body is empty; it is a JPEG or PNG file's content")
+        raise Refused(400, "the body must be the content of a JPEG or PNG file, got nothing")
     if not body.startswith(SIGNATURES):
-        raise Refused(415, "the body is neither JPEG nor PNG; send the file itself, not a form")
+        raise Refused(
+            415,
+            "the body must be the content of a JPEG or PNG file, got another "
+            "format: send the file itself, not a form",
+        )
     try:
         width, height = check_image(body, max_pixels=2**62)
     except ImageError as error:
@@ -139,8 +146,8 @@ def check_picture(body: bytes, limits: Limits) -> int:
     if width * height > limits.pixels:
         raise Refused(
             413,
-            f"the picture has {width} x {height} = {width * height:,} pixels, more than the limit "
-            f"of {limits.pixels:,}",
+            f"the picture must have at most {limits.pixels:,} pixels, got {width} x "
+            f"{height} = {width * height:,}",
         )
     return width * height
 

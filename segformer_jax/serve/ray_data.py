@@ -114,7 +114,8 @@ def _opened(ray: Any, source: Any) -> tuple[Any, tuple[str, ...]]:
         missing = {"path", "bytes"} - set(source.columns() or ())
         if missing:
             raise ValueError(
-                f"the dataset has no column {' and '.join(sorted(missing))}; make it with "
+                "the dataset must have the columns path and bytes, got none named "
+                f"{' and '.join(sorted(missing))}: make it with "
                 "ray.data.read_binary_files(…, include_paths=True)"
             )
         return source.select_columns(["path", "bytes"]), ()
@@ -155,11 +156,11 @@ def _parent(file: str) -> str:
 def _check_outputs(out: str, outputs: Any) -> None:
     if outputs == "parquet":
         if not store.is_uri(out) and Path(out).exists():
-            raise ValueError(f"{out} is there already; give the table another name")
+            raise ValueError(f"{out} exists already: give the table another name")
         return
     unknown = [kind for kind in outputs if kind not in ENDINGS]
     if isinstance(outputs, str) or unknown or not outputs:
-        raise ValueError(f"outputs is {outputs!r}; it is 'parquet', or some of {(*ENDINGS,)}")
+        raise ValueError(f"outputs must be 'parquet', or some of {(*ENDINGS,)}, got {outputs!r}")
 
 
 def _write_parquet(rows: Any, out: str) -> None:

@@ -28,7 +28,7 @@ def check_port(host: str, port: int) -> None:
         OSError: it is in use, or the host is not this machine.
     """
     if not 1 <= port <= 65535:
-        raise ValueError(f"the port is {port}; it lies in 1…65535")
+        raise ValueError(f"the port must be in 1…65535, got {port}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -36,7 +36,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise OSError(
-            f"{host}:{port} can't be listened on: {error.strerror or error}; choose another --port"
+            f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
         ) from error
 
 

@@ -47,17 +47,21 @@ class Augmentation:
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
-            raise ValueError(f"crop is {self.crop}; it is a height and a width of at least 1 pixel")
+            raise ValueError(
+                f"crop must be a height and a width of at least 1 pixel, got {self.crop}"
+            )
         if self.short_side is not None and self.short_side < 1:
-            raise ValueError(f"short_side is {self.short_side}; it is at least 1 pixel, or None")
+            raise ValueError(f"short_side must be at least 1 pixel, or None, got {self.short_side}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise ValueError(
-                f"scale is {self.scale}; it is the least factor, above 0, and the most"
+                f"scale must be a smallest factor above 0 and a largest one, got {self.scale}"
             )
         if not 0 < self.cat_max_ratio <= 1:
-            raise ValueError(f"cat_max_ratio is {self.cat_max_ratio}; it lies in 0…1, 1 is off")
+            raise ValueError(
+                f"cat_max_ratio must be in [0, 1], 1 for off, got {self.cat_max_ratio}"
+            )
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is {self.flip}; it is a probability, 0…1")
+            raise ValueError(f"flip must be a probability in [0, 1], got {self.flip}")
         check_directions(self.flip_direction)
 
 
@@ -101,7 +105,8 @@ def augment(
     """
     if image.size[::-1] != mask.shape:
         raise ValueError(
-            f"the picture has height and width {image.size[::-1]}, its mask {mask.shape}"
+            "the picture and its mask must have the same size, got "
+            f"{image.size[::-1]} and {mask.shape}"
         )
     height, width = _scaled_size(mask.shape, options=options, rng=rng)
     rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)

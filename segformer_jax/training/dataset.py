@@ -117,8 +117,9 @@ def joined(datasets: Iterable[Dataset]) -> Dataset:
     for other in others:
         if (other.id2label, other.coding) != (first.id2label, first.coding):
             raise ValueError(
-                f"data sets with the classes {list(first.id2label.values())} and "
-                f"{list(other.id2label.values())}, or other values for them, can't be joined"
+                "data sets must have the same classes and mask values to be joined, "
+                f"got {list(first.id2label.values())} and "
+                f"{list(other.id2label.values())}"
             )
         names = first.names + other.names
         if len(set(names)) < len(names):

@@ -107,9 +107,10 @@ def shared_classes(
     alone = len(id2label) == len(taught) == len(shared) == 1
     if len(shared) < 2 and not alone:
         raise ValueError(
-            f"the teacher's classes ({', '.join(taught)}) and those to be learned "
-            f"({', '.join(id2label.values())}) share {names[0] if names else 'none'}: take a "
-            "teacher with two or more of these names"
+            "the teacher must share two or more class names with the data, got "
+            f"{names[0] if names else 'none'} in common (teacher: "
+            f"{', '.join(taught)}; data: {', '.join(id2label.values())}): take "
+            "another teacher"
         )
     indices = tuple(index for index, _ in shared)
     lacking = [name for index, name in sorted(id2label.items()) if index not in indices]

@@ -254,15 +254,14 @@ def _by_label(id2label: Mapping[int, str]) -> list[int]:
 def _check(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> None:
     if not len(dataset):
         raise ValueError(
-            "the data set has no pictures to evaluate: give a split that has some, "
-            "such as FOLDER/val"
+            "the data set must have pictures to evaluate, got none: give a split "
+            "that has some, such as FOLDER/val"
         )
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not 0 <= process_index < process_count:
         raise ValueError(
-            f"process_index is {process_index} of process_count {process_count}; it is counted "
-            "from 0 and below process_count"
+            f"process_index must be in 0…process_count - 1, got {process_index} of {process_count}"
         )
 
 

@@ -81,7 +81,7 @@ def _read(
         ValueError: as `open_dataset`.
     """
     if layout != "auto" and layout not in LAYOUTS:
-        raise ValueError(f"the layout {layout!r} is unknown; it is auto, {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout must be one of auto, {', '.join(LAYOUTS)}, got {layout!r}")
     tried = LAYOUTS if layout == "auto" else {layout: LAYOUTS[layout]}
     places = [(root, split)]
     if split is None and is_split(root.name):
@@ -95,7 +95,7 @@ def _read(
                 found = kind.read(place, split=part, **options)
                 return found if teacher is None else replace(found, taught=True)
     if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; give the folder of a data set")
+        raise ValueError(f"there is no folder {root}: give the folder of a data set")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
     shown = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
     looked = "\n".join(f"  {name}: {kind.looks}" for name, kind in tried.items())
@@ -119,7 +119,7 @@ def folder(
     place = root if split is None else _split_folder(root, split)
     if split is None and not (place / "images").is_dir():
         splits = [entry.name for entry in sorted(root.iterdir()) if (entry / "images").is_dir()]
-        raise ValueError(f"{root} is not one split: choose one, {' or '.join(splits)}")
+        raise ValueError(f"{root} has several splits: choose one, {' or '.join(splits)}")
     id2label = read_id2label(place, otherwise=teacher)
     pictures, masks = _by_stem(place / "images"), place / "masks"
     found = _paired(
@@ -223,7 +223,10 @@ def _by_stem(place: Path) -> dict[str, Path]:
         if path.suffix.lower() not in PICTURES or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise ValueError(f"{place} holds {found[path.stem].name} and {path.name}: keep one")
+            raise ValueError(
+                f"{place} has two files of one name, {found[path.stem].name} and "
+                f"{path.name}: keep one"
+            )
         found[path.stem] = path
     return found
 
@@ -240,7 +243,10 @@ def _inner(root: Path, *inside: str) -> Path:
 
 def _check_zero(reduce_zero_label: bool, name: str) -> None:
     if reduce_zero_label:
-        raise ValueError(f"reduce_zero_label does not go with {name}, whose value 0 is known")
+        raise ValueError(
+            f"reduce_zero_label must not be used with {name}, which defines the "
+            "value 0: leave it out"
+        )
 
 
 def _is_cityscapes(root: Path) -> bool:

@@ -87,7 +87,7 @@ def train(
     check_given(settings)
     done = _finished(settings, model)
     if done is not None:
-        teller.say(f"{folder} is finished, {done.step:,} steps: nothing to do")
+        teller.say(f"{folder} is finished after {done.step:,} steps: nothing to do")
         return done
     check_packages(settings)
     plan = prepare(settings, model=model, teller=teller)
@@ -132,7 +132,7 @@ class Run:
         if self.checkpoints.latest() is not None:
             self.state, about = self.checkpoints.restore(self.state)
             self.best, self.scores = about["best"], about["scores"]
-            self.teller.say(f"going on after step {int(self.state.step):,}")
+            self.teller.say(f"continuing after step {int(self.state.step):,}")
         elif self.lead:
             self.plan.record.write(self.folder / RECORD)
         if self.lead:
@@ -213,9 +213,9 @@ class Run:
         for name, value in row.items():
             if not math.isfinite(value):
                 raise ValueError(
-                    f"the {name.replace('_', ' ')} of step {number} is {value}; the last "
-                    f"checkpoint is of step {self.checkpoints.latest() or 0}: start anew in "
-                    "another folder with a lower --lr, or with --clip-norm 1"
+                    f"the {name.replace('_', ' ')} of step {number} must be finite, got "
+                    f"{value} (last checkpoint: step {self.checkpoints.latest() or 0}): "
+                    "start again in another folder with a lower --lr, or with --clip-norm 1"
                 )
         assert self.settings.batch_size is not None
         now = time.monotonic()

@@ -134,7 +134,9 @@ def make_loss(
 
     def loss(logits: Float[Array, "b h w labels"], labels: Labels) -> Float[Array, ""]:
         if logits.shape[-1] != num_labels:
-            raise ValueError(f"the logits {logits.shape} are not of {num_labels} labels, last")
+            raise ValueError(
+                f"logits must have {num_labels} labels on the last axis, got {logits.shape}"
+            )
         check_label_map(labels, len(logits))
         check_labels(labels, max(num_labels, 2), ignore_index)
         labels = jnp.asarray(labels).astype(jnp.int32)
@@ -180,21 +182,21 @@ def focal(
 def _check_terms(terms, num_labels, class_weights):
     if not terms or any(name not in LOSSES for name, _ in terms):
         raise ValueError(
-            f"the losses are {[name for name, _ in terms]}; take one or more of {', '.join(LOSSES)}"
+            f"losses must be one or more of {', '.join(LOSSES)}, got {[name for name, _ in terms]}"
         )
     if any(not np.isfinite(factor) or factor <= 0 for _, factor in terms):
-        raise ValueError(f"the losses' factors are {dict(terms)}; each takes a positive number")
+        raise ValueError(f"loss_weights must be positive numbers, got {dict(terms)}")
     classes = max(num_labels, 2)
     if class_weights is not None:
         weights = np.asarray(class_weights, np.float64)
         if weights.shape != (classes,) or not np.all((weights >= 0) & np.isfinite(weights)):
             raise ValueError(
-                f"the class weights are {weights.tolist()}; there must be one for each of "
-                f"{classes} classes, 0 or more"
+                f"class_weights must be {classes} numbers of 0 or more, one for each "
+                f"class, got {weights.tolist()}"
             )
     if "mcc" in dict(terms):
         if class_weights is not None:
-            raise ValueError("the loss mcc takes no class weights: leave them or mcc out")
+            raise ValueError("class_weights must be none with the loss mcc: leave one of them out")
         if classes > 2:
             raise ValueError(
                 f"the loss mcc must have 1 or 2 classes, got {classes}: take jaccard or tversky"

@@ -43,8 +43,9 @@ def check_countable(num_classes: int) -> None:
     """Raises a ValueError where a class would have the label of ignored pixels."""
     if num_classes > IGNORED:
         raise ValueError(
-            f"the number of classes must be at most {IGNORED}, got {num_classes}: the label "
-            f"{IGNORED} stands for pixels that count nowhere; merge classes, or leave some out"
+            f"num_classes must be at most {IGNORED}, because the label {IGNORED} "
+            f"marks ignored pixels, got {num_classes}: merge classes, or leave some "
+            "out"
         )
 
 

@@ -203,9 +203,10 @@ def union(sources: Sequence[Source]) -> dict[int, str]:
             names.setdefault(_key(name), name)
     if len(names) > IGNORED:
         raise ValueError(
-            f"the {len(sources)} data sets have {len(names)} classes together; a mask holds at "
-            f"most {IGNORED} (0…254), for {IGNORED} marks ignored pixels: leave a data set out, or "
-            "give equal classes the same name"
+            f"the {len(sources)} data sets must have at most {IGNORED} classes "
+            f"together, 0…254, because {IGNORED} marks ignored pixels, got "
+            f"{len(names)}: leave a data set out, or give equal classes the same "
+            "name"
         )
     return dict(enumerate(names.values()))
 

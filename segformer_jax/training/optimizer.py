@@ -105,7 +105,7 @@ def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
         ValueError: a factor that is not in (0, 1].
     """
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"the layers' decay is {layer_decay}; it takes a factor above 0, up to 1")
+        raise ValueError(f"layer_decay must be a factor in (0, 1], got {layer_decay}")
     names = list(names)
     blocks = {place for place in map(_place, names) if place and 0 <= place[1] < float("inf")}
 
@@ -136,8 +136,8 @@ def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
         if not matched:
             some = ", ".join(names[:: max(len(names) // 6, 1)][:6])
             raise ValueError(
-                f"no parameter's name matches {pattern!r}; `*` stands for any text, and names are "
-                f"like {some}"
+                f"no parameter's name matches {pattern!r}: `*` stands for any text, and "
+                f"names look like {some}"
             )
         chosen |= matched
     return chosen
@@ -181,12 +181,10 @@ def _by_group(factors, weight_decay):
 
 def _check(weight_decay, betas, eps, clip_norm):
     if weight_decay < 0:
-        raise ValueError(f"the weight decay is {weight_decay}; it takes 0 or more")
+        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
     if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas are {betas}; each takes a number from 0 up to, but not, 1")
+        raise ValueError(f"betas must be in [0, 1), got {betas}")
     if eps <= 0:
-        raise ValueError(f"eps is {eps}; it takes a small positive number")
+        raise ValueError(f"eps must be a small positive number, got {eps}")
     if clip_norm is not None and clip_norm <= 0:
-        raise ValueError(
-            f"the gradients' largest norm is {clip_norm}; it takes more than 0, or None"
-        )
+        raise ValueError(f"clip_norm must be above 0, or None, got {clip_norm}")

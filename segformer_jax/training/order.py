@@ -25,9 +25,9 @@ class Share:
 
     def __post_init__(self):
         if self.pictures < 1:
-            raise ValueError(f"pictures is {self.pictures}; a source has at least 1")
+            raise ValueError(f"pictures must be at least 1 per source, got {self.pictures}")
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight is {self.weight}; it is above 0")
+            raise ValueError(f"weight must be above 0, got {self.weight}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,17 +73,17 @@ def batches(
         ImportError: grain is missing.
     """
     if not len(dataset):
-        raise ValueError("the data set is empty; give one with a picture")
+        raise ValueError("the data set must have at least one picture, got none")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
-            f"a batch of {batch_size} can't be split over {process_count} processes: it is a "
-            "multiple of their number"
+            "batch_size must be a multiple of the number of processes, "
+            f"{process_count}, got {batch_size}"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; it lies in 0…{process_count - 1}")
+        raise ValueError(f"process_index must be in 0…{process_count - 1}, got {process_index}")
     for name, number in (("seed", seed), ("start", start), ("workers", workers)):
         if number < 0:
-            raise ValueError(f"{name} is {number}; it is 0 or more")
+            raise ValueError(f"{name} must be at least 0, got {number}")
     stream = _iterate(
         Samples(
             dataset,
@@ -160,7 +160,7 @@ class Samples:
                     raise
                 skipped.append(str(error))
         raise ImageError(
-            f"none of the {len(skipped)} pictures can be read; the first: {skipped[0]}"
+            f"none of the {len(skipped)} pictures can be read: the first problem is {skipped[0]}"
         )
 
 

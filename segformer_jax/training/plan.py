@@ -116,7 +116,7 @@ def check_given(settings: TrainSettings) -> None:
     """Raises a ValueError where the data or the run's folder is not named."""
     for name in ("data", "out"):
         if not getattr(settings, name):
-            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+            raise ValueError(f"no {name} given: write segformer-jax train --data FOLDER --out RUN")
 
 
 def check_model(settings: TrainSettings, model: nnx.Module) -> str:
@@ -129,12 +129,14 @@ def check_model(settings: TrainSettings, model: nnx.Module) -> str:
     usual = TrainSettings()
     if settings.model != usual.model:
         raise ValueError(
-            f"settings.model is {settings.model!r}, and model= gives a {line}: leave one out"
+            "settings.model must be left out when model= is given, got "
+            f"{settings.model!r} and a {line}"
         )
     if settings.dtype not in (usual.dtype, _dtype(model)):
         raise ValueError(
-            f"settings.dtype is {settings.dtype}, and the given model computes in {_dtype(model)}: "
-            "leave dtype out, and make the model in the type that is wanted"
+            "settings.dtype must be left out when model= is given, got "
+            f"{settings.dtype} and a model in {_dtype(model)}: make the model in "
+            "the wanted type"
         )
     return line
 
@@ -150,10 +152,11 @@ def _check_same(record: Record, data: Dataset, parts: tuple[int, ...]) -> None:
     before = _sum(record.survey.parts or (len(record.survey.sizes),))
     if count != before or dict(data.id2label) != record.id2label:
         raise ValueError(
-            f"the run was begun with {before} pictures of {len(record.id2label)} classes "
-            f"({', '.join(record.id2label.values())}), and the data has {count} of "
-            f"{len(data.id2label)} ({', '.join(data.id2label.values())}): give its own to go on, "
-            "or take another folder (--out)"
+            f"the data must be those that the run was begun with ({before} pictures "
+            f"of {len(record.id2label)} classes: "
+            f"{', '.join(record.id2label.values())}), got {count} pictures of "
+            f"{len(data.id2label)} ({', '.join(data.id2label.values())}): give the "
+            "first to continue, or another folder (--out)"
         )
 
 

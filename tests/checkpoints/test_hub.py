@@ -79,7 +79,7 @@ def found(path: Path) -> list[str]:
 def test_an_installed_weights_package_goes_first(stand_in, tmp_path, monkeypatch):
     (tmp_path / "scene-b0").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match=r"the package is taken, .*: write \./scene-b0 for the"):
+    with pytest.warns(UserWarning, match=r"the package in .* is used; write \./scene-b0 to"):
         path = hub.resolve("scene-b0")
     assert (path / "model.safetensors").is_file()
     assert not stand_in.calls

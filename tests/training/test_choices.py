@@ -77,7 +77,7 @@ def test_a_batch_is_a_multiple_of_the_devices_and_parts():
     assert chosen(survey((64, 64)), devices=8).batch_size == 8
     assert chosen(survey((64, 64)), devices=3).batch_size == 9
     assert chosen(survey((64, 64)), devices=3, accumulate=2).batch_size == 12
-    message = "the batch of 12 pictures can't be split over 8 devices in 1 part: .* multiple of 8"
+    message = "batch_size must be a multiple of 8, for 8 devices and 1 part .*, got 12"
     with pytest.raises(ValueError, match=message):
         chosen(survey((64, 64)), devices=8, batch_size=12)
     with pytest.raises(ValueError, match="in 2 parts: take a multiple of 16"):

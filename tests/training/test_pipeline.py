@@ -198,9 +198,9 @@ def test_shares_of_other_pictures_are_refused(dataset):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(batch_size=0), "a batch of 0"),
-        (dict(process_count=3), "a batch of 4 can't be split over 3 processes"),
-        (dict(process_index=2, process_count=2), "process_index is 2; it lies in 0…1"),
+        (dict(batch_size=0), "batch_size .*, got 0"),
+        (dict(process_count=3), "batch_size must be a multiple of .* 3, got 4"),
+        (dict(process_index=2, process_count=2), "process_index must be in 0…1, got 2"),
         (dict(seed=-1), "seed is -1"),
         (dict(start=-1), "start is -1"),
         (dict(workers=-1), "workers is -1"),
