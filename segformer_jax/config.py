@@ -1,4 +1,4 @@
-"""The sizes and options of a SegFormer, in Hugging Face's words and its config.json."""
+"""The sizes and options of a SegFormer, named as in Hugging Face's config.json."""
 
 import dataclasses
 import itertools
@@ -33,25 +33,25 @@ class FrozenDict(dict):
 
 @dataclass(frozen=True)
 class SegformerConfig:
-    """What a SegFormer is made of: HF's `SegformerConfig`, field by field, frozen and hashable.
+    """The sizes and options of a SegFormer: HF's `SegformerConfig`, frozen and hashable.
 
-    The defaults are MiT-b0's. The sequences hold one entry per encoder stage. `layer_norm_eps` is
-    read by nothing, here as in HF: every LayerNorm has epsilon 1e-5. Keys of a config.json that are
-    not fields here are kept in `extra` and written back.
+    The defaults are those of MiT-b0. Sequences hold one entry per encoder stage. `layer_norm_eps`
+    has no effect, as in HF: every LayerNorm has epsilon 1e-5. Keys of a config.json that are not
+    fields here are kept in `extra` and written back.
 
     Args:
-        num_labels: number of classes; follows from `id2label` when that is given, else 2.
-        id2label: class names by index; `LABEL_0`… when left out.
+        num_labels: number of classes; by default that of `id2label`, or 2.
+        id2label: class names by index; by default `LABEL_0`…
         hidden_act: activation of the Mix-FFN: gelu (exact), relu, silu (or swish), gelu_new.
         initializer_range: standard deviation of new linear and convolution kernels.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        semantic_loss_ignore_index: the label of pixels that the loss leaves out.
-        reshape_last_stage: False gives the last feature map as tokens, (b, h·w, c).
-        problem_type: loss of the image classifier; None reads it off the labels, as HF does.
+        semantic_loss_ignore_index: label of pixels that the loss ignores.
+        reshape_last_stage: if False, the last feature map is returned as tokens, (b, h·w, c).
+        problem_type: loss of the image classifier; None infers it from the labels, as HF does.
 
     Raises:
-        ValueError: sizes that differ in length, are not positive, or do not divide; rates outside
-            [0, 1); an unknown activation; fewer than one label.
+        ValueError: sizes differ in length, are not positive, or do not divide; a rate is outside
+            [0, 1); an activation is unknown; there is no label.
     """
 
     num_channels: int = 3
@@ -191,7 +191,7 @@ class SegformerConfig:
 
     @property
     def feature_strides(self) -> tuple[int, ...]:
-        """Pixels of the picture per cell of each feature map: (4, 8, 16, 32) as standard."""
+        """Pixels of the picture per cell of each feature map: (4, 8, 16, 32) by default."""
         return tuple(itertools.accumulate(self.strides, int.__mul__))
 
     def feature_sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -206,7 +206,7 @@ class SegformerConfig:
 
     @property
     def minimum_size(self) -> int:
-        """The smallest side, in pixels, that leaves every attention a key: 29 as standard."""
+        """Smallest side, in pixels, for which every attention has a key: 29 by default."""
         return next(side for side in itertools.count(1) if self._fits(side))
 
     def _fits(self, side: int) -> bool:
@@ -216,9 +216,9 @@ class SegformerConfig:
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
     ) -> "SegformerConfig":
-        """The same network with other classes; give the names, or their number alone.
+        """A copy of the config with other classes, given by name or by number.
 
-        The names stay where the number is theirs, as in HF.
+        If the number stays the same, so do the names, as in HF.
         """
         if id2label is None and num_labels == self.num_labels:
             return self
@@ -248,7 +248,7 @@ class SegformerConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that transformers and `from_dict` read."""
+        """The content of a config.json, which transformers and `from_dict` can read."""
         values: dict[str, Any] = {"model_type": "segformer"} | dict(self.extra)
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)

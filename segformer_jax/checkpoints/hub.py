@@ -1,4 +1,4 @@
-"""From a name or a path to a local folder; the only code that touches `huggingface_hub`."""
+"""Finds or downloads the folder of a name; the only code that uses `huggingface_hub`."""
 
 import warnings
 from fnmatch import fnmatch
@@ -25,24 +25,25 @@ def resolve(
     subfolder: str = "",
     **unknown: Any,
 ) -> Path:
-    """The folder (or file) that a name stands for.
+    """The local folder or file of a checkpoint, downloaded on first use if it is on the hub.
 
-    An installed weights package goes first, then a path that exists, then the Hugging Face hub; a
-    `Path`, or text that begins with "./", is a path alone. Of the hub, the configs and one kind of
-    weights are fetched: the first that there is of safetensors, pickles, int8.
+    A name is looked up as an installed weights package, then as a path, then on the Hugging Face
+    hub. A `Path`, or a string that begins with "./", is only looked up as a path. From the hub, the
+    configs and one kind of weights are downloaded: safetensors, else pickles, else int8.
 
     Args:
-        name_or_path: "scene-b0", a path, or a hub name such as "nvidia/mit-b0".
+        name_or_path: "scene-b0", a path, or a name on the hub, such as "nvidia/mit-b0".
         revision: branch, tag or commit on the hub.
-        token: for private and gated repositories; None takes the one that is logged in.
-        cache_dir: where the hub's files are kept.
-        local_files_only: take what is in that cache and do not ask the hub.
-        subfolder: where in the folder or repository the checkpoint lies.
-        unknown: what `from_pretrained` was given beyond this and its own options: an error.
+        token: for private and gated repositories; None uses that of the logged-in user.
+        cache_dir: folder of the downloaded files.
+        local_files_only: use only files that have been downloaded before.
+        subfolder: folder of the checkpoint inside the folder or repository.
+        unknown: other options that `from_pretrained` was given, which are an error.
 
     Raises:
-        TypeError: an unknown option.
-        WeightsError: nothing goes by that name, or the hub can't be reached; what to do is said.
+        TypeError: an option is unknown.
+        WeightsError: there is nothing of that name, or the hub can't be reached; the message says
+            what to do.
     """
     if unknown:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Many pictures through one `Segmenter`: read ahead, segmented in batches, written behind.
+"""Segments many pictures: threads read ahead and write results while the device computes.
 
     reading threads ──▶ one batch after another, started without waiting ──▶ writing threads
     file → bytes           the device's queue holds the next two              class map → file
@@ -36,12 +36,12 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one picture: a value, or why it could not be read.
+    """The result of one picture: a value, or the error with which it could not be read.
 
     Attributes:
-        source: what was given.
-        value: the `Segmentation`, or what `then` made of it; None where there is an error.
-        error: why the picture can't be read; None where all went well.
+        source: the picture as it was given.
+        value: the `Segmentation`, or the result of `then`; None if there is an error.
+        error: why the picture can't be read; None if it was read.
     """
 
     source: Any
@@ -67,17 +67,17 @@ def segment_many(
     threads: int | None = None,
     spans: list[Span] | None = None,
 ) -> Generator[Outcome]:
-    """Segments pictures without end, one outcome for each, in their order.
+    """Segments any number of pictures; yields one outcome for each, in their order.
 
-    A picture that can't be read becomes an outcome with an error, and the rest goes on. Where the
-    loop over it may end early, close the iterator (`contextlib.closing`): what has begun is
-    finished, and the threads end.
+    A picture that can't be read gives an outcome with an error, and the others are segmented. If
+    you may leave the loop early, close the iterator (`contextlib.closing`): it then finishes the
+    pictures that it has begun, and ends its threads.
 
     Args:
-        segmenter: its `batch_size` pictures run together.
-        sources: paths, PIL pictures or arrays; or whatever `read` takes. Read in the caller's
-            thread, only as far ahead as needed.
-        read: a source → an RGB picture, in a reading thread; `read_image` when left out.
+        segmenter: its `batch_size` is the number of pictures per batch.
+        sources: paths, PIL pictures or arrays, or what `read` takes. They are iterated in the
+            caller's thread, only as far ahead as needed.
+        read: opens a source as an RGB picture, in a reading thread; by default `read_image`.
         between: sources and their logits, batch by batch in their order → the logits that class
             maps are made of; in the caller's thread, which it must not keep waiting.
         then: what is done with each result in a writing thread, such as saving it; its value is the

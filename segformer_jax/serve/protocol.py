@@ -1,4 +1,4 @@
-"""What a request may be and what it asks for; nothing here knows of Ray or of HTTP's transport."""
+"""The limits and the parameters of a request, independent of Ray and of the HTTP server."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ OUTPUTS = ("mask", "overlay", "json")
 
 
 class Refused(ValueError):
-    """A request that gets an error: its status, and what is wrong with it."""
+    """The error that answers a request: its HTTP status and message."""
 
     def __init__(self, status: int, message: str):
         super().__init__(status, message)
@@ -28,16 +28,17 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost, and all of them together.
+    """The limits of one request, and of all requests together.
 
     Attributes:
-        body_bytes: the longest body.
-        pixels: of the largest picture.
-        queue: requests that are read, waiting or computed at one time.
-        queue_bytes: of their bodies, a body whose length is not told taken for the longest.
-        decoded_pixels: of the pictures that a replica has decoded at one time, which wait their
-            turn; a larger one is alone.
-        seconds: in which a body has to arrive.
+        body_bytes: largest body, in bytes.
+        pixels: largest picture, in pixels.
+        queue: largest number of requests that are read, waiting or computed at one time.
+        queue_bytes: largest total of their bodies, in bytes; a body without a declared length
+            counts as the largest.
+        decoded_pixels: largest total of the pictures that a replica has decoded at one time; a
+            larger picture is decoded when there is no other.
+        seconds: time in which a body must arrive.
     """
 
     body_bytes: int = 32 * 2**20
@@ -61,13 +62,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The answer that a request asks for.
+    """The kind of answer that a request asks for.
 
     Attributes:
         output: mask (PNG of class indices), overlay or json.
         media_type: image/png, image/jpeg or application/json.
-        alpha: weight of the colours in an overlay, 0 to 1.
-        with_mask: JSON holds the mask's PNG too, in base64.
+        alpha: opacity of the colours in an overlay, 0 to 1.
+        with_mask: whether JSON also has the mask as a PNG in base64.
     """
 
     output: str
@@ -106,7 +107,7 @@ def wanted(query: Mapping[str, str], accept: str = "") -> Wanted:
 
 
 def check_length(headers: Mapping[str, str], limits: Limits) -> int:
-    """All that is told before the body comes; the bytes that it may have.
+    """Checks the headers of a request; returns the number of bytes that its body may have.
 
     Raises:
         Refused: 431, headers beyond 16 KiB; 413, a body that says that it is too long.
@@ -126,7 +127,7 @@ def too_long(limits: Limits) -> Refused:
 
 
 def check_picture(body: bytes, limits: Limits) -> int:
-    """Looks at the header of a picture, decoding nothing; the pixels that it has.
+    """Checks the header of a picture without decoding it; returns its number of pixels.
 
     Raises:
         Refused: 400, no body; 415, neither JPEG nor PNG; 413, too many pixels; 422, damaged.

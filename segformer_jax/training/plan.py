@@ -1,4 +1,4 @@
-"""A run before its first step: its data is opened and checked, and nothing is left open."""
+"""Prepares a run before its first step: opens and checks the data, chooses open settings."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +26,14 @@ RECORD, CHECKPOINTS = "settings.json", "checkpoints"
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before its first step: nothing is left open.
+    """A prepared run, in which every setting has a value.
 
     Attributes:
-        record: its settings, and what they were chosen for.
-        data: the pictures that are trained on.
-        validation: those that are evaluated on.
-        shares: how often each of several data sets is drawn from, where they have weights.
-        given: the model to train, where it isn't the one that the settings name.
+        record: the settings, and what they were chosen for.
+        data: the pictures to train on.
+        validation: the pictures to evaluate on.
+        shares: relative frequency of each of several data sets, if they have weights.
+        given: the model to train, if it is not the one named in the settings.
     """
 
     record: Record

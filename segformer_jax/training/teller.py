@@ -1,21 +1,21 @@
-"""What a run says while it runs, to whoever listens."""
+"""Progress callbacks of a training run."""
 
 from collections.abc import Iterable
 from typing import Any
 
 
 class Teller:
-    """Where a run says what it does; this one says nothing."""
+    """Progress callbacks; the default does nothing."""
 
     def say(self, text: str) -> None:
-        """A line."""
+        """A line of text about the run."""
 
     def checking(self, pairs: Iterable[Any]) -> Iterable[Any]:
-        """Hands on what it is given, pair by pair."""
+        """Wraps the loop that checks the data's pairs, and yields every pair."""
         return pairs
 
     def step(self, row: dict[str, Any], *, steps: int) -> None:
-        """A step was done."""
+        """Called after each step with its line of metrics.jsonl."""
 
     def evaluating(self, done: int) -> None:
-        """So many more pictures were evaluated."""
+        """Called when this many more pictures have been evaluated."""
