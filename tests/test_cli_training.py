@@ -163,7 +163,7 @@ def test_the_command_line_gives_the_run_of_python(folder, by_python, run):
     before = files(folder / "words")
     code, again, said = run(*command(folder, "words"))
     assert (code, again) == (0, printed)
-    assert said == f"segformer-jax: {folder / 'words'} is finished, 4 steps: nothing to do\n"
+    assert said == f"segformer-jax: {folder / 'words'} is finished after 4 steps: nothing to do\n"
     assert files(folder / "words") == before
 
     assert_told(run(*command(folder, "words", "--lr", "0.5")), r"lr \S+ → 0.5")
@@ -209,7 +209,7 @@ def test_several_data_sets_with_weights_train_one_model_and_go_on(folder, run, t
     assert "--data-weights 1.0 3.0" in card
 
     code, _, said = run(*words)
-    assert (code, "is finished, 2 steps: nothing to do" in said) == (0, True)
+    assert (code, "is finished after 2 steps: nothing to do" in said) == (0, True)
     assert_told(
         run(*words, "--data-weights", "1", "2"), r"data_weights \[1.0, 3.0\] → \[1.0, 2.0\]"
     )
@@ -229,7 +229,9 @@ def test_one_folder_or_several_are_words_of_data(received, run):
         TrainSettings(data="a", out="o", steps=3),
         TrainSettings(data=("a", "b", "c"), out="o", steps=3),
     ]
-    assert_told(run("train", "--data", "a", "b", "--data-weights", "2"), "give one for each of")
+    assert_told(
+        run("train", "--data", "a", "b", "--data-weights", "2"), "one number for each data set of"
+    )
 
 
 def test_the_papers_recipe_is_a_config(received, run):
@@ -241,7 +243,7 @@ def test_the_papers_recipe_is_a_config(received, run):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"stepps": 3}', "there is no setting stepps; there is accumulate, "),
+        ('{"stepps": 3}', "there is no setting stepps: the settings are accumulate, "),
         ('{"steps": "3"}', "steps must be a whole number or null.*got '3'"),
         ('{"crop": [64]}', r"crop must be a list of 2, each a whole number.*got \(64,\)"),
         ('{"lr": -1}', "lr must be above 0.*got -1.0"),
@@ -278,10 +280,10 @@ BAD = {
     "steps": "steps must be at least 1.*got 0",
     "freeze": "no parameter's name matches 'encoder",
     "tracker": r"needs trackio .*pip install 'segformer-jax\[trackio\]'",
-    "warm-up": "warm-up takes 9 of 4 steps",
-    "class weights": r"class_weights are 'rare'; they are none, balanced",
+    "warm-up": "warmup must end before the last of 4 steps, got 9",
+    "class weights": r"class_weights must be none, balanced, .*got 'rare'",
     "address": "num_processes and process_id need a coordinator",
-    "preview": "the contact sheet is of -1 samples",
+    "preview": "the contact sheet must have at least 1 sample, got -1",
 }
 
 

@@ -221,7 +221,7 @@ def test_what_is_no_picture_is_said_in_a_line_and_leaves_no_file(segmenter, tmp_
         with pytest.raises(ImageError, match=message):
             segment_raster(segmenter, path, mask=tmp_path / "out" / "m.tif", protocol=WINDOWS)
         assert not list(tmp_path.glob("out/*"))
-    with pytest.raises(ImageError, match=r"bands are \(1, 4, 2\), but .* has those from 1 to 3"):
+    with pytest.raises(ImageError, match=r"bands must be in 1…3 for .* got \(1, 4, 2\)"):
         segment_raster(segmenter, damaged, bands=(1, 4, 2))
     with pytest.raises(ValueError, match=r"short_side must be None for a raster, .*got 512"):
         segment_raster(segmenter, damaged, protocol=Protocol.ade20k())

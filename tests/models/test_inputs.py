@@ -51,7 +51,9 @@ def test_the_least_size_follows_from_strides_and_reductions():
 def test_labels_outside_the_classes_are_named(model):
     labels = np.zeros((1, 64, 64), np.int32)
     labels[0, 0, :3] = (255, 3, -1)
-    with pytest.raises(ValueError, match=r"labels hold \[-1, 3\]; valid are 0…2, and 255"):
+    with pytest.raises(
+        ValueError, match=r"labels must be in 0…2, or 255 for ignored pixels, got \[-1, 3\]"
+    ):
         model(np.zeros((1, 64, 64, 3), np.float32), labels)
 
 
@@ -97,7 +99,7 @@ def test_class_labels_of_another_shape_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="must have the shape of the logits"):
         model(np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 2), np.float32))
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-    with pytest.raises(ValueError, match="there are 1 labels for 2 pictures"):
+    with pytest.raises(ValueError, match="labels must be one per picture, 2, got 1"):
         model(np.zeros((2, 64, 64, 3), np.float32), np.zeros(1, np.int32))
 
 

@@ -29,7 +29,7 @@ def test_a_worker_has_an_accelerator_or_a_few_cpus(cluster, asked, chosen):
             r"must be at most 2 on Ray's cluster \(.*2 CPUs, and a worker takes 1\), got 3",
         ),
         ({"cpus": 4}, "must be at most 0 .*got 1"),
-        ({"device": "gpu"}, "has 0 GPUs: room for 0"),
+        ({"device": "gpu"}, "must be at most 0 on Ray's cluster .*0 GPUs"),
         ({"device": "abacus"}, "device must be cpu, gpu or tpu, got 'abacus'"),
         ({"workers": 0}, "must be at least 1, got 0"),
     ],

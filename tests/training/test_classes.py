@@ -68,11 +68,14 @@ def test_one_class_alone_is_told_from_everything_else(tmp_path):
     ("content", "message"),
     [
         ({"sea": [1, 2, 3]}, "the keys of .*, got 'sea'"),
-        ({"sky": [1, 2]}, r"\[1, 2\] for 'sky'; a colour is"),
+        ({"sky": [1, 2]}, r"a colour in .* must be .*got \[1, 2\] for 'sky'"),
         ({"sky": [1, 2, 256]}, "each in 0…255"),
         ({"sky": "blue"}, "'blue' for 'sky'"),
         ({"sky": None}, "None for 'sky'"),
-        ({"sky": [1, 2, 3], "road": [1, 2, 3]}, r"gives the colour \[1, 2, 3\] to two"),
+        (
+            {"sky": [1, 2, 3], "road": [1, 2, 3]},
+            r"must give each class another colour, got \[1, 2, 3\] for two",
+        ),
         ([], "must be .* got something else"),
     ],
 )

@@ -157,7 +157,7 @@ def test_incomplete_folders_are_told_what_is_missing(tmp_path):
 def test_two_pictures_of_one_name_are_refused(tmp_path):
     write_folder(tmp_path, count=1)
     save(photo(1), tmp_path / "train" / "images" / "a.jpg")
-    with pytest.raises(ValueError, match=r"holds a\.jpg and a\.png: keep one"):
+    with pytest.raises(ValueError, match=r"two files of one name, a\.jpg and a\.png: keep one"):
         open_dataset(tmp_path, split="train")
 
 

@@ -195,12 +195,12 @@ def test_a_finished_run_called_again_is_left_as_it_is(finished, folder):
     again = train(replace(settings, data=str(folder / "gone")), teller=teller)
     assert files(out) == before
     assert again == outcome
-    assert teller.lines == [f"{out} is finished, 4 steps: nothing to do"]
+    assert teller.lines == [f"{out} is finished after 4 steps: nothing to do"]
 
 
 def test_other_settings_in_a_finished_runs_folder_are_an_error(finished, folder):
     out, _, _ = finished
-    with pytest.raises(ValueError, match=r"\(steps 4 → 9, lr 0\.\d+ → 0\.5\): repeat its own"):
+    with pytest.raises(ValueError, match=r"\(steps 4 → 9, lr 0\.\d+ → 0\.5\): repeat these"):
         train(settings_of(folder, out=str(out), steps=9, lr=0.5))
 
 
@@ -238,7 +238,7 @@ def test_a_folder_in_which_nothing_was_saved_takes_other_settings(folder):
 def test_a_run_does_not_go_on_with_other_pictures(finished, folder, tmp_path):
     out, _, _ = finished
     settings = settings_of(folder, out=str(out), data=str(write_shapes(tmp_path / "d", train=7)))
-    with pytest.raises(ValueError, match=r"begun with 6 pictures of 3 classes .* the data has 7"):
+    with pytest.raises(ValueError, match=r"begun with \(6 pictures of 3 classes.* got 7"):
         prepare(settings)
 
 
@@ -262,7 +262,7 @@ def test_several_data_sets_with_weights_go_on_where_they_were(folder, tmp_path, 
         patched.setattr(Run, "_tell", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(broken)
-    with pytest.raises(ValueError, match=r"begun with 2 \+ 3 pictures .* the data has 3 \+ 2 "):
+    with pytest.raises(ValueError, match=r"begun with \(2 \+ 3 pictures .* got 3 \+ 2 "):
         train(replace(broken, data=data[::-1]))
     moved = [str((tmp_path / name).rename(tmp_path / f"moved {name}")) for name in "ab"]
     with pytest.raises(ValueError, match=r"data_weights .* → \[\], data \[.*\] → /"):

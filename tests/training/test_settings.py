@@ -45,12 +45,12 @@ WRONG = [
     ("model", 5, "model must be a text.*got 5"),
     ("log", ["wandb"], r"log must be a list, each tensorboard or trackio.*got \('wandb',\)"),
     ("data", 5, "data must be a text or a list, each a text.*got 5"),
-    ("data", ["a", "a"], r"data is \('a', 'a'\); each folder has a name, and is given once"),
-    ("data", ["a", ""], r"data is \('a', ''\); each folder has a name, and is given once"),
+    ("data", ["a", "a"], r"data must be names of folders, each given once, got \('a', 'a'\)"),
+    ("data", ["a", ""], r"data must be names of folders, each given once, got \('a', ''\)"),
     ("data_weights", [1, 0], r"data_weights must be numbers above 0, got \(1.0, 0.0\)"),
     ("data_weights", [float("inf")], r"data_weights must be numbers above 0, got \(inf,\)"),
     ("data_weights", 2, "data_weights must be a list, each a number.*got 2"),
-    ("speed", 9, "there is no setting speed; there is accumulate, batch_size, "),
+    ("speed", 9, "there is no setting speed: the settings are accumulate, batch_size, "),
 ]
 
 

@@ -233,8 +233,8 @@ def test_a_run_does_not_go_on_when_its_soft_targets_are_gone(folder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (dict(teacher="soft", teacher_weight=0.0), "teacher_weight is 0.0; it lies in (0, 1]"),
-        (dict(teacher="soft", temperature=0.0), "temperature is 0.0; it is above 0"),
+        (dict(teacher="soft", teacher_weight=0.0), "teacher_weight must be in (0, 1], got 0.0"),
+        (dict(teacher="soft", temperature=0.0), "temperature must be above 0, got 0.0"),
         (dict(temperature=1.0), "must be used with a teacher only, got"),
     ],
 )
