@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Writes files and folders completely or not at all."""
 
 import contextlib
 import os

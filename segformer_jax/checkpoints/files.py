@@ -1,4 +1,4 @@
-"""Weight files, of every container that a SegFormer comes in, as NumPy arrays by name."""
+"""Reads and writes the weight files of SegFormers as NumPy arrays by name."""
 
 import contextlib
 import json

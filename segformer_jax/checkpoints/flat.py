@@ -1,7 +1,7 @@
 """The weights of any NNX module as one flat dict by dotted paths, in memory and in a file.
 
-What Hugging Face's layout can't say, another attention or head, is kept so:
-`parameters.safetensors` has every array under its path in the module, such as
+It is used for networks that Hugging Face's layout can't represent, for example with another
+attention or head: `parameters.safetensors` has every array under its path in the module, such as
 `segformer.stages.0.blocks.0.attention.scale`.
 """
 

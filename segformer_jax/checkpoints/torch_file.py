@@ -1,8 +1,8 @@
-"""Reads what `torch.save` wrote, without torch and without running anything that it holds.
+"""Reads files of `torch.save` without torch, and without running code from them.
 
-A `.bin` or `.pth` is a pickle with the raw tensors beside it: in a zip archive since torch 1.6, one
-after another in one file before. A pickle may name any function and have it called, so this reader
-knows a handful of harmless names and refuses all others; even those are stand-ins of its own.
+A `.bin` or `.pth` is a pickle with raw tensors: in a zip archive since torch 1.6, in one file
+before. A pickle can name any function and have it called, so this reader accepts only a few
+harmless names, which it replaces by its own stand-ins, and refuses all others.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""`info`, `convert` and `verify`: what a checkpoint is, in another layout, against PyTorch."""
+"""`info`, `convert` and `verify`: shows, converts and checks checkpoints."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""`export`: a model as one program that runs without this library."""
+"""`export`: writes a model as a file that runs without this library."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

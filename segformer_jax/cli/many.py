@@ -1,7 +1,7 @@
-"""`segment` for a folder, a pattern or a list: unreadable pictures are reported, the rest is done.
+"""`segment` for a folder, a pattern or a list: reports unreadable pictures and segments the others.
 
-The same command goes on where a killed run stopped: a picture is done when all its files are there,
-and they are written whole or not at all.
+Repeating the command resumes it: pictures whose files all exist are skipped, and files are written
+completely or not at all.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""`segment --ray ADDRESS`: pictures on all workers of a Ray cluster."""
+"""`segment --ray ADDRESS`: segments pictures on all workers of a Ray cluster."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""`segment` for rasters: what GDAL reads, in windows, into TIFFs that keep the georeference."""
+"""`segment` for rasters: reads windows with GDAL and writes TIFFs that keep the georeference."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a `segment` command asks for, whatever its pictures come from."""
+"""The options of a `segment` command that all kinds of sources share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

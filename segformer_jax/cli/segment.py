@@ -1,4 +1,4 @@
-"""`segment`: pictures in, masks out."""
+"""`segment`: writes the masks of pictures."""
 
 from pathlib import Path
 from typing import Annotated, Literal

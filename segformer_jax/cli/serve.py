@@ -1,4 +1,4 @@
-"""`serve`: a model behind HTTP."""
+"""`serve`: serves a model by HTTP."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""What the results in a folder were made with, so that a second run adds no others to them."""
+"""Records the settings of the results in a folder, so that results are not mixed."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""`train` and `evaluate`: from a folder of pictures to a model, and how good it is."""
+"""`train` and `evaluate`: trains a model on a folder of pictures, and scores a model."""
 
 import contextlib
 import dataclasses

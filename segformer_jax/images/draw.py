@@ -1,4 +1,4 @@
-"""Class maps as pictures: colours, overlays, legends, index PNGs."""
+"""Draws class maps: colours, overlays, legends, and PNGs of class indices."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pictures in a folder, by a pattern or in a list, and the names of what is made of them."""
+"""Finds pictures in a folder, by a pattern or in a list, and names their results."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""Logits at 1/4 of a picture → class maps at any size: torch's bilinear rule, then argmax."""
+"""Class maps of any size from logits at 1/4 of a picture: upsampled as in torch, then argmax."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

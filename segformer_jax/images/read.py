@@ -1,4 +1,4 @@
-"""A picture of any kind → RGB, 8 bits, upright; whatever is wrong with it is one `ImageError`."""
+"""Reads a picture of any kind as upright RGB with 8 bits; all problems are `ImageError`s."""
 
 import contextlib
 import io

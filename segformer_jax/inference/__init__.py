@@ -1,4 +1,4 @@
-"""A model in use: `Segmenter`, and programs that run without this library."""
+"""Inference: `Segmenter`, and programs that run without this library."""
 
 from segformer_jax.inference.export import export_stablehlo, load_exported
 from segformer_jax.inference.exporting import Signature

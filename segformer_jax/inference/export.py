@@ -1,8 +1,8 @@
-"""Programs that run with JAX alone: StableHLO, as `jax.export` serialises it.
+"""Exports programs that run with JAX alone: StableHLO, serialised by `jax.export`.
 
-The file is what `jax.export.Exported.serialize` gives, nothing around it, so that no line of ours
-is needed to run it. The weights are its constants, or lie beside it in safetensors by their dotted
-paths. Sizes that are left open are symbols, b, h and w; one file serves several platforms.
+The file is exactly the result of `jax.export.Exported.serialize`, so it runs without this library.
+The weights are constants of the program, or in a safetensors file beside it, by their dotted paths.
+Sizes that are left open are the symbols b, h and w. One file serves several platforms.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What an exported program takes and gives, whatever its format."""
+"""The inputs and outputs of an exported program, for both formats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""A film in, frame by frame through `segment_many`, an overlay film or a folder of masks out.
+"""Segments films frame by frame, to an overlay film or a folder of masks.
 
-Every frame keeps its timestamp, counted in the film's own unit, so films of a variable rate keep
-their pace. Whatever PyAV's FFmpeg reads is read.
+Every frame keeps its timestamp in the film's own time unit, so films with a variable frame rate
+keep their timing. Any film that PyAV's FFmpeg reads can be segmented.
 """
 
 import contextlib

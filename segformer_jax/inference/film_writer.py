@@ -1,4 +1,4 @@
-"""An .mp4 that keeps another film's timestamps and sound."""
+"""Writes an .mp4 with the timestamps and the sound of another film."""
 
 import contextlib
 from collections import deque

@@ -1,4 +1,4 @@
-"""The forward pass that `Segmenter` compiles: a folded model's, in one platform's forms."""
+"""The forward pass that `Segmenter` compiles for one platform, from a folded model."""
 
 import math
 from collections.abc import Callable

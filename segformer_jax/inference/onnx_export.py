@@ -1,7 +1,7 @@
-"""Programs for ONNX's runtimes: the folded model, node by node, in standard operators.
+"""Exports ONNX files: the folded model in standard operators.
 
-Inputs and logits lie as in transformers' exports, channels first. Runtimes know the sizes of a
-graph beforehand where its input's are set, and then leave out the arithmetic on shapes.
+Inputs and logits have the layout of transformers' exports, channels first. If the input has a fixed
+size, runtimes know all sizes of the graph and skip the arithmetic on shapes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The package onnx, an extra."""
+"""Imports the optional package onnx."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""Where windows are read from."""
+"""The sources that windows of a picture are read from."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

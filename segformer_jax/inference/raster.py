@@ -1,8 +1,8 @@
-"""Pictures larger than memory, through GDAL: read in windows, written in tiles.
+"""Segments rasters larger than memory, read in windows and written in tiles by GDAL.
 
 A raster is segmented in bands of `BAND` columns, each from the top down, so that memory depends on
-neither side of it. Windows on the seam of two bands are computed for both: the result is the one
-of a single band.
+neither its width nor its height. Windows at the border of two bands are computed for both, so that
+bands do not change the result.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""How many multiply-adds a picture costs: as everybody computes a SegFormer, and folded."""
+"""Counts the multiply-adds of a picture: of a SegFormer as usually computed, and folded."""
 
 from segformer_jax.config import SegformerConfig
 

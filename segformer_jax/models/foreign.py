@@ -1,4 +1,4 @@
-"""Whether a model is SegFormer as its config says, layer by layer; files and ONNX say no other."""
+"""Checks that every layer of a model is SegFormer's and as in its config, before saving."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
-"""How the form of an operation is chosen: one meaning, a fast form per platform.
+"""Selects the implementation of each operation for a platform.
 
-An operation is a reference in plain jnp, which says what it computes, and forms of it that are fast
-on one platform each. Whoever compiles for one platform says so by `use`; where nobody says it, the
-choice falls when the program is lowered, so that one trace serves every device, and an export all
-platforms.
+An operation has a reference implementation in plain jnp, which defines its result, and others that
+are fast on one platform each. Code that compiles for one platform selects these with `use`.
+Otherwise the implementation is selected when a program is lowered, so that one trace serves every
+device, and an exported program every platform.
 """
 
 import inspect

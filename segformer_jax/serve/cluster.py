@@ -1,4 +1,4 @@
-"""Ray, started on this machine or reached at an address, without statistics or open ports."""
+"""Starts Ray on this machine, or connects to it, without statistics or open ports."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""The server's door: it reads, checks and counts requests, and knows nothing of pixels."""
+"""The HTTP entry of the server: reads, checks and counts requests, without decoding pictures."""
 
 import asyncio
 import json

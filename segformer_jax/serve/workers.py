@@ -1,4 +1,4 @@
-"""How many workers, and what each of them gets of a cluster."""
+"""Chooses the number of workers and the resources of each."""
 
 import os
 from dataclasses import dataclass, field

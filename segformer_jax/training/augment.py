@@ -1,4 +1,4 @@
-"""What a picture goes through before each step: scale, crop, flip, colours; its mask likewise."""
+"""Augmentation: scales, crops, flips and recolours a picture, and its mask accordingly."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The model card, README.md beside the weights: what it is, how it was made, how good it is."""
+"""Writes the model card, README.md beside the weights: origin, training, scores, use."""
 
 import dataclasses
 import shlex

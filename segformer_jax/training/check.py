@@ -1,4 +1,4 @@
-"""All that is wrong with a data set, found before the first step; and what it is made of."""
+"""Checks a data set before the first step, and counts its sizes and classes."""
 
 import functools
 import os

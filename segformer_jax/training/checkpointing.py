@@ -1,4 +1,4 @@
-"""A run's checkpoints, by orbax: written beside the training, whole or not at all."""
+"""Saves the checkpoints of a run with orbax, in the background, completely or not at all."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a run's settings leave open, chosen for its pictures and its device."""
+"""Chooses the settings that a run leaves open, from its pictures and its device."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The files that name a data set's classes: id2label.json, and palette.json for coloured masks."""
+"""Reads the names of a data set's classes: id2label.json, and palette.json for coloured masks."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Pictures with masks, wherever they lie; `layouts.open_dataset` finds them."""
+"""Data sets of pictures with masks; `layouts.open_dataset` opens them."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Learning from a teacher: its logits at the student's cells beside the masks' classes.
+"""The distillation loss: learns from a teacher's logits besides the masks.
 
 (1 − w)·loss + w·T²·KL(teacher ‖ student), both softened by the temperature T (Hinton, Vinyals and
 Dean, *Distilling the knowledge in a neural network*, 2015); T² keeps the size of the gradients.

@@ -1,4 +1,4 @@
-"""`open_dataset`: where data sets keep their pictures, masks and classes, a function a layout."""
+"""`open_dataset`: finds the pictures, masks and classes of a data set; a function per layout."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

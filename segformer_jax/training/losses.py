@@ -1,7 +1,7 @@
-"""What training makes small: losses of the logits at the labels' size, and weighted sums of them.
+"""The losses of training, at the labels' size, and weighted sums of them.
 
-All leave ignored pixels out, run in float32 at least (float64 stays), and are 0 with gradients of 0
-where every pixel is ignored.
+All ignore pixels with the ignored label, compute in float32 (or float64), and are 0 with gradients
+of 0 if every pixel is ignored.
 """
 
 from collections.abc import Callable, Mapping, Sequence

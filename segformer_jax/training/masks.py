@@ -1,4 +1,4 @@
-"""Mask files of any kind → class indices, 255 where a pixel is ignored."""
+"""Reads mask files of any kind as class indices, with 255 for ignored pixels."""
 
 import functools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Scores of class maps, all from one confusion matrix that is summed up picture by picture."""
+"""Scores of class maps, computed from one confusion matrix over all pictures."""
 
 from dataclasses import dataclass
 from functools import partial

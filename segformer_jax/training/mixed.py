@@ -1,8 +1,7 @@
-"""The data of a run, out of one folder or several: classes are matched by name.
+"""The data of a run from one or several data sets, whose classes are matched by name.
 
-The classes are all that occur, in the order of their first appearance. "Road" and " road" are one
-name: case, and blanks around it, make no difference. A data set that lacks a class has no pixel of
-it.
+The classes are all classes that occur, in the order of their first appearance. Case and surrounding
+blanks of a name make no difference.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The model of a run: where it comes from, what of it is trained, how it is kept."""
+"""The model of a run: loads or builds it, selects what is trained, and saves it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

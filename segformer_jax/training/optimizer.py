@@ -1,4 +1,4 @@
-"""AdamW with rules over parameter names: which learn faster, decay, or are left as they are.
+"""AdamW with rules over parameter names for learning rates, weight decay and freezing.
 
 Parameters are one flat dict of dotted names, `segformer.stages.0.blocks.1.mlp.fc1.kernel`. All
 patterns are shell patterns over whole names, as of `fnmatch`: `*` is any text, dots too.

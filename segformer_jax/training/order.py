@@ -1,4 +1,4 @@
-"""Which picture each sample of a run has: a function of the seed and of the sample's number."""
+"""The picture of each training sample, as a function of the seed and the sample's number."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What training needs besides the library's own dependencies."""
+"""Imports the optional packages that training needs."""
 
 import importlib
 

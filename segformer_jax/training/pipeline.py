@@ -1,4 +1,4 @@
-"""An endless stream of batches: the k-th depends on the data set, the seed and k alone."""
+"""An endless stream of batches: the k-th depends only on the data set, the seed and k."""
 
 import atexit
 import os

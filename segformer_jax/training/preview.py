@@ -1,4 +1,4 @@
-"""What the network will see, for a person to look at."""
+"""Draws augmented samples with their masks, to look at before training."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""What a run says of itself: a line of JSON a step, trackers, and its curves."""
+"""The metrics of a run: a line of JSON per step, trackers, and curves."""
 
 import contextlib
 import json

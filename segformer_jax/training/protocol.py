@@ -1,4 +1,4 @@
-"""The protocol of an evaluation is that of `segment`."""
+"""The protocol of an evaluation: as for `segment`."""
 
 from segformer_jax.inference.protocol import Protocol
 

@@ -1,4 +1,4 @@
-"""`RUN/settings.json`: what a run was asked to do, what was chosen, and with which versions."""
+"""`RUN/settings.json`: the settings of a run, the chosen values, and all versions."""
 
 import dataclasses
 import json

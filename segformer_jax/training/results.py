@@ -1,4 +1,4 @@
-"""What a finished run shows: its curves, and what the last weights make of the validation set."""
+"""Writes the results of a finished run: curves, and the validation pictures with their masks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A Hugging Face data set that was saved to disk: a column of pictures and one of masks."""
+"""Reads a Hugging Face data set saved to disk: a column of pictures and one of masks."""
 
 import io
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Every setting of a training run in one frozen value: command line, JSON file and Python alike."""
+"""All settings of a training run, shared by command line, JSON file and Python."""
 
 import dataclasses
 import json

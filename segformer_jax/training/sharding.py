@@ -1,4 +1,4 @@
-"""Many devices and many processes: who holds what."""
+"""Distributes a run over several devices and processes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as requests to stop, for a loop that looks at them between two steps."""
+"""Turns SIGTERM and Ctrl-C into requests to stop, which the loop checks between two steps."""
 
 import contextlib
 import signal

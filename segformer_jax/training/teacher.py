@@ -1,4 +1,4 @@
-"""Who teaches a run: a SegFormer that sees the same crops, or files of soft targets."""
+"""The teacher of a run: a SegFormer that gets the same crops, or files of soft targets."""
 
 from collections.abc import Mapping
 from pathlib import Path
