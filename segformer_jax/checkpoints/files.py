@@ -56,12 +56,12 @@ def weights_file(path: str | Path) -> Path | None:
 
 
 def flat_hint(path: str | Path) -> str:
-    """What to do with a folder that holds a network that is not SegFormer's; "" with another."""
+    """How to load a folder with a network that is not SegFormer's; "" for other folders."""
     if not (Path(path) / PARAMETERS).is_file():
         return ""
     return (
-        f"; its {PARAMETERS} is of a network that Hugging Face's layout can't say: make that one "
-        "anew, and segformer_jax.checkpoints.flat.load_flat(model, folder)"
+        f"; its {PARAMETERS} belongs to a network that Hugging Face's layout can't represent: "
+        "build that network, then call segformer_jax.checkpoints.flat.load_flat(model, folder)"
     )
 
 

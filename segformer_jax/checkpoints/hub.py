@@ -165,11 +165,11 @@ def _unavailable(repo_id: str, error: Exception) -> str:
         return f"{repo_id} has no such revision: {_first_line(error)}"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"{repo_id} is not in the local cache and the hub was not reached: check the network "
+            f"{repo_id} is not in the local cache, and the hub can't be reached: check the network "
             "(or local_files_only, HF_HUB_OFFLINE), or give a folder"
         )
     return (
-        f"{repo_id} could not be fetched from the hub ({_first_line(error)}): check the name and "
+        f"{repo_id} could not be downloaded ({_first_line(error)}): check the name and "
         "the network, or give a folder"
     )
 
@@ -182,16 +182,16 @@ def _unknown(name: str) -> str:
     installed = ", ".join(sorted(_weights_packages())) or "none"
     if name == "street-b0":
         return (
-            f"street-b0 is no longer there: scene-b0 took its place (installed: {installed}): pip "
-            "install segformer-jax-scene-b0, and give that name (--model scene-b0)"
+            f"street-b0 was replaced by scene-b0 (installed: {installed}): pip install "
+            "segformer-jax-scene-b0, and use that name (--model scene-b0)"
         )
     start = (
         f"there is no model {name!r}: no such folder or weights package (installed: {installed})"
     )
     package = f"pip install segformer-jax-{name}, " if name == "scene-b0" else ""
     return (
-        f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512, "
-        "or a folder (--model)"
+        f"{start}; {package}or use a name on the hub, such as "
+        "nvidia/segformer-b0-finetuned-ade-512-512, or a folder (--model)"
     )
 
 

@@ -30,14 +30,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute an operation. All take the operands, and the options by keyword.
+    """An implementation of an operation. All take the operands, and the options by keyword.
 
     Attributes:
-        call: the value. It need not be differentiable: a kernel will do.
-        tangent: `(primals, tangents, **options)` to the tangent, linear in the tangents, which JAX
-            transposes for the gradient; the reference's when left out.
-        jvp: `(primals, tangents, **options)` to value and tangent together, instead of `tangent`,
-            where the one costs little once the other is there: see `derivative_of`.
+        call: computes the value. It need not be differentiable, so it may be a kernel.
+        tangent: maps `(primals, tangents, **options)` to the tangent, linearly in the tangents; JAX
+            transposes it for the gradient. By default that of the reference.
+        jvp: maps `(primals, tangents, **options)` to value and tangent together. Use it instead of
+            `tangent` if they share work: see `derivative_of`.
     """
 
     call: Callable
@@ -50,7 +50,7 @@ class Form:
 
 
 class Choice(NamedTuple):
-    """What `use` says; a part of the key of every jit's cache."""
+    """The arguments of `use`, which are part of the cache key of `jax.jit`."""
 
     platform: str
     local_batch: bool

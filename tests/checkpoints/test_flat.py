@@ -69,7 +69,7 @@ def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
 
 def test_who_wants_a_segformer_of_such_a_folder_is_told_what_to_do(tmp_path):
     save_flat(Module(1), tmp_path)
-    hint = r"parameters.safetensors is of a network that .* make that one anew, and .*load_flat"
+    hint = r"parameters.safetensors belongs to a network that .* build that network, .*load_flat"
     with pytest.raises(WeightsError, match=f"config.json is missing.*{hint}"):
         SegformerForSemanticSegmentation.from_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=f"has no weights: expected one of .*{hint}"):

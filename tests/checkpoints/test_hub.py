@@ -158,7 +158,7 @@ def answered(error: type[Exception]) -> Exception:
         (answered(errors.GatedRepoError), "a/b is gated: accept its terms"),
         (answered(errors.RevisionNotFoundError), "a/b has no such revision"),
         (errors.LocalEntryNotFoundError("no"), "a/b is not in the local cache and the hub was not"),
-        (ConnectionError("refused"), r"could not be fetched from the hub \(refused\)"),
+        (ConnectionError("refused"), r"could not be downloaded \(refused\)"),
     ],
 )
 def test_what_the_hub_says_becomes_one_line(stand_in, error, message):
@@ -170,7 +170,9 @@ def test_what_the_hub_says_becomes_one_line(stand_in, error, message):
 
 @pytest.mark.parametrize("name", ["street-b9", "./missing", "a/b/c", "/no/where"])
 def test_an_unknown_name_names_what_there_is(stand_in, name):
-    with pytest.raises(WeightsError, match=r"installed: scene-b0\); or take a hub name such as"):
+    with pytest.raises(
+        WeightsError, match=r"installed: scene-b0\); or use a name on the hub, such as"
+    ):
         hub.resolve(name)
     assert not stand_in.calls
 
@@ -189,7 +191,7 @@ def test_the_former_default_names_the_one_that_took_its_place(stand_in, monkeypa
     for packages, installed in (({}, "none"), ({"scene-b0": "package"}, "scene-b0")):
         monkeypatch.setattr(hub, "_weights_packages", packages.copy)
         message = (
-            rf"^street-b0 is no longer there: scene-b0 took its place \(installed: {installed}\): "
+            rf"^street-b0 was replaced by scene-b0 \(installed: {installed}\): "
             r"pip install segformer-jax-scene-b0, and give that name \(--model scene-b0\)$"
         )
         with pytest.raises(WeightsError, match=message):
