@@ -192,7 +192,7 @@ def test_the_former_default_names_the_one_that_took_its_place(stand_in, monkeypa
         monkeypatch.setattr(hub, "_weights_packages", packages.copy)
         message = (
             rf"^street-b0 was replaced by scene-b0 \(installed: {installed}\): "
-            r"pip install segformer-jax-scene-b0, and give that name \(--model scene-b0\)$"
+            r"pip install segformer-jax-scene-b0, and use that name \(--model scene-b0\)$"
         )
         with pytest.raises(WeightsError, match=message):
             hub.resolve("street-b0")
