@@ -26,17 +26,15 @@ TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint under the names that it gives them, in the types it has.
-
-    Kernels that it has in int8 come as float32.
+    """Reads the tensors of a checkpoint, with its names and types; int8 kernels become float32.
 
     Args:
         path: a file (.safetensors, .bin, .pth, .pt), or a folder with `model.safetensors` or
-            `pytorch_model.bin`, whole or in shards, or `model.int8.safetensors`; safetensors go
-            first, and floats before int8.
+            `pytorch_model.bin`, whole or in shards, or `model.int8.safetensors`. If there are
+            several, safetensors are preferred to pickles, and floats to int8.
 
     Raises:
-        WeightsError: no such file, a missing shard, a damaged file, a pickle that imports code.
+        WeightsError: a file or shard is missing or damaged, or a pickle imports code.
     """
     file = weights_file(path)
     if file is None:

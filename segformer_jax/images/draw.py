@@ -37,14 +37,14 @@ def overlay(
     alpha: int | float = 0.5,
     ignore_index: int | None = None,
 ) -> Image.Image:
-    """The colours over the picture, RGB; where the palette has none, 255 mostly, the picture shows.
+    """The picture with its classes in colours, RGB; classes without a colour show the picture.
 
     Args:
         image: the picture, H × W.
         class_map: its classes.
         palette: a colour per class.
-        alpha: the weight of the colours, 0 (the picture) to 1 (the colours).
-        ignore_index: a class that has a colour, but shall show the picture all the same.
+        alpha: opacity of the colours, 0 (the picture) to 1 (the colours).
+        ignore_index: a class with a colour that shall show the picture nevertheless.
 
     Raises:
         ValueError: an alpha outside 0…1, a picture of another size than its map, an index below 0.
@@ -63,7 +63,7 @@ def overlay(
 
 
 def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
-    """A picture of the class indices themselves, which reading it gives back.
+    """A picture whose values are the class indices.
 
     Returns:
         Mode "P" with the palette for a uint8 map, "I;16" for a uint16 one; a map of another type

@@ -21,24 +21,24 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as RGB, 8 bits per channel, the way up that its EXIF orientation says.
+    """Reads a picture as RGB with 8 bits per channel, turned upright by its EXIF orientation.
 
     Transparency is dropped, not blended. 16-bit greys are divided by 257, so that white stays
     white; Pillow would clip them.
 
     Args:
         source: a path, a file's content as bytes, a PIL image, or an array of shape (h, w) or
-            (h, w, 1|3|4). uint8 is taken as it is; bool is black and white; uint16 is divided by
-            257, and so are other integers when one of them is above 255; floats are read as
-            transformers reads them: whole numbers are 0…255, all else is 0…1.
-        max_pixels: the most pixels that are decoded; the size is known before that.
+            (h, w, 1|3|4). uint8 is used unchanged; bool is black and white; uint16 is divided by
+            257, and so are other integers if one of them is above 255. Floats are interpreted as
+            in transformers: in 0…255 if all are whole numbers, else in 0…1.
+        max_pixels: largest number of pixels that is decoded; checked before decoding.
 
     Returns:
-        A new image; `source` stays as it is.
+        A new image; `source` is not changed.
 
     Raises:
-        ImageError: no such file, a folder, not a picture, damaged, too large, or an array of
-            another shape, such as (3, h, w), or range.
+        ImageError: the file does not exist, is a folder, not a picture, damaged or too large; or
+            the array has another shape, such as (3, h, w), or range.
     """
     if isinstance(source, str | os.PathLike | bytes):
         return to_rgb(open_image(source, max_pixels=max_pixels))

@@ -25,17 +25,18 @@ def check_model(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Signature:
-    """The door of an exported program.
+    """The inputs and outputs of an exported program.
 
     Attributes:
-        batch: pictures per call; None leaves it to the caller.
-        size: height and width in pixels; None leaves them to the caller.
-        steps: "preprocess": it takes uint8 photos (b, h, w, 3), and scales and normalises them as
-            the processor does; nothing is resized. "argmax": it gives the class of every pixel,
-            (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of the size.
+        batch: pictures per call; None accepts any number.
+        size: height and width in pixels; None accepts any size.
+        steps: with "preprocess", the program takes uint8 photos (b, h, w, 3), and scales and
+            normalises them like the processor, without resizing. With "argmax", it returns the
+            class of every pixel, (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of
+            the size.
 
     Raises:
-        ValueError: a batch or side that is not positive, an unknown step.
+        ValueError: a batch or side is not positive, or a step is unknown.
     """
 
     batch: int | None = None
@@ -74,7 +75,7 @@ class Signature:
 def pixel_table(
     processor: SegformerImageProcessor | None, config: Any
 ) -> Float[np.ndarray, "256 c"]:
-    """What the processor makes of every value of every channel.
+    """The normalised value for every byte and every channel.
 
     Args:
         processor: of the model.

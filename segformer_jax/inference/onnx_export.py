@@ -30,24 +30,23 @@ def export_onnx(
     processor: SegformerImageProcessor | None = None,
     opset: int = USUAL_OPSET,
 ) -> None:
-    """Writes the model as one ONNX file in float32, whole or not at all.
+    """Exports the model to one ONNX file in float32, written completely or not at all.
 
     The input is `pixel_values`, (b, channels, h, w) float32, or with "preprocess" `photos`,
     (b, h, w, 3) uint8. The output is `logits`, (b, labels, ⌈h/4⌉, ⌈w/4⌉), or with "argmax"
     `classes`, (b, h, w). The class names are in the file's metadata, as `id2label` in JSON.
 
     Args:
-        model: its parameters are copied, folded.
-        path: of the file.
-        signature: what it takes and gives; pixels and logits of any batch and size when left out.
-        processor: its scale, mean and deviation are built in by the step "preprocess".
+        model: its parameters are copied and folded.
+        path: the file to write.
+        signature: inputs and outputs; by default pixels and logits of any batch and size.
+        processor: needed for the step "preprocess", which applies its scale, mean and deviation.
         opset: version of ONNX's operators, at least 17.
 
     Raises:
         ImportError: the package onnx is missing.
-        ValueError: another kind of model, a layer of another type than SegFormer's, an opset that
-            is too old or unknown, a size that the network can't take, a missing processor, a path
-            that can't be written.
+        ValueError: the model or one of its layers is not SegFormer's, the opset is too old or
+            unknown, the size is too small, the processor is missing, or the path can't be written.
     """
     signature = signature or Signature()
     check_model(model)

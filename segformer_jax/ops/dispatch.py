@@ -66,21 +66,21 @@ def use(
     local_batch: bool = False,
     forms: Mapping[Any, Form] | None = None,
 ) -> AbstractContextManager:
-    """Inside it, functions are traced in the forms of one platform.
+    """A context in which functions are traced with the implementations of one platform.
 
     Enter it inside the function that is traced: it is thread-local, and belongs to the traced
-    function, not to its caller. A function that was jitted outside is traced anew inside. What is
-    inside `use("reference")` stays the reference, whatever a `use` further inside says.
+    function, not to its caller. A function that was jitted before is traced again inside it. A
+    `use` inside `use("reference")` has no effect.
 
     Args:
-        platform: "cpu", "gpu" or "tpu"; "reference" turns every form off.
-        local_batch: the batch lies whole on one device, as it does inside `shard_map`, and may be
-            computed picture by picture, which a CPU's cache likes. A batch that JAX splits over
-            devices would be gathered on each of them.
-        forms: operations, and a form to take for each instead of the platform's.
+        platform: "cpu", "gpu" or "tpu"; "reference" selects the reference of every operation.
+        local_batch: set it if the whole batch is on one device, as inside `shard_map`. The batch
+            may then be computed picture by picture, which uses a CPU's cache better. (A batch that
+            JAX splits over devices would be gathered on each of them.)
+        forms: implementations of some operations, used instead of the platform's.
 
     Raises:
-        ValueError: an unknown platform.
+        ValueError: the platform is unknown.
     """
     if platform not in (*PLATFORMS, REFERENCE):
         raise ValueError(
