@@ -23,17 +23,17 @@ Planes = Float32[np.ndarray, "3 h w"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The paper's augmentation; its numbers are the defaults.
+    """The paper's augmentation; the defaults are the paper's values.
 
     Attributes:
-        crop: (height, width) of what comes out; smaller pictures are padded below and to the right.
-        short_side: pixels of the picture's shorter side before the random scale; None: as it is.
-        scale: the least and the largest random factor.
-        cat_max_ratio: a crop with this share of one class, of its pixels that are not ignored, is
-            drawn anew, up to ten times; 1 takes the first.
-        flip: how often a crop is flipped, 0…1.
-        flip_direction: in which directions, each as often: "horizontal" swaps left and right,
-            "vertical" top and bottom, "diagonal" both.
+        crop: (height, width) of the result; smaller pictures are padded below and to the right.
+        short_side: resize the picture to this shorter side before the random scale; None does not.
+        scale: smallest and largest random factor.
+        cat_max_ratio: draw a crop again, up to ten times, if one class has this share of its pixels
+            that are not ignored; 1 uses the first crop.
+        flip: probability of flipping, 0…1.
+        flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
+            right, "vertical" top and bottom, "diagonal" both.
         photometric: whether brightness, contrast, saturation and hue are changed.
     """
 

@@ -39,21 +39,22 @@ def open_dataset(
     reduce_zero_label: bool = False,
     teacher: Mapping[int, str] | None = None,
 ) -> Dataset:
-    """The data set in a folder; nothing but names is read yet.
+    """Opens the data set in a folder; reads only the names of its files.
 
     Args:
         path: the data folder, or the folder of one split, such as FOLDER/val.
-        split: "train", "val" or "test", by any customary name; "train+val" is both, one after the
-            other. None where `path` is the split's own folder.
-        layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" looks.
-        reduce_zero_label: value 0 of the masks is ignored, and value 1 is class 0.
-        teacher: the classes of a model that stands in for missing masks, all of them if there are
-            none; they are the data set's where it has no id2label.json.
+        split: "train", "val" or "test", or a customary synonym; "train+val" joins both. None if
+            `path` is the folder of the split.
+        layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" detects it.
+        reduce_zero_label: ignore value 0 of the masks and lower the others by one.
+        teacher: the classes of a model that replaces missing masks; they are the data set's classes
+            if it has no id2label.json.
 
     Raises:
-        ValueError: no data set there, or none of that layout; it says what was looked for.
-        NoSplitError: it has no such split.
-        ImportError: a Hugging Face data set, without the package to read it.
+        ValueError: there is no data set, or none of that layout; the message says what was
+            expected.
+        NoSplitError: the data set has no such split.
+        ImportError: the package to read a Hugging Face data set is missing.
     """
     return joined(
         _read(

@@ -61,14 +61,14 @@ class Plan:
 def prepare(
     settings: TrainSettings, *, model: nnx.Module | None = None, teller: Teller | None = None
 ) -> Plan:
-    """Opens the data; a new run's is checked, and what its settings leave open is chosen.
+    """Opens the data of a run; for a new run, also checks it and chooses the open settings.
 
-    A run begins with its first checkpoint: until then, other settings may be tried in its folder.
+    Until a run has its first checkpoint, other settings may be tried in its folder.
 
     Args:
-        settings: the run's.
-        model: what is trained instead of the one that the settings name.
-        teller: is told what is found and chosen.
+        settings: of the run.
+        model: the model to train instead of the one named in the settings.
+        teller: progress callbacks.
 
     Raises:
         ValueError: as `train`.
@@ -113,7 +113,7 @@ def prepare(
 
 
 def check_given(settings: TrainSettings) -> None:
-    """Raises a ValueError where the data or the run's folder is not named."""
+    """Raises a ValueError if the data or the run's folder is not given."""
     for name in ("data", "out"):
         if not getattr(settings, name):
             raise ValueError(f"no {name} given: write segformer-jax train --data FOLDER --out RUN")
