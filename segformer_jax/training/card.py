@@ -103,7 +103,7 @@ def _opened(folder: Path) -> list[str]:
 
 def _opened_apart(folder: Path) -> list[str]:
     return [
-        "The weights are in `parameters.safetensors`. Load them into a module built as for the training:",
+        "The weights are `parameters.safetensors`. Load them into a module built as for training:",
         "",
         "```python",
         "from segformer_jax import SegformerImageProcessor, Segmenter",
