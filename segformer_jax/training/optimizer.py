@@ -19,7 +19,7 @@ Flat = dict[str, Array]
 
 @dataclass(frozen=True)
 class Rule:
-    """What the learning rate and the weight decay of some parameters are multiplied by."""
+    """Factors of the learning rate and the weight decay of the parameters that match a pattern."""
 
     pattern: str
     rate: float = 1.0
@@ -54,18 +54,19 @@ def make_optimizer(
     """`torch.optim.AdamW` with a parameter group per rule, and `clip_grad_norm_` before it.
 
     Args:
-        params: the names of what is trained.
-        learning_rate: the rate by the number of updates made, before any factor.
+        params: names of the trained parameters.
+        learning_rate: function of the number of updates made, before any factor.
         weight_decay: decoupled, times the learning rate, as in torch.
-        betas: the decay of the averages of gradients and of their squares.
+        betas: decays of the averages of gradients and of their squares.
         eps: added to the root of the latter.
-        clip_norm: the largest norm of all gradients together; None for any.
-        head_factor: the head's learning rate by all others', where `rules` are the paper's.
-        layer_decay: what the rate falls by with every block below the head (see `layer_factors`).
-        rules: instead of the paper's.
+        clip_norm: largest norm of all gradients together; None does not clip.
+        head_factor: learning rate of the head ÷ that of the encoder, in the paper's rules.
+        layer_decay: factor of the learning rate for every block below the head (see
+            `layer_factors`).
+        rules: used instead of the paper's.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number is out of range.
     """
     _check(weight_decay, betas, eps, clip_norm)
     factors = group_factors(
@@ -102,7 +103,7 @@ def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
     first stage lie one deeper than the first block.
 
     Raises:
-        ValueError: a factor that is not in (0, 1].
+        ValueError: the factor is not in (0, 1].
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be a factor in (0, 1], got {layer_decay}")
@@ -128,7 +129,7 @@ def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
     """The names that match a pattern such as `segformer.*`: parameters to keep as they are.
 
     Raises:
-        ValueError: a pattern that matches nothing.
+        ValueError: a pattern matches nothing.
     """
     names, chosen = sorted(names), set()
     for pattern in patterns:
