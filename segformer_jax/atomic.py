@@ -115,7 +115,7 @@ def writable_folder(folder: str | Path) -> Path:
             pass
     except FileExistsError as error:
         raise ValueError(
-            f"the output folder must be a folder, got the file {path}: give another path"
+            f"the output folder must be a folder, got the file {folder}: give another path"
         ) from error
     except OSError as error:
         raise ValueError(
