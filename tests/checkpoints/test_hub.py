@@ -157,7 +157,10 @@ def answered(error: type[Exception]) -> Exception:
         (answered(errors.RepositoryNotFoundError), "there is no a/b on the hub, or it is priv"),
         (answered(errors.GatedRepoError), "a/b is gated: accept its terms"),
         (answered(errors.RevisionNotFoundError), "a/b has no such revision"),
-        (errors.LocalEntryNotFoundError("no"), "a/b is not in the local cache and the hub was not"),
+        (
+            errors.LocalEntryNotFoundError("no"),
+            "a/b is not in the local cache, and the hub can't be",
+        ),
         (ConnectionError("refused"), r"could not be downloaded \(refused\)"),
     ],
 )
