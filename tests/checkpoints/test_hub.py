@@ -183,8 +183,8 @@ def test_an_unknown_name_names_what_there_is(stand_in, name):
 def test_without_the_weights_package_both_ways_out_are_named(stand_in, monkeypatch):
     monkeypatch.setattr(hub, "_weights_packages", dict)
     message = (
-        r"no model 'scene-b0'.*installed: none\); pip install segformer-jax-scene-b0, or take a "
-        r"hub name such as nvidia/segformer-b0-finetuned-ade-512-512"
+        r"no model 'scene-b0'.*installed: none\); pip install segformer-jax-scene-b0, or use a "
+        r"name on the hub, such as nvidia/segformer-b0-finetuned-ade-512-512"
     )
     with pytest.raises(WeightsError, match=message):
         hub.resolve("scene-b0")
