@@ -1,4 +1,4 @@
-"""Where the cells of a resized grid lie among the old ones: torch's bilinear rule, in NumPy."""
+"""The cells and weights of a bilinear resize, by torch's rule, in NumPy."""
 
 import numpy as np
 from jaxtyping import Float, Int

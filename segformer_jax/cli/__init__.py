@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
                 app.command(command)
             code = app.cli(
                 prog="segformer-jax",
-                description="SegFormer in JAX: cuts pictures into classes, pixel by pixel.",
+                description="SegFormer in JAX: finds the class of every pixel of a picture.",
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
             )

@@ -1,4 +1,4 @@
-"""`segment` for pictures named one by one: all are looked at before the first is segmented."""
+"""`segment` for pictures named one by one; checks all names before it segments the first."""
 
 import sys
 from pathlib import Path

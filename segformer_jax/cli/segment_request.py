@@ -1,4 +1,4 @@
-"""What a `segment` command asks for, whatever its pictures come from."""
+"""The options of a `segment` command that all kinds of sources share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +32,11 @@ class Request:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(
-                f"--alpha is {self.alpha}; it lies between 0 (the photo) and 1 (the colours)"
+                "--alpha must be in [0, 1], 0 for the photo and 1 for the colours, got "
+                f"{self.alpha}"
             )
         if not 0 <= self.smoothing < 1:
-            raise ValueError(
-                f"--smoothing is {self.smoothing}; it is at least 0 (none) and below 1"
-            )
+            raise ValueError(f"--smoothing must be in [0, 1), 0 for none, got {self.smoothing}")
 
     def segmenter(self) -> Any:
         """The model in use, as `open_segmenter` gives it."""
@@ -54,8 +53,8 @@ def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any
     """The model in use, in a process that keeps compiled programs and freed memory.
 
     Args:
-        model: a weights package, a folder, or a hub name.
-        dtype: what the matrix products compute in.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        dtype: the type of the matrix products.
         options: those of `Segmenter.from_pretrained`.
     """
     import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Pixels ↔ arrays, with NumPy and Pillow only: reading, preparing, post-processing, drawing."""
+"""Reads, prepares, post-processes and draws pictures, with NumPy and Pillow only."""
 
 from segformer_jax.images.draw import colorize, index_png, legend, overlay, side_by_side
 from segformer_jax.images.labels import palette_for

@@ -1,4 +1,4 @@
-"""A model in use: `Segmenter`, and programs that run without this library."""
+"""Inference: `Segmenter`, and programs that run without this library."""
 
 from segformer_jax.export.onnx.program import export_onnx
 from segformer_jax.export.signature import Signature

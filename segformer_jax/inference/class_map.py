@@ -1,9 +1,9 @@
-"""Logits at 1/4 of a picture → its class map at any size, by a handful of compiled programs.
+"""Computes class maps of any size from logits at 1/4 of a picture, with few programs.
 
-The full-size logits never exist: strips of `ROWS` rows are interpolated and reduced to the best
-class at once. Sizes enter as arrays of neighbours and weights, and widths are rounded up to a few,
-so that photos of a thousand sizes compile a few programs. CPUs have a faster way of their own,
-without scores.
+The full-size logits are never in memory: strips of `ROWS` rows are interpolated and reduced to the
+best class at once. Sizes are passed as arrays of neighbours and weights, and widths are rounded up
+to a few values, so that a thousand picture sizes need only a few programs. CPUs have a faster
+implementation for class maps without scores.
 """
 
 import math
@@ -103,8 +103,8 @@ def check_threshold(threshold: float, labels: int) -> None:
     """Raises a ValueError where a model of so many labels has no use for a threshold."""
     if labels > 1 and threshold != 0.5:
         raise ValueError(
-            f"threshold must be 0.5 with {labels} labels, got {threshold}: each pixel has its best "
-            "class; a threshold is for models of one label"
+            f"threshold must be 0.5 with {labels} labels, got {threshold}: leave it "
+            "out, because it is for models of one label"
         )
 
 

@@ -1,1 +1,1 @@
-"""A segmenter for others: on many machines, behind HTTP, as a page in the browser."""
+"""Serves a segmenter: on many machines, by HTTP, and as a page in the browser."""
