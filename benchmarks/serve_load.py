@@ -116,7 +116,7 @@ def main() -> None:
         assert server.stderr is not None
         for line in server.stderr:
             print(line, end="", file=sys.stderr)
-            if "answers at" in line:
+            if "is served at" in line:
                 break
         else:
             raise SystemExit("the server did not start")

@@ -84,7 +84,7 @@ def _dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype:
     """The type of most tensors; integers are counters."""
     kinds = Counter(value.dtype for value in tensors.values() if value.dtype.kind not in "iub")
     if not kinds:
-        raise WeightsError("the checkpoint holds no floating-point tensor")
+        raise WeightsError("the checkpoint has no floating-point tensor")
     return kinds.most_common(1)[0][0]
 
 

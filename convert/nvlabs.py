@@ -75,8 +75,9 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
     named = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     if any(name.startswith(MMSEGMENTATION) for name in named):
         raise WeightsError(
-            "this is mmsegmentation's SegFormer, another network: its head has a BatchNorm and a "
-            "ReLU for each stage, which the paper's head and this library do not have"
+            "this is mmsegmentation's SegFormer, another network that can't be "
+            "converted: its head has a BatchNorm and a ReLU for each stage, which "
+            "the paper's head and this library do not have"
         )
     config = _config(named)
     prefix = "" if config["architectures"] == ["SegformerModel"] else "segformer."
@@ -99,7 +100,9 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
         else:
             unknown.append(name)
     if unknown:
-        raise WeightsError(f"these are no SegFormer's tensors: {', '.join(sorted(unknown))}")
+        raise WeightsError(
+            f"these tensors do not belong to a SegFormer: {', '.join(sorted(unknown))}"
+        )
     return converted, config
 
 
@@ -113,7 +116,7 @@ def variant_of(depths: tuple[int, ...], widths: tuple[int, ...]) -> str:
         if sizes == (depths, widths):
             return variant
     raise WeightsError(
-        f"no SegFormer variant has depths {depths} and widths {widths}; known are b0 to b5"
+        f"no SegFormer variant has depths {depths} and widths {widths}: known are b0 to b5"
     )
 
 
@@ -150,7 +153,7 @@ def _config(named: Tensors) -> dict[str, Any]:
         }
         return config | _head(named)
     except KeyError as error:
-        raise WeightsError(f"the encoder is not whole: there is no {error.args[0]}") from None
+        raise WeightsError(f"the encoder is incomplete: {error.args[0]} is missing") from None
 
 
 def _head(named: Tensors) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def compare_with_published(
     row = checkpoint or _row(published, name_or_path)
     if row not in published["slices"]:
         rows = ", ".join(published["slices"])
-        raise ValueError(f"nothing was published for {row!r}; the rows are {rows}")
+        raise ValueError(f"nothing was published for {row!r}: the rows are {rows}")
     _check_image(image, published["image_sha256"])
     model = load_model(SegformerForSemanticSegmentation, name_or_path)
     checks = [_transformers(model, image, published, row)]
@@ -107,7 +107,7 @@ def _row(published: dict[str, Any], name: str) -> str:
             return row
     known = ", ".join(slices["hub_name"] for slices in published["slices"].values())
     raise ValueError(
-        f"nothing was published for {name!r}; known (hub names from memory) are {known}"
+        f"nothing was published for {name!r}: known hub names, written from memory, are {known}"
     )
 
 
@@ -115,6 +115,6 @@ def _check_image(image: Path, expected: str) -> None:
     found = hashlib.sha256(Path(image).read_bytes()).hexdigest()
     if found != expected:
         raise ValueError(
-            f"{image} has SHA-256 {found}; the logits were published for COCO val2017 "
-            f"000000039769.jpg, {expected}"
+            f"{image} must be COCO val2017 000000039769.jpg, for which the logits "
+            f"were published, SHA-256 {expected}, got {found}"
         )

@@ -82,7 +82,8 @@ def _torch_and_transformers() -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise ImportError(
-            f"to compare with PyTorch, pip install 'segformer-jax[convert]' ({error})"
+            f"comparing with PyTorch needs torch and transformers ({error}): pip "
+            "install 'segformer-jax[convert]'"
         ) from error
     transformers.utils.logging.disable_progress_bar()
     return torch, transformers

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Writes files and folders completely or not at all."""
 
 import contextlib
 import os
@@ -57,7 +57,9 @@ def atomic_folder(
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"the output folder {path} is a file; give a folder")
+        raise ValueError(
+            f"the output folder must be a folder, got the file {path}: give another path"
+        )
     _earlier_results(path, written)
     writable_folder(path.parent)
     path = Path(os.path.realpath(path))
@@ -112,7 +114,12 @@ def writable_folder(folder: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except FileExistsError as error:
-        raise ValueError(f"the output folder {folder} is a file; give a folder") from error
+        raise ValueError(
+            f"the output folder must be a folder, got the file {folder}: give another path"
+        ) from error
     except OSError as error:
-        raise ValueError(f"the output folder {folder} can't be written: {error}") from error
+        raise ValueError(
+            f"the output folder {folder} can't be written ({error}): check its "
+            "permissions, or give another"
+        ) from error
     return folder

@@ -1,4 +1,4 @@
-"""Where the cells of a resized grid lie among the old ones, and what is there: torch's rule.
+"""Bilinear resizing by torch's rule: the neighbours of each cell, and the value between them.
 
 Nothing here imports JAX, so that pictures are processed without it.
 """

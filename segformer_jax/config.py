@@ -1,4 +1,4 @@
-"""The sizes and options of a SegFormer, in Hugging Face's words and its config.json."""
+"""The sizes and options of a SegFormer, named as in Hugging Face's config.json."""
 
 import dataclasses
 import itertools
@@ -22,9 +22,9 @@ class FrozenDict(dict):
 
     def _refuse(self, *_args, **_kwargs):
         raise TypeError(
-            "this dict must stay as it is, for its config or processor is frozen: make a changed "
-            "one, dataclasses.replace(config, id2label={…}) or dataclasses.replace(processor, "
-            "size={…})"
+            "this dict can't be changed, because its config or processor is "
+            "frozen: make a changed copy with dataclasses.replace(config, "
+            "id2label={…}) or dataclasses.replace(processor, size={…})"
         )
 
     __setitem__ = __delitem__ = __ior__ = _refuse
@@ -33,25 +33,25 @@ class FrozenDict(dict):
 
 @dataclass(frozen=True)
 class SegformerConfig:
-    """What a SegFormer is made of: HF's `SegformerConfig`, field by field, frozen and hashable.
+    """The sizes and options of a SegFormer: HF's `SegformerConfig`, frozen and hashable.
 
-    The defaults are MiT-b0's. The sequences hold one entry per encoder stage. `layer_norm_eps` is
-    read by nothing, here as in HF: every LayerNorm has epsilon 1e-5. Keys of a config.json that are
-    not fields here are kept in `extra` and written back.
+    The defaults are those of MiT-b0. Sequences hold one entry per encoder stage. `layer_norm_eps`
+    has no effect, as in HF: every LayerNorm has epsilon 1e-5. Keys of a config.json that are not
+    fields here are kept in `extra` and written back.
 
     Args:
-        num_labels: number of classes; follows from `id2label` when that is given, else 2.
-        id2label: class names by index; `LABEL_0`… when left out.
+        num_labels: number of classes; by default that of `id2label`, or 2.
+        id2label: class names by index; by default `LABEL_0`…
         hidden_act: activation of the Mix-FFN: gelu (exact), relu, silu (or swish), gelu_new.
         initializer_range: standard deviation of new linear and convolution kernels.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        semantic_loss_ignore_index: the label of pixels that the loss leaves out.
-        reshape_last_stage: False gives the last feature map as tokens, (b, h·w, c).
-        problem_type: loss of the image classifier; None reads it off the labels, as HF does.
+        semantic_loss_ignore_index: label of pixels that the loss ignores.
+        reshape_last_stage: if False, the last feature map is returned as tokens, (b, h·w, c).
+        problem_type: loss of the image classifier; None infers it from the labels, as HF does.
 
     Raises:
-        ValueError: sizes that differ in length, are not positive, or do not divide; rates outside
-            [0, 1); an unknown activation; fewer than one label.
+        ValueError: sizes differ in length, are not positive, or do not divide; a rate is outside
+            [0, 1); an activation is unknown; there is no label.
     """
 
     num_channels: int = 3
@@ -129,8 +129,8 @@ class SegformerConfig:
             names = _names(self.id2label)
             if self.num_labels not in (None, len(names)):
                 raise ValueError(
-                    f"num_labels is {self.num_labels}, but id2label names {len(names)} classes: "
-                    "give one of the two"
+                    f"num_labels must be the number of classes in id2label, {len(names)}, "
+                    f"got {self.num_labels}: give one of the two"
                 )
         object.__setattr__(self, "id2label", FrozenDict(sorted(names.items())))
         object.__setattr__(self, "num_labels", len(self.id2label))
@@ -140,12 +140,13 @@ class SegformerConfig:
     def _per_stage(self, name: str) -> tuple:
         values = getattr(self, name)
         if isinstance(values, str) or not hasattr(values, "__iter__"):
-            raise ValueError(f"{name} is {values!r}; it holds one number per encoder stage")
+            raise ValueError(f"{name} must hold one number per encoder stage, got {values!r}")
         values = tuple(values)
         if len(values) != self.num_encoder_blocks:
             raise ValueError(
-                f"{name} has {len(values)} entries, {values}, for num_encoder_blocks="
-                f"{self.num_encoder_blocks}: every stage needs one"
+                f"{name} must hold one number per encoder stage, "
+                f"{self.num_encoder_blocks} (num_encoder_blocks), got {len(values)}: "
+                f"{values}"
             )
         for value in values:
             _positive(name, value, integer=name != "mlp_ratios")
@@ -158,25 +159,29 @@ class SegformerConfig:
         for stage, (width, heads, ratio) in enumerate(sizes):
             if width % heads:
                 raise ValueError(
-                    f"stage {stage}: {heads} attention heads do not divide hidden size {width}"
+                    f"stage {stage}: hidden size must be a multiple of the attention heads, "
+                    f"got {width} and {heads}"
                 )
             if int(width * ratio) < 1:
-                raise ValueError(f"stage {stage}: mlp_ratio {ratio} of {width} leaves no channel")
+                raise ValueError(
+                    f"stage {stage}: mlp_ratio times hidden size must be at least 1 "
+                    f"channel, got {ratio} × {width}"
+                )
         for name in RATES:
             rate = getattr(self, name)
             if not _is_number(rate) or not 0 <= rate < 1:
-                raise ValueError(f"{name} is {rate!r}; a rate is a number in [0, 1)")
+                raise ValueError(f"{name} must be a number in [0, 1), got {rate!r}")
         if not _is_number(self.initializer_range) or not self.initializer_range >= 0:
             raise ValueError(
-                f"initializer_range is {self.initializer_range!r}; it is a number of at least 0"
+                f"initializer_range must be a number of at least 0, got {self.initializer_range!r}"
             )
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(
-                f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}"
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}"
             )
         if self.problem_type not in (None, *PROBLEM_TYPES):
             raise ValueError(
-                f"problem_type is {self.problem_type!r}; known are {', '.join(PROBLEM_TYPES)}"
+                f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}"
             )
 
     @property
@@ -186,7 +191,7 @@ class SegformerConfig:
 
     @property
     def feature_strides(self) -> tuple[int, ...]:
-        """Pixels of the picture per cell of each feature map: (4, 8, 16, 32) as standard."""
+        """Pixels of the picture per cell of each feature map: (4, 8, 16, 32) by default."""
         return tuple(itertools.accumulate(self.strides, int.__mul__))
 
     def feature_sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -201,7 +206,7 @@ class SegformerConfig:
 
     @property
     def minimum_size(self) -> int:
-        """The smallest side, in pixels, that leaves every attention a key: 29 as standard."""
+        """Smallest side, in pixels, for which every attention has a key: 29 by default."""
         return next(side for side in itertools.count(1) if self._fits(side))
 
     def _fits(self, side: int) -> bool:
@@ -211,9 +216,9 @@ class SegformerConfig:
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
     ) -> "SegformerConfig":
-        """The same network with other classes; give the names, or their number alone.
+        """A copy of the config with other classes, given by name or by number.
 
-        The names stay where the number is theirs, as in HF.
+        If the number stays the same, so do the names, as in HF.
         """
         if id2label is None and num_labels == self.num_labels:
             return self
@@ -230,7 +235,8 @@ class SegformerConfig:
         model_type = values.pop("model_type", "segformer")
         if model_type != "segformer":
             raise ValueError(
-                f"this config is of a {model_type!r} model; a SegFormer's says 'segformer'"
+                f"model_type must be 'segformer', got {model_type!r}: give the config "
+                "of a SegFormer"
             )
         values.pop("label2id", None)  # follows from id2label
         if values.get("id2label") is not None:
@@ -242,7 +248,7 @@ class SegformerConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that transformers and `from_dict` read."""
+        """The content of a config.json, which transformers and `from_dict` can read."""
         values: dict[str, Any] = {"model_type": "segformer"} | dict(self.extra)
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
@@ -290,7 +296,8 @@ def _names(id2label: Any) -> dict[int, str]:
         return {int(index): str(name) for index, name in id2label.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(
-            f"id2label is {id2label!r}; it names every class by its index, as {{0: 'road'}}"
+            "id2label must name each class by its index, as "
+            f"{{0: 'road', 1: 'sky'}}, got {id2label!r}"
         ) from None
 
 
@@ -302,5 +309,5 @@ def _positive(name: str, value: Any, *, integer: bool = True) -> None:
     kinds = int if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
         raise ValueError(
-            f"{name} is {value!r}; it must be a positive {'integer' if integer else 'number'}"
+            f"{name} must be a positive {'integer' if integer else 'number'}, got {value!r}"
         )

@@ -1,4 +1,4 @@
-"""The exceptions that this library raises of its own."""
+"""The exceptions of this library."""
 
 
 class WeightsError(ValueError):

@@ -1,4 +1,4 @@
-"""Settings of a whole process, for the programs that own theirs: the command line, a server."""
+"""Settings of a whole process, for programs: the command line, a server."""
 
 import ctypes
 import os

@@ -1,6 +1,6 @@
 """The page in a real Chromium, as a visitor has it.
 
-`python tests/browser.py docs/demo.jpg` takes the README's picture.
+`python tests/browser.py docs/demo.jpg` takes the picture of docs/browser.md.
 """
 
 import contextlib

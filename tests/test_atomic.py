@@ -49,14 +49,14 @@ def test_nothing_is_left_of_a_failure(tmp_path, error):
 def test_a_folder_that_takes_no_files_is_a_value_error(tmp_path):
     (tmp_path / "file").touch()
     for folder, reason in (
-        (tmp_path / "file", "is a file"),
-        (tmp_path / "file" / "sub", "can't be written: .*Not a directory"),
-        ("/proc/x", "can't be written: .*No such file"),
+        (tmp_path / "file", "must be a folder, got the file {folder}"),
+        (tmp_path / "file" / "sub", "{folder} can't be written .*Not a directory"),
+        ("/proc/x", "{folder} can't be written .*No such file"),
     ):
-        with pytest.raises(ValueError, match=f"the output folder {folder} {reason}"):
+        with pytest.raises(ValueError, match="the output folder " + reason.format(folder=folder)):
             writable_folder(folder)
         with (
-            pytest.raises(ValueError, match=f"the output folder {folder} {reason}"),
+            pytest.raises(ValueError, match="the output folder " + reason.format(folder=folder)),
             atomic_path(f"{folder}/x.png"),
         ):
             pass

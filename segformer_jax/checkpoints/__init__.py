@@ -1,4 +1,4 @@
-"""From a name to checked weights, and back to files; no PyTorch, and no code from a checkpoint.
+"""Loads and saves weights, without PyTorch and without running code from a checkpoint.
 
 It may import `models`.
 """

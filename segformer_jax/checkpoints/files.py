@@ -1,4 +1,4 @@
-"""Weight files, of every container that a SegFormer comes in, as NumPy arrays by name."""
+"""Reads and writes the weight files of SegFormers as NumPy arrays by name."""
 
 import contextlib
 import json
@@ -26,22 +26,20 @@ TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint under the names that it gives them, in the types it has.
-
-    Kernels that it has in int8 come as float32.
+    """Reads the tensors of a checkpoint, with its names and types; int8 kernels become float32.
 
     Args:
         path: a file (.safetensors, .bin, .pth, .pt), or a folder with `model.safetensors` or
-            `pytorch_model.bin`, whole or in shards, or `model.int8.safetensors`; safetensors go
-            first, and floats before int8.
+            `pytorch_model.bin`, whole or in shards, or `model.int8.safetensors`. If there are
+            several, safetensors are preferred to pickles, and floats to int8.
 
     Raises:
-        WeightsError: no such file, a missing shard, a damaged file, a pickle that imports code.
+        WeightsError: a file or shard is missing or damaged, or a pickle imports code.
     """
     file = weights_file(path)
     if file is None:
         raise WeightsError(
-            f"there are no weights in {path}: looked for {', '.join(CONTAINERS)}{flat_hint(path)}"
+            f"{path} has no weights: expected one of {', '.join(CONTAINERS)}{flat_hint(path)}"
         )
     read = _read_shards if file.name.endswith(".index.json") else _read_file
     return dequantise(read(file), source=file)
@@ -56,12 +54,12 @@ def weights_file(path: str | Path) -> Path | None:
 
 
 def flat_hint(path: str | Path) -> str:
-    """What to do with a folder that holds a network that is not SegFormer's; "" with another."""
+    """How to load a folder with a network that is not SegFormer's; "" for other folders."""
     if not (Path(path) / PARAMETERS).is_file():
         return ""
     return (
-        f"; its {PARAMETERS} is of a network that Hugging Face's layout can't say: make that one "
-        "anew, and segformer_jax.checkpoints.flat.load_flat(model, folder)"
+        f"; its {PARAMETERS} belongs to a network that Hugging Face's layout can't represent: "
+        "build that network, then call segformer_jax.checkpoints.flat.load_flat(model, folder)"
     )
 
 
@@ -86,7 +84,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         return read_torch_file(path)
     if path.suffix != ".safetensors":
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
-        raise WeightsError(f"{path} is none of the weight files that are known: {known}")
+        raise WeightsError(f"{path} must be a file of weights, got another kind: known are {known}")
     with _safetensors(path):
         with safe_open(path, "numpy") as opened:
             types = {name: opened.get_slice(name).get_dtype() for name in list(opened.keys())}
@@ -105,19 +103,29 @@ def _safetensors(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise WeightsError(
+            f"{path} is damaged or not a safetensors file ({error}): download or save it again"
+        ) from error
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index} is no index of shards: {error!r}") from error
+        raise WeightsError(
+            f"{index} is not an index of weight shards ({error!r}): download it again"
+        ) from error
     tensors: dict[str, np.ndarray] = {}
     for name in names:
         if Path(name).name != name:
-            raise WeightsError(f"{index} names {name!r}; shards lie in the index's own folder")
+            raise WeightsError(
+                f"{index} must name files in its own folder, got {name!r}: download the "
+                "checkpoint again"
+            )
         if not (index.parent / name).is_file():
-            raise WeightsError(f"the shard {name} is missing beside {index}")
+            raise WeightsError(
+                f"{index} names the file {name}, which is missing beside it: download "
+                "the checkpoint again"
+            )
         tensors |= _read_file(index.parent / name)
     return tensors

@@ -1,7 +1,7 @@
 """The weights of any NNX module as one flat dict by dotted paths, in memory and in a file.
 
-What Hugging Face's layout can't say, another attention or head, is kept so:
-`parameters.safetensors` has every array under its path in the module, such as
+It is used for networks that Hugging Face's layout can't represent, for example with another
+attention or head: `parameters.safetensors` has every array under its path in the module, such as
 `segformer.stages.0.blocks.0.attention.scale`.
 """
 
@@ -93,8 +93,8 @@ def load_flat(model: nnx.Module, folder: str | Path) -> None:
     file = Path(folder) / PARAMETERS
     if not file.is_file():
         raise WeightsError(
-            f"there is no {PARAMETERS} in {folder}: save_flat writes it; from_pretrained opens a "
-            "folder in Hugging Face's layout"
+            f"{folder} has no {PARAMETERS}: write it with save_flat, or use "
+            "from_pretrained for a folder in Hugging Face's layout"
         )
     given = files.read_weights(file)
     wanted = {name: np.shape(value) for name, value in flat_state(model).items()}

@@ -1,4 +1,4 @@
-"""From a name or a path to a local folder; the only code that touches `huggingface_hub`."""
+"""Finds or downloads the folder of a name; the only code that uses `huggingface_hub`."""
 
 import warnings
 from fnmatch import fnmatch
@@ -25,29 +25,31 @@ def resolve(
     subfolder: str = "",
     **unknown: Any,
 ) -> Path:
-    """The folder (or file) that a name stands for.
+    """The local folder or file of a checkpoint, downloaded on first use if it is on the hub.
 
-    An installed weights package goes first, then a path that exists, then the Hugging Face hub; a
-    `Path`, or text that begins with "./", is a path alone. Of the hub, the configs and one kind of
-    weights are fetched: the first that there is of safetensors, pickles, int8.
+    A name is looked up as an installed weights package, then as a path, then on the Hugging Face
+    hub. A `Path`, or a string that begins with "./", is only looked up as a path. From the hub, the
+    configs and one kind of weights are downloaded: safetensors, else pickles, else int8.
 
     Args:
-        name_or_path: "scene-b0", a path, or a hub name such as "nvidia/mit-b0".
+        name_or_path: "scene-b0", a path, or a name on the hub, such as "nvidia/mit-b0".
         revision: branch, tag or commit on the hub.
-        token: for private and gated repositories; None takes the one that is logged in.
-        cache_dir: where the hub's files are kept.
-        local_files_only: take what is in that cache and do not ask the hub.
-        subfolder: where in the folder or repository the checkpoint lies.
-        unknown: what `from_pretrained` was given beyond this and its own options: an error.
+        token: for private and gated repositories; None uses that of the logged-in user.
+        cache_dir: folder of the downloaded files.
+        local_files_only: use only files that have been downloaded before.
+        subfolder: folder of the checkpoint inside the folder or repository.
+        unknown: other options that `from_pretrained` was given, which are an error.
 
     Raises:
-        TypeError: an unknown option.
-        WeightsError: nothing goes by that name, or the hub can't be reached; what to do is said.
+        TypeError: an option is unknown.
+        WeightsError: there is nothing of that name, or the hub can't be reached; the message says
+            what to do.
     """
     if unknown:
         raise TypeError(
-            f"from_pretrained has no option {', '.join(unknown)}; beside its own, which its "
-            "docstring lists, it has revision, token, cache_dir, local_files_only, subfolder"
+            f"from_pretrained has no option {', '.join(unknown)}: besides the "
+            "arguments in its docstring it takes revision, token, cache_dir, "
+            "local_files_only and subfolder"
         )
     name = str(name_or_path)
     package = None if isinstance(name_or_path, Path) else _weights_packages().get(name)
@@ -56,8 +58,9 @@ def resolve(
         folder = _folder_of(package)
         if path.exists():  # Python shows a warning of the same place and text once
             warnings.warn(
-                f"{name} is an installed weights package and also {path.absolute()}; the package "
-                f"is taken, from {folder}: write ./{name} for the other",
+                f"{name} is the name of an installed weights package and of the folder "
+                f"{path.absolute()}: the package in {folder} is used; write ./{name} to "
+                "use the folder",
                 stacklevel=1,
             )
         return _inside(folder, subfolder)
@@ -162,11 +165,11 @@ def _unavailable(repo_id: str, error: Exception) -> str:
         return f"{repo_id} has no such revision: {_first_line(error)}"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"{repo_id} is not in the local cache and the hub was not reached: check the network "
+            f"{repo_id} is not in the local cache, and the hub can't be reached: check the network "
             "(or local_files_only, HF_HUB_OFFLINE), or give a folder"
         )
     return (
-        f"{repo_id} could not be fetched from the hub ({_first_line(error)}): check the name and "
+        f"{repo_id} could not be downloaded ({_first_line(error)}): check the name and "
         "the network, or give a folder"
     )
 
@@ -179,16 +182,16 @@ def _unknown(name: str) -> str:
     installed = ", ".join(sorted(_weights_packages())) or "none"
     if name == "street-b0":
         return (
-            f"street-b0 is no longer there: scene-b0 took its place (installed: {installed}): pip "
-            "install segformer-jax-scene-b0, and give that name (--model scene-b0)"
+            f"street-b0 was replaced by scene-b0 (installed: {installed}): pip install "
+            "segformer-jax-scene-b0, and use that name (--model scene-b0)"
         )
     start = (
         f"there is no model {name!r}: no such folder or weights package (installed: {installed})"
     )
     package = f"pip install segformer-jax-{name}, " if name == "scene-b0" else ""
     return (
-        f"{start}; {package}or take a hub name such as nvidia/segformer-b0-finetuned-ade-512-512, "
-        "or a folder (--model)"
+        f"{start}; {package}or use a name on the hub, such as "
+        "nvidia/segformer-b0-finetuned-ade-512-512, or a folder (--model)"
     )
 
 
@@ -200,12 +203,15 @@ def _weights_packages() -> dict[str, str]:
 def _folder_of(package: str) -> Path:
     spec = util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"the weights package {package} is registered, but can't be found")
+        raise WeightsError(
+            f"the weights package {package} is installed, but its files can't be "
+            "found: reinstall it with pip install --force-reinstall"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _inside(folder: Path, subfolder: str) -> Path:
     path = folder / subfolder if subfolder else folder
     if not path.exists():
-        raise WeightsError(f"there is no {subfolder} in {folder}")
+        raise WeightsError(f"there is no folder {subfolder} in {folder}: correct subfolder")
     return path

@@ -1,9 +1,9 @@
-"""Kernels in eight bits: a file a quarter as large, of nearly the same weights.
+"""Kernels in 8 bits: a file a quarter as large, with nearly the same weights.
 
-An output channel of a linear layer or a convolution is whole numbers times a scale of its own, its
-largest weight ÷ 127. They lie in the file as `….weight`, int8, and `….weight_scale`, float32, one
-number per output channel. Norms, biases, statistics and the depthwise kernels, nine weights for a
-scale of four bytes, stay floats. Reading makes floats of all: the network never sees an int8.
+The weights of each output channel of a linear layer or a convolution are integers times a scale,
+the channel's largest weight ÷ 127. The file has them as `….weight`, int8, and `….weight_scale`,
+float32, one number per output channel. Norms, biases, statistics and the depthwise kernels, which
+have only nine weights per scale of four bytes, stay floats. Loading converts everything to floats.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ def quantise(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         quantised[name + SCALE] = scale
     if broken:
         raise ValueError(
-            f"weights that are NaN or infinite have no int8: {', '.join(broken)}; take a "
-            "checkpoint from before the training went wrong"
+            "int8 weights must be finite, got NaN or infinity in "
+            f"{', '.join(broken)}: use a checkpoint from before training diverged"
         )
     return quantised
 

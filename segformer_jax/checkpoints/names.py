@@ -1,9 +1,9 @@
-"""One table for every dialect of SegFormer's parameter names, and for the layouts of its tensors.
+"""Translates parameter names and tensor layouts between transformers and this library.
 
-Three dialects meet here. Files on the hub carry the old names of transformers ("old"), which it
-still writes; its modules, and some files, carry the new ones ("new"). Ours are the new ones with
-Flax's leaf names, and Flax's layouts: convolutions HWIO, linear layers (in, out). The two 1 × 1
-convolutions of the decode head are linear layers here.
+Files on the hub have the old names of transformers ("old"), which it still writes; its modules, and
+some files, have the new ones ("new"). This library uses the new ones with Flax's leaf names and
+layouts: convolutions HWIO, linear layers (in, out). The two 1 × 1 convolutions of the decode head
+are linear layers here.
 """
 
 import re

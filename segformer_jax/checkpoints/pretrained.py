@@ -45,37 +45,40 @@ def load_model(
     rngs: nnx.Rngs | None = None,
     **hub_options: Any,
 ) -> Model:
-    """The model of a weights package, folder, file or hub repository, in eval mode.
+    """Loads the model of a weights package, folder, file or hub repository, in eval mode.
 
-    An encoder-only or classification checkpoint given to the segmentation model starts a new decode
-    head, as in HF; a segmentation checkpoint given to another model drops its head. One warning
-    names what is new.
+    If an encoder or classification checkpoint is loaded as a segmentation model, the decode head is
+    initialised at random, as in HF, and a warning names the new parameters. If a segmentation
+    checkpoint is loaded as another model, its head is left out.
 
     Args:
-        cls: which of the three models.
+        cls: one of the three model classes.
         name_or_path: "scene-b0" (an installed weights package), a folder, a weights file with its
-            config.json beside it, or a hub name such as "nvidia/mit-b0".
-        dtype: what the matmuls compute in.
-        param_dtype: what the parameters are kept in; float64 needs `jax_enable_x64`.
-        num_labels: another number of classes; starts a new classifier where the number differs.
+            config.json beside it, or a name on the Hugging Face hub, such as "nvidia/mit-b0".
+        dtype: type of the matrix products.
+        param_dtype: type of the parameters; float64 needs `jax_enable_x64`.
+        num_labels: number of classes; if it differs from the checkpoint's, the classifier is
+            initialised at random.
         id2label: names of the classes, instead of their number.
-        label2id: accepted as HF users pass it; follows from `id2label`.
-        num_channels: another number of input channels: the first kernel is summed over its inputs
-            for one, else repeated and scaled to keep the sum (timm's rule).
-        ignore_mismatched_sizes: start every tensor anew whose shape does not fit.
-        may_start: False makes it an error where anything starts anew.
-        rngs: seeds of what starts anew; `nnx.Rngs(0)` when left out.
+        label2id: accepted for compatibility with HF and ignored, because `id2label` implies it.
+        num_channels: number of input channels. If it differs from the checkpoint's, the first
+            kernel is summed over its inputs (for one channel), or repeated and scaled so that the
+            sum stays the same, as in timm.
+        ignore_mismatched_sizes: initialise tensors of another shape at random.
+        may_start: if False, raise an error instead of initialising anything at random.
+        rngs: seed of new parameters; by default `nnx.Rngs(0)`.
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
     Raises:
-        WeightsError: nothing by that name; a damaged file; tensors missing, unexpected or of
-            another shape, all listed at once; nothing to take a part from, without `may_start`.
-        ValueError: the config is not a SegFormer's, or `param_dtype` needs `jax_enable_x64`.
+        WeightsError: there is nothing of that name, a file is damaged, or tensors are missing,
+            unexpected or of another shape, which the message lists; or parameters are missing and
+            `may_start` is False.
+        ValueError: the config is not of a SegFormer, or `param_dtype` needs `jax_enable_x64`.
     """
     if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
         raise ValueError(
-            f"param_dtype is {jnp.dtype(param_dtype).name}: first "
-            'jax.config.update("jax_enable_x64", True)'
+            f"param_dtype {jnp.dtype(param_dtype).name} needs JAX's 64-bit mode: "
+            'call jax.config.update("jax_enable_x64", True) first'
         )
     path = hub.resolve(name_or_path, **hub_options)
     config = _read_config(path)
@@ -104,16 +107,18 @@ def load_model(
 
     if new and not may_start:
         raise WeightsError(
-            f"{name_or_path} is not trained for this: it holds no {_listed(sorted(new))}; "
-            f"fine-tune it first ({cls.__name__}.from_pretrained starts what is missing), or name "
-            "a checkpoint of this kind"
+            f"{name_or_path} has no trained weights for {cls.__name__}: "
+            f"{_listed(sorted(new))} are missing; fine-tune it first "
+            f"({cls.__name__}.from_pretrained initialises them at random), or name "
+            "a checkpoint that has them"
         )
     started = _start(build, new, rngs or nnx.Rngs(0))
     values = {n: started[n] if n in new else given[n] for n in wanted}
     fill(model, values)
     if new:
         warnings.warn(
-            f"not taken from {name_or_path}: newly started, to be trained: {_listed(sorted(new))}",
+            f"{name_or_path} has no fitting weights for some parameters, which are initialised at "
+            f"random and must be trained: {_listed(sorted(new))}",
             stacklevel=3,
         )
     model.eval()
@@ -207,28 +212,28 @@ def _listed(items: list[str]) -> str:
 def save_model(
     model: Any, folder: str | Path, *, original_names: bool = True, weights: str = "float"
 ) -> None:
-    """Writes `folder`/config.json and model.safetensors, each whole or not at all.
+    """Writes `folder`/config.json and model.safetensors, each completely or not at all.
 
     Args:
         model: one of the three models.
-        folder: made when missing.
-        original_names: the names that hub files carry, which transformers writes by default too;
-            False gives those of transformers 5's modules.
+        folder: created if missing.
+        original_names: use the tensor names of the files on the hub, as transformers does by
+            default; False uses those of transformers 5's modules.
         weights: "float" keeps the model's type; "float16" halves the size of a float32 model, and
-            transformers reads it; "int8" is a quarter of the size (`checkpoints.int8` says how), in
-            a file that transformers doesn't read, model.int8.safetensors.
+            transformers reads it; "int8" is a quarter of the size (see `checkpoints.int8`), in the
+            file model.int8.safetensors, which transformers does not read.
 
     Raises:
-        ValueError: a folded model, whose parameters are no longer HF's; a layer of another type
-            than SegFormer's, or other than the config says, by name; other `weights`; values
-            beyond float16's range; int8 for a folder that holds float weights, which would be read
-            instead; a folder that can't be written.
+        ValueError: the model is folded, so its parameters are not HF's; a layer is not SegFormer's
+            or not as in the config; `weights` is unknown; a value is beyond float16's range; int8
+            is saved to a folder with float weights, which would be read instead; the folder can't
+            be written.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
     folder = Path(folder)
     if type(getattr(model, "decode_head", None)) is FoldedDecodeHead:
-        raise ValueError("a folded model can't be saved: save the model that it was folded from")
+        raise ValueError("a folded model can't be saved: save the model that it was made from")
     refuse_foreign(
         model,
         "Hugging Face's layout",
@@ -261,8 +266,8 @@ def _check_finite(halves: Mapping[str, np.ndarray]) -> None:
     if beyond:
         raise ValueError(
             f"float16 weights must be finite and at most 65504, which {_listed(sorted(beyond))} "
-            "are not: save them as 'float', or take a checkpoint from before the training went "
-            "wrong"
+            "are not: save them as 'float', or use a checkpoint from before training "
+            "diverged"
         )
 
 
@@ -276,7 +281,7 @@ def _check_no_floats(folder: Path) -> None:
 
 
 def push_model(model: Any, repo_id: str, *, weights: str = "float", **options: Any) -> str:
-    """Uploads what `save_model` writes; `options` are `hub.upload`'s."""
+    """Uploads the files of `save_model`; `options` are those of `hub.upload`."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, folder, weights=weights)
         return hub.upload(folder, repo_id, **options)
@@ -316,8 +321,8 @@ def _read_config(path: Path) -> SegformerConfig:
     values = _read_json(path, CONFIG)
     if "model_type" not in values:
         raise WeightsError(
-            f"the {CONFIG} of {path} has no model_type, so this may be any network; a SegFormer's "
-            "says 'segformer': add it if this is one"
+            f'{CONFIG} of {path} must have "model_type": "segformer", got no '
+            "model_type: add it if this is a SegFormer"
         )
     return SegformerConfig.from_dict(values)
 
@@ -326,15 +331,20 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     file = (path if path.is_dir() else path.parent) / name
     if not file.is_file():
         raise WeightsError(
-            f"there is no {name} in {file.parent}, so this is not a whole checkpoint"
-            f"{files.flat_hint(file.parent)}"
+            f"{file.parent} is not a complete checkpoint: {name} is "
+            f"missing{files.flat_hint(file.parent)}"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{file} is not JSON: {error}") from error
+        raise WeightsError(
+            f"{file} is not valid JSON ({error}): correct or download it again"
+        ) from error
     if not isinstance(values, dict):
-        raise WeightsError(f"{file} holds a {type(values).__name__}; a JSON object was expected")
+        raise WeightsError(
+            f"{file} must hold a JSON object, got a {type(values).__name__}: "
+            "correct or download it again"
+        )
     return values
 
 

@@ -1,8 +1,8 @@
-"""Reads what `torch.save` wrote, without torch and without running anything that it holds.
+"""Reads files of `torch.save` without torch, and without running code from them.
 
-A `.bin` or `.pth` is a pickle with the raw tensors beside it: in a zip archive since torch 1.6, one
-after another in one file before. A pickle may name any function and have it called, so this reader
-knows a handful of harmless names and refuses all others; even those are stand-ins of its own.
+A `.bin` or `.pth` is a pickle with raw tensors: in a zip archive since torch 1.6, in one file
+before. A pickle can name any function and have it called, so this reader accepts only a few
+harmless names, which it replaces by its own stand-ins, and refuses all others.
 """
 
 import io
@@ -86,7 +86,9 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle or archive stumbles over anything
-        raise WeightsError(f"{path} is truncated or no file of torch.save: {error!r}") from error
+        raise WeightsError(
+            f"{path} is truncated or was not written by torch.save: {error!r}"
+        ) from error
 
 
 def _read_zip(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
@@ -94,7 +96,7 @@ def _read_zip(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
         names = archive.namelist()
         pickles = [name for name in names if name.split("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
-            raise WeightsError("a zip archive, but none of torch.save: it holds no data.pkl")
+            raise WeightsError("this zip archive was not written by torch.save: it has no data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise WeightsError("written on a big-endian machine, which is not supported")
@@ -108,7 +110,9 @@ def _read_zip(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
 
 def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     if _Unpickler(file).load() != LEGACY_MAGIC or _Unpickler(file).load() != LEGACY_PROTOCOL:
-        raise WeightsError("no file of torch.save: its first bytes are another format's")
+        raise WeightsError(
+            "this file was not written by torch.save: its first bytes belong to another format"
+        )
     if not _Unpickler(file).load()["little_endian"]:
         raise WeightsError("written on a big-endian machine, which is not supported")
     unpickler = _Unpickler(file)
@@ -140,14 +144,15 @@ class _Unpickler(pickle.Unpickler):
         if module_name == "torch" and global_name in STORAGES:
             return _Type(np.dtype(STORAGES[global_name]))
         raise WeightsError(
-            f"refused: the pickle imports {module_name}.{global_name}, which weights have no need "
-            "for; nothing of it was run. If you trust the file, save its state dict as safetensors"
+            f"refused: the pickle imports {module_name}.{global_name}, which is not "
+            "needed for weights; nothing in it was run. If you trust the file, "
+            "save its state dict as safetensors"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_type, key, _, _, *view = pid
         if kind != "storage" or not isinstance(storage_type, _Type):
-            raise WeightsError(f"a {kind!r} was found where a tensor's storage was expected")
+            raise WeightsError(f"expected a tensor's storage, got {kind!r}")
         dtype = storage_type.dtype
         self.itemsizes[key] = dtype.itemsize
         offset = int(view[0][1]) if view and view[0] is not None else 0
@@ -176,10 +181,13 @@ def _tensors(content: Any) -> dict[str, _Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get(STATE_DICT), Mapping):
         content = content[STATE_DICT]
     if not isinstance(content, Mapping):
-        raise WeightsError(f"holds a {type(content).__name__}, not a dict of tensors")
+        raise WeightsError(f"the file must hold a dict of tensors, got a {type(content).__name__}")
     others = [str(name) for name, value in content.items() if not isinstance(value, _Tensor)]
     if others:
-        raise WeightsError(f"no state dict: these entries are no tensors: {', '.join(others)}")
+        raise WeightsError(
+            "the file must hold a dict of tensors, but these entries are not "
+            f"tensors: {', '.join(others)}"
+        )
     return {str(name): tensor for name, tensor in content.items()}
 
 

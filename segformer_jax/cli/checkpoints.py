@@ -1,4 +1,4 @@
-"""`info`, `convert` and `verify`: what a checkpoint is, in another layout, against PyTorch."""
+"""`info`, `convert` and `verify`: shows, converts and checks checkpoints."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +14,10 @@ def info(
     size: tuple[int, int] = (512, 512),
     json: bool = False,
 ) -> int:
-    """What a model is: its layers, parameters, multiply-adds at a size, and labels.
+    """Print a model's layers, parameters, multiply-adds and labels.
 
     Args:
-        model: a weights package, a folder, a hub name, or a variant, b0 to b5.
+        model: a weights package, a folder, a name on the hub, or a variant, b0 to b5.
         size: height and width of the network's input, in pixels.
         json: print one JSON object instead of tables.
     """
@@ -41,12 +41,12 @@ def convert(
     """Convert a checkpoint into a folder in Hugging Face's layout, without torch.
 
     Args:
-        source: a hub name, a folder, or a .bin, .pth or .safetensors file.
-        out_dir: config.json, model.safetensors and preprocessor_config.json go there.
+        source: a name on the Hugging Face hub, a folder, or a .bin, .pth or .safetensors file.
+        out_dir: the folder for config.json, model.safetensors and preprocessor_config.json.
         verify: compare the result with PyTorch afterwards (needs torch and transformers).
-        weights: float keeps the source's type, and makes float32 of int8; float16 is half as large
-            as float32; int8 writes model.int8.safetensors instead, a quarter as large, for this
-            library alone.
+        weights: float keeps the source's type, but int8 becomes float32; float16 is half as large
+            as float32; int8 writes model.int8.safetensors, a quarter as large, which only this
+            library reads.
     """
     from segformer_jax.convert.checkpoint import convert_checkpoint
 
@@ -63,14 +63,14 @@ def verify(
     checkpoint: str | None = None,
     json: bool = False,
 ) -> int:
-    """Compare a model with PyTorch, stage by stage; exit 0 when they are equal, else 1.
+    """Compare a model with PyTorch, stage by stage; exit with 0 if they are equal, else with 1.
 
     Args:
-        model: a weights package, a folder, or a hub name.
-        image: the picture to compare on; random pixels when left out.
-        published: compare with the logits that the authors published for NVIDIA's checkpoints on
-            COCO's 000000039769.jpg (give it as --image) instead; needs no torch.
-        checkpoint: which of the published rows, where the model's name does not tell.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        image: the picture to compare on; by default random pixels.
+        published: compare with the logits published for NVIDIA's checkpoints on COCO's
+            000000039769.jpg instead (pass that file as --image); needs no torch.
+        checkpoint: the name of the published row, if the model's name does not identify it.
         json: print one JSON object instead of a table.
     """
     if not published:
@@ -78,7 +78,7 @@ def verify(
     from segformer_jax.convert.published import compare_with_published
 
     if image is None:
-        raise ValueError("--published needs --image 000000039769.jpg, of COCO's val2017")
+        raise ValueError("--published needs COCO's val2017 picture: add --image 000000039769.jpg")
     report = compare_with_published(model, image, checkpoint=checkpoint)
     if json:
         print_json(report)

@@ -28,11 +28,11 @@ def demo(
     """Serve a page to try models on photos: drop one, see its classes, download the mask.
 
     Args:
-        models: weights packages, folders or hub names to choose from; scene-b0 when left out.
-        host: the address to listen at; 127.0.0.1 is reached from this machine alone.
-        port: its port; 0 takes a free one.
-        device: cpu, gpu or tpu; the fastest there is when left out.
-        max_pixels: the largest picture that is opened.
+        models: weights packages, folders or names on the hub, to choose from on the page.
+        host: the address to listen on; 127.0.0.1 can be reached from this machine only.
+        port: the port to listen on; 0 chooses a free one.
+        device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
+        max_pixels: largest picture, in pixels, that is opened.
     """
     with (
         _listening(host, port) as listening,
@@ -46,7 +46,7 @@ def demo(
         segmenters = {name: open_segmenter(name, **options) for name in models}
         page = build_page(segmenters, examples=sorted(EXAMPLES.glob("street.jpg")))
         at = f"[{host}]" if ":" in host else host
-        say(f"http://{at}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
+        say(f"open http://{at}:{listening.getsockname()[1]} in a browser; stop with Ctrl-C")
         serve(page, listening=listening)
     return 0
 
@@ -58,6 +58,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"can't listen at {host}, port {port} ({error}); give another one with --port, or 0 "
-            "for any that is free"
+            f"can't listen on {host}, port {port} ({error}): choose another --port, or 0 for any "
+            "that is free"
         ) from error

@@ -1,4 +1,4 @@
-"""`export`: a model as one program that runs without this library."""
+"""`export`: writes a model as a file that runs without this library."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,29 +26,32 @@ def export(
     weights: Literal["inside", "beside"] = "inside",
     opset: int = 20,
 ) -> int:
-    """Export a model as one program: StableHLO, which runs with jax alone, or ONNX.
+    """Export a model to one file: StableHLO, which needs only jax to run, or ONNX.
 
     Args:
-        model: a weights package, a folder, or a hub name.
-        out: the file, replaced if it exists.
-        format: stablehlo or onnx; when left out, onnx for a name that ends so, else stablehlo.
-        batch: pictures per call, or dynamic: whatever the caller gives.
-        size: height and width in pixels, or dynamic.
-        steps: preprocess: takes uint8 photos, scales and normalises them, and resizes nothing;
-            argmax: gives the class of every pixel instead of logits at 1/4 of the size.
-        platforms: of StableHLO: what it runs on, of cpu, cuda, rocm, tpu.
-        precision: of StableHLO: of matrix products, the platform's own or float32.
-        weights: of StableHLO: inside the file, or beside it in OUT.safetensors.
-        opset: of ONNX: version of the operators, at least 17.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        out: the file to write; an existing one is replaced.
+        format: stablehlo or onnx; by default onnx if OUT ends in .onnx, else stablehlo.
+        batch: pictures per call; dynamic accepts any number.
+        size: height and width in pixels; dynamic accepts any size.
+        steps: preprocess: accept uint8 photos, and scale and normalise them, without resizing;
+            argmax: return the class of every pixel instead of logits at 1/4 of the size.
+        platforms: StableHLO only: where the program can run: cpu, cuda, rocm, tpu.
+        precision: StableHLO only: matrix products in the platform's default type, or in float32.
+        weights: StableHLO only: store them inside the file, or beside it in OUT.safetensors.
+        opset: ONNX only: version of the operators, at least 17.
     """
     kind = format or ("onnx" if out.suffix == ".onnx" else "stablehlo")
     if kind not in FORMATS:
-        raise ValueError(f"--format is {kind!r}; known are {', '.join(FORMATS)}")
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {kind!r}")
     given = dict(platforms=platforms, precision=precision, weights=weights, opset=opset)
     for other in FORMATS:
         for name, usual in USUAL[other].items():
             if other != kind and given[name] != usual:
-                raise ValueError(f"--{name} is of --format {other} alone; this one is {kind}")
+                raise ValueError(
+                    f"--{name} must be used with --format {other} only, got --format "
+                    f"{kind}: leave it out"
+                )
     options = {name: given[name] for name in USUAL[kind]}
 
     from segformer_jax.export.signature import Signature

@@ -1,4 +1,4 @@
-"""What the results in a folder were made with, so that a second run adds no others to them."""
+"""Records the settings of the results in a folder, so that results are not mixed."""
 
 import dataclasses
 import hashlib
@@ -35,8 +35,9 @@ def check_settings(settings: dict[str, Any], out_dir: Path) -> None:
     for name in settings.keys() & before.keys():  # alpha is of no account without overlays
         if _as_read(settings[name]) != before[name]:
             raise ValueError(
-                f"{file} says that the results there were made with {name} {before[name]!r}, not "
-                f"{settings[name]!r}: give another --out-dir, or --overwrite to begin anew"
+                f"{file} records that the results in this folder were made with {name} "
+                f"{before[name]!r}, not {settings[name]!r}: give another --out-dir, or "
+                "--overwrite to replace them"
             )
 
 
@@ -54,7 +55,9 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged: give another --out-dir, or --overwrite to begin anew")
+        raise ValueError(
+            f"{file} is damaged: give another --out-dir, or --overwrite to replace the results"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Where a command writes to."""
+"""The folder that a command writes to."""
 
 import contextlib
 from collections.abc import Iterator

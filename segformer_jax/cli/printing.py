@@ -1,4 +1,4 @@
-"""What the command line prints: tables and JSON on standard output, all else on standard error."""
+"""Prints tables and JSON to standard output, and everything else to standard error."""
 
 import json
 import sys

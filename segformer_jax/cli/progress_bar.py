@@ -1,4 +1,4 @@
-"""How far a command is: a bar where somebody watches, else a line now and then."""
+"""Shows the progress of a command: a bar in a terminal, else a line now and then."""
 
 import sys
 import time

@@ -46,8 +46,9 @@ def make_protocol(
     if slide:
         if len(slide) > 2:
             raise ValueError(
-                f"--slide is {' '.join(map(str, slide))}; it takes a window's side and, if not "
-                "three quarters of it, the stride: --slide 1024 768"
+                "--slide must be one or two numbers, the window's side and the stride "
+                "(three quarters of the side by default), got "
+                f"{' '.join(map(str, slide))}: for example --slide 1024 768"
             )
         stride = None if len(slide) == 1 else (slide[1], slide[1])
         changes["windows"] = Windows((slide[0], slide[0]), stride)

@@ -1,4 +1,4 @@
-"""`segment`: pictures in, masks out."""
+"""`segment`: writes the masks of pictures."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,36 +39,38 @@ def segment(
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
-    A folder, a quoted pattern such as `photos/**/*.jpg` or a LIST.txt with a path a line stands for
-    many: what can't be read is reported in DIR/report.json, the rest is done, and the same command
-    goes on after an interruption. A film becomes DIR/<stem>.overlay.mp4, or DIR/<stem>.masks/.
+    To segment many pictures, give a folder, a quoted pattern such as `photos/**/*.jpg`, or a
+    LIST.txt with a path a line. Pictures that can't be read are listed in DIR/report.json and the
+    others are segmented; repeat the command to resume it. A film becomes DIR/<stem>.overlay.mp4,
+    or DIR/<stem>.masks/.
 
     Args:
         images: the pictures; or one folder, pattern or list; or films.
-        model: a weights package, a folder, or a hub name.
-        out_dir: where the results go; made when missing.
-        outputs: which files to write for each picture; overlay and mask when left out, overlay
-            alone for films, which have these two.
-        alpha: weight of the colours in the overlay, 0 to 1.
-        device: cpu, gpu or tpu; the fastest there is when left out.
-        dtype: what the matrix products compute in.
-        batch_size: pictures that go through the network together.
-        max_pixels: the largest picture that is opened whole; a larger TIFF is read in windows.
-        protocol: the paper's way on Cityscapes (windows of 1024, stride 768) or ADE20K (the whole
-            picture, short side 512); -ms with six scales and flips. What is given beside it counts.
-        slide: a window's side and the stride, which is three quarters of it when left out. Rasters
-            (.vrt, .jp2, .img, and TIFFs that have a georeference or exceed --max-pixels) always
-            go in windows, through GDAL, to TIFFs; with --slide or --bands all TIFFs do.
-        scales: times the picture's size; the probabilities of all are averaged.
-        flip: average with the mirrored picture, too.
-        flip_direction: average with the picture flipped in each of these directions, too.
-        threshold: for a model of one class, which is where its probability is above this.
-        bands: of a raster, from 1: those that are grey, or red, green and blue.
-        smoothing: for films, the weight of the frames before, at least 0 (none) and below 1.
-        overwrite: begin anew where the results of a folder are there already.
-        json: print one JSON object, and nothing else, on standard output.
-        ray: on a Ray cluster, where images may be folders and URIs too: local starts one here, auto
-            finds the one of this machine, HOST:PORT and ray://HOST:PORT are elsewhere.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        out_dir: the folder of the results; created if missing.
+        outputs: which files to write for each picture: by default overlay and mask. Films have
+            these two kinds only, by default overlay.
+        alpha: opacity of the colours in the overlay, 0 to 1.
+        device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
+        dtype: the type of the matrix products.
+        batch_size: number of pictures per run of the network.
+        max_pixels: largest picture, in pixels, that is decoded whole; larger TIFFs go in windows.
+        protocol: the paper's settings for Cityscapes (windows of 1024, stride 768) or ADE20K (whole
+            picture, short side 512); -ms adds six scales and flips. Other options override it.
+        slide: segment in windows of this side and stride; the stride is by default three quarters
+            of the side. Rasters (.vrt, .jp2, .img, and TIFFs with a georeference or more than
+            --max-pixels) are always read in windows by GDAL and written as TIFFs; with --slide or
+            --bands, all TIFFs are.
+        scales: segment at these multiples of the picture's size and average the probabilities.
+        flip: also segment the mirrored picture, and average the probabilities.
+        flip_direction: also segment the picture flipped in each of these directions.
+        threshold: for models of one class: pixels above this probability belong to it.
+        bands: for rasters: numbers, from 1, of the grey band, or of red, green and blue.
+        smoothing: for films: weight of the earlier frames, in [0, 1); 0 is none.
+        overwrite: replace the results that the folder already has.
+        json: print one JSON object, and nothing else, to standard output.
+        ray: segment on a Ray cluster; images may also be folders and URIs. local starts Ray on this
+            machine, auto uses the Ray that runs here, HOST:PORT or ray://HOST:PORT another one.
     """
     from segformer_jax.cli.segment_film import is_film, segment_films
     from segformer_jax.cli.segment_folder import names_many, segment_many_files
@@ -78,7 +80,7 @@ def segment(
     from segformer_jax.cli.segment_request import Request
 
     if not images:
-        raise ValueError("no picture given: segformer-jax segment IMAGE...")
+        raise ValueError("no picture given: write segformer-jax segment IMAGE...")
     films = [source for source in images if is_film(source) and not names_many(source)]
     request = Request(
         model=model,
@@ -106,23 +108,32 @@ def segment(
         return segment_on_ray(images, request, ray)
     if films:
         if len(films) < len(images):
-            raise ValueError(f"{films[0]} is a film; segment films and pictures by two commands")
+            raise ValueError(
+                f"{films[0]} is a film and can't be mixed with pictures: segment them "
+                "by two commands"
+            )
         return segment_films(images, request)
     if smoothing:
-        raise ValueError("--smoothing is for films; pictures have no frames before them")
+        raise ValueError("--smoothing can be used with films only: leave it out")
     many = [source for source in images if names_many(source)]
     rasters = [source for source in images if source not in many and is_raster(source, request)]
     if bands and not rasters:
-        raise ValueError(f"{images[0]} is no raster: --bands is for TIFF, .vrt, .jp2 and .img")
+        raise ValueError(
+            "--bands can be used with rasters only (TIFF, .vrt, .jp2, .img), got "
+            f"{images[0]}: leave it out"
+        )
     if many:
         if len(images) > 1:
-            raise ValueError(f"{many[0]} stands for many pictures; segment it alone")
+            raise ValueError(
+                f"{many[0]} is a folder, pattern or list, and can't be mixed with other "
+                "pictures: segment it by a command with nothing else"
+            )
         return segment_many_files(many[0], request)
     if rasters:
         if len(rasters) < len(images):
             raise ValueError(
-                f"{rasters[0]} is a raster, and others are not: segment rasters in a command of "
-                "their own"
+                f"{rasters[0]} is a raster and can't be mixed with other pictures: "
+                "segment rasters by a separate command"
             )
         return segment_rasters(images, request)
     return segment_photos(images, request)

@@ -26,13 +26,14 @@ def segment_films(sources: tuple[Path, ...], request: Request) -> int:
     others = set(request.outputs) - {"overlay", "mask"}
     if others:
         raise ValueError(
-            f"--outputs has {others.pop()}; a film is written as overlay, an .mp4, and mask, a "
-            "folder of PNGs"
+            "--outputs must be overlay (an .mp4) or mask (a folder of PNGs) for a "
+            f"film, got {others.pop()}: leave it out"
         )
     if request.protocol != Protocol():
         raise ValueError(
-            "a film's frames go whole, at the processor's size: --protocol, --slide, --scales, "
-            "--flip and --threshold are for pictures"
+            "a film's frames are segmented at the processor's size: leave out "
+            "--protocol, --slide, --scales, --flip and --threshold, which are for "
+            "pictures"
         )
     frames = [_checked(sources, source) for source in sources]
     with output_folder(request.out_dir):

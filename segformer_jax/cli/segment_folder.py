@@ -1,7 +1,7 @@
-"""`segment` for a folder, a pattern or a list: unreadable pictures are reported, the rest is done.
+"""`segment` for a folder, a pattern or a list: reports unreadable pictures and segments the others.
 
-The same command goes on where a killed run stopped: a picture is done when all its files are there,
-and they are written whole or not at all.
+Repeating the command resumes it: pictures whose files all exist are skipped, and files are written
+completely or not at all.
 """
 
 import contextlib
@@ -40,8 +40,9 @@ def segment_many_files(source: Path, request: Request) -> int:
     root, pictures = find_pictures(source, without=request.out_dir)
     if root.resolve() == request.out_dir.resolve():
         raise ValueError(
-            f"--out-dir {request.out_dir} is the folder of the pictures: choose another, or the "
-            "results would be taken for pictures"
+            "--out-dir must not be the folder of the pictures, got "
+            f"{request.out_dir}: choose another, because the results would be read "
+            "as pictures"
         )
     _check_names(pictures, request)
     with output_folder(request.out_dir):
@@ -126,8 +127,8 @@ def _check_names(pictures: list[Found], request: Request) -> None:
         taken = own & set(output_files(picture, request).values())
         if taken:
             raise ValueError(
-                f"{picture.file} would be written as {taken.pop()}, which is the run's own file: "
-                "rename the picture, or leave json out of --outputs"
+                f"{picture.file} would be written as {taken.pop()}, which the command "
+                "writes itself: rename the picture, or leave json out of --outputs"
             )
 
 
@@ -139,8 +140,8 @@ def _check_known(pictures: Iterable[Found], request: Request) -> None:
         for file in output_files(picture, request).values():
             if file.exists():
                 raise ValueError(
-                    f"{file} is there, but no {FILE} that says how it was made: give another "
-                    "--out-dir, or --overwrite to begin anew"
+                    f"{file} exists, but {FILE}, which records how it was made, is missing: "
+                    "give another --out-dir, or --overwrite to replace it"
                 )
 
 

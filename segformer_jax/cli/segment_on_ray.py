@@ -1,4 +1,4 @@
-"""`segment --ray ADDRESS`: pictures on all workers of a Ray cluster."""
+"""`segment --ray ADDRESS`: segments pictures on all workers of a Ray cluster."""
 
 import re
 import sys
@@ -54,11 +54,12 @@ def segment_on_ray(images: tuple[Path, ...], request: Request, address: str) -> 
 def _refuse_others(request: Request) -> None:
     if request.protocol != Protocol():
         raise ValueError(
-            "--ray takes pictures whole: not --protocol, --slide, --scales, --flip or --threshold"
+            "--ray segments whole pictures at the processor's size: leave out "
+            "--protocol, --slide, --scales, --flip and --threshold"
         )
     for name in ("bands", "smoothing", "overwrite"):
         if getattr(request, name):
-            raise ValueError(f"--ray does not know --{name}")
+            raise ValueError(f"--{name} can't be used with --ray: leave it out")
 
 
 def as_given(place: Path) -> str:

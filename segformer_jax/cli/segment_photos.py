@@ -1,4 +1,4 @@
-"""`segment` for pictures named one by one: one that can't be read is reported, the rest is done."""
+"""`segment` for pictures named one by one; reports those that it can't read, and does the rest."""
 
 import contextlib
 from pathlib import Path

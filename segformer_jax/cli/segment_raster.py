@@ -1,4 +1,4 @@
-"""`segment` for rasters: what GDAL reads, in windows, into TIFFs that keep the georeference."""
+"""`segment` for rasters: reads windows with GDAL and writes TIFFs that keep the georeference."""
 
 import sys
 from pathlib import Path
@@ -55,7 +55,8 @@ def _check(paths: tuple[Path, ...], request: Request) -> None:
 
     if "npy" in request.outputs:
         raise ValueError(
-            "a raster has no .npy: the mask is a TIFF of the same numbers (--outputs mask)"
+            "--outputs must not have npy for a raster: --outputs mask writes a "
+            "TIFF of the same numbers"
         )
     by_stem: dict[str, Path] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""What a `segment` command asks for, whatever its pictures come from."""
+"""The options of a `segment` command that all kinds of sources share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,11 @@ class Request:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(
-                f"--alpha is {self.alpha}; it lies between 0 (the photo) and 1 (the colours)"
+                "--alpha must be in [0, 1], 0 for the photo and 1 for the colours, got "
+                f"{self.alpha}"
             )
         if not 0 <= self.smoothing < 1:
-            raise ValueError(
-                f"--smoothing is {self.smoothing}; it is at least 0 (none) and below 1"
-            )
+            raise ValueError(f"--smoothing must be in [0, 1), 0 for none, got {self.smoothing}")
 
     def segmenter(self) -> Any:
         """The model in use, as `open_segmenter` gives it."""

@@ -1,4 +1,4 @@
-"""`serve`: a model behind HTTP."""
+"""`serve`: serves a model by HTTP."""
 
 import signal
 import threading
@@ -26,23 +26,23 @@ def serve(
     """Serve a model by HTTP, on Ray Serve: POST /segment, GET /health, GET /metrics.
 
     Args:
-        model: a weights package, a folder, or a hub name.
-        host: what to listen on; 0.0.0.0 is reached from other machines, and asks nobody who it is.
-        port: of the server.
-        replicas: copies of the model; one per accelerator, or one, when left out.
-        batch_size: pictures that go through a copy's network together, at most.
-        max_body_mib: the longest body of a request, in MiB.
-        max_pixels: the largest picture that is decoded.
-        max_queue: requests that are read, waiting or computed at one time; others get a 503.
-        max_queue_mib: MiB of their bodies; likewise.
-        device: cpu, gpu or tpu; the fastest there is when left out.
-        dtype: what the matrix products compute in.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        host: the address to listen on; 0.0.0.0 opens it to other machines, without a password.
+        port: the port to listen on.
+        replicas: copies of the model; by default one per accelerator, or one on a CPU.
+        batch_size: largest number of pictures per run of the network.
+        max_body_mib: largest body of a request, in MiB.
+        max_pixels: largest picture, in pixels, that is decoded.
+        max_queue: largest number of requests at one time; further ones are answered with 503.
+        max_queue_mib: largest total of their bodies, in MiB; likewise.
+        device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
+        dtype: the type of the matrix products.
     """
     from segformer_jax.server.requests import Limits
     from segformer_jax.server.run import check_port, run
 
     if batch_size < 1:
-        raise ValueError(f"--batch-size is {batch_size}; it is at least 1")
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
     limits = Limits(
         body_bytes=max_body_mib * 2**20,
         pixels=max_pixels,
@@ -56,7 +56,7 @@ def serve(
 
     def ready(address: str) -> None:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())  # Ray had put its own there
-        say(f"{model} answers at {address}/segment (Ctrl-C ends it)")
+        say(f"{model} is served at {address}/segment; stop with Ctrl-C")
 
     try:
         run(

@@ -1,4 +1,4 @@
-"""`train` and `evaluate`: from a folder of pictures to a model, and how good it is."""
+"""`train` and `evaluate`: trains a model on a folder of pictures, and scores a model."""
 
 import contextlib
 import dataclasses
@@ -43,13 +43,13 @@ def train_command(arguments: list[str]) -> Callable[..., int]:
     words = Words(**dataclasses.asdict(usual))
 
     def train(settings: Words = words, config: str | None = None, preview: int = 0) -> int:
-        """Train a model on a folder of pictures and masks; again with the same --out: go on.
+        """Train a model on a folder of pictures and masks. The same --out resumes a stopped run.
 
         Args:
-            settings: the run's.
-            config: a JSON file of settings, such as another run's settings.json, or "paper"; what
-                the command line says goes before it.
-            preview: write a contact sheet of so many augmented samples instead of training.
+            settings: of the run.
+            config: a JSON file of settings, such as another run's settings.json, or "paper";
+                options of the command line override it.
+            preview: instead of training, write a picture of this many augmented samples.
         """
         del config  # read above: it gives the defaults
         checked = TrainSettings(**dataclasses.asdict(settings))
@@ -81,31 +81,31 @@ def evaluate(
     dtype: Literal["float32", "bfloat16"] = "float32",
     json: bool = False,
 ) -> int:
-    """Compare a model's masks with those of a data set: IoU, dice, the worst pictures.
+    """Evaluate a model on a data set: IoU, dice and other scores, and the worst pictures.
 
     Args:
         data: the folder of one split, such as FOLDER/val, or the data folder with --split.
-        model: a weights package, a folder, or a hub name.
-        split: train, val or test, where the data folder itself is given.
-        layout: how the data lies; recognised when auto.
-        reduce_zero_label: label 0 is ignored, and the others move down by one (ADE20K).
-        short_side: the paper's protocol: whole pictures with this short side, their ratio kept.
-        divisor: with --short-side, both sides are rounded up to a multiple of it; 32.
-        protocol: the paper's way on Cityscapes (windows of 1024, stride 768) or ADE20K (short side
-            512); -ms with six scales and flips. What is given beside it counts.
-        slide: a window's side and the stride, which is three quarters of it when left out.
-        scales: times the picture's size; the probabilities of all are averaged.
-        flip: average with the mirrored picture, too.
-        flip_direction: average with the picture flipped in each of these directions, too.
-        threshold: for a model of one class, which is where its probability is above this.
-        boundary: boundary IoU too.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        split: train, val or test, if --data is the folder of all splits.
+        layout: how the data is stored; auto detects it.
+        reduce_zero_label: ignore label 0 and lower the others by one (ADE20K).
+        short_side: resize whole pictures to this short side, as the paper does; keeps their ratio.
+        divisor: with --short-side, round both sides up to a multiple of this; by default 32.
+        protocol: the paper's settings for Cityscapes (windows of 1024, stride 768) or ADE20K (short
+            side 512); -ms adds six scales and flips. Other options override it.
+        slide: segment in windows of this side and stride, by default three quarters of the side.
+        scales: segment at these multiples of the picture's size and average the probabilities.
+        flip: also segment the mirrored picture, and average the probabilities.
+        flip_direction: also segment the picture flipped in each of these directions.
+        threshold: for models of one class: pixels above this probability belong to it.
+        boundary: also compute the boundary IoU.
         beta: of the F-score: recall counts this many times as much as precision.
-        out_dir: write evaluation.json, the confusion matrix and the worst pictures there.
-        worst: how many of them.
-        batch_size: pictures that go through the network together.
-        device: cpu, gpu or tpu; the fastest there is when left out.
-        dtype: what the matrix products compute in.
-        json: print one JSON object, and nothing else, on standard output.
+        out_dir: a folder for evaluation.json, the confusion matrix and the worst pictures.
+        worst: number of worst pictures to write.
+        batch_size: number of pictures per run of the network.
+        device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
+        dtype: the type of the matrix products.
+        json: print one JSON object, and nothing else, to standard output.
     """
     import jax.numpy as jnp
 
@@ -164,7 +164,7 @@ def _train(settings: TrainSettings) -> int:
     if jax.process_index() > 0:  # one of the processes speaks for all
         return 0
     if not outcome.finished:
-        say(f"stopped after step {outcome.step:,}: the same command goes on from there")
+        say(f"stopped after step {outcome.step:,}: repeat the command to continue from there")
         return 130 if outcome.interrupted else 0
     if outcome.scores is not None:
         _print_scores(f"{settings.out}, {outcome.step:,} steps", outcome.scores)

@@ -1,4 +1,4 @@
-"""Ray, started on this machine or reached at an address, without statistics or open ports."""
+"""Starts Ray on this machine, or connects to it, without statistics or open ports."""
 
 import importlib
 import os
@@ -108,14 +108,14 @@ def _check_reachable(ray: Any, address: str) -> None:
         found = ray._private.services.canonicalize_bootstrap_address("auto")
         if found is None:
             raise ConnectionError(
-                "--ray auto found no Ray on this machine: start it with `ray start --head`, or "
-                "take --ray local"
+                "--ray auto found no Ray on this machine: start it with `ray start "
+                "--head`, or use --ray local"
             )
         target = found
     host, _, port = target.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(
-            f"{address!r} is no address of Ray; it is local, auto, HOST:PORT or ray://HOST:PORT"
+            f"the address of Ray must be local, auto, HOST:PORT or ray://HOST:PORT, got {address!r}"
         )
     direct = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(target, options=direct) as channel:  # both kinds speak gRPC
@@ -123,6 +123,6 @@ def _check_reachable(ray: Any, address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=REACHED_WITHIN)
         except grpc.FutureTimeoutError as error:
             raise ConnectionError(
-                f"no Ray answers at {target} (waited {REACHED_WITHIN} s): start it there with "
-                f"`ray start --head`, or take --ray local"
+                f"no Ray answers at {target} (waited {REACHED_WITHIN} s): start it "
+                "there with `ray start --head`, or use --ray local"
             ) from error

@@ -1,4 +1,4 @@
-"""Pictures of any store → class maps in any store, on all workers of a Ray cluster."""
+"""Segments pictures from any store into any store, on all workers of a Ray cluster."""
 
 import os
 from collections.abc import Sequence
@@ -32,38 +32,39 @@ def segment_dataset(
     workers: int | None = None,
     cpus_per_worker: int | None = None,
 ) -> Any:
-    """Segments pictures on the Ray cluster that this process is connected to; writes the results.
+    """Segments pictures on the Ray cluster of this process and writes the results.
 
-    A worker that dies is started anew by Ray and its batches are done again; files are there whole
-    or not at all. What can't be read is a row with an `error`, and the rest goes on.
+    If a worker dies, Ray starts another one and repeats its batches; files are written completely
+    or not at all. A picture that can't be read becomes a row with an `error`, and the others are
+    segmented.
 
     Args:
         source: a path, a folder (its pictures, and those of the folders in it) or a URI such as
             s3://bucket/photos; several of them; or a `ray.data.Dataset` with the columns `path` and
-            `bytes`. Every machine of the cluster reads them, so that paths lie on a shared disk.
-        out: the folder of the results, or its URI, with the folders that the pictures lie in.
-        model: a weights package, a folder that every machine has, or a hub name.
-        outputs: what to write for each picture, as `segment` on the command line does; or
-            "parquet", a table of path, height, width, classes with their shares, mask (the class
+            `bytes`. Every machine of the cluster reads them, so paths must be on a shared disk.
+        out: folder or URI of the results, which keep the pictures' folders.
+        model: a weights package, a folder that every machine has, or a name on the hub.
+        outputs: the files to write for each picture, as for `segment` on the command line; or
+            "parquet" for a table of path, height, width, classes with their shares, mask (the class
             indices as a PNG) and error.
-        alpha: weight of the colours in the overlay, 0 to 1.
-        dtype: what the matrix products compute in.
-        device: cpu, gpu or tpu; the fastest that the cluster has when left out.
-        batch_size: pictures that go through a worker's network together.
-        max_pixels: the largest picture that is opened.
-        workers: how many; one per accelerator, or per two CPUs, when left out.
-        cpus_per_worker: of each worker without an accelerator.
+        alpha: opacity of the colours in the overlay, 0 to 1.
+        dtype: type of the matrix products.
+        device: cpu, gpu or tpu; by default an accelerator if the cluster has one.
+        batch_size: number of pictures per run of a worker's network.
+        max_pixels: largest picture, in pixels, that is opened.
+        workers: number of workers; by default one per accelerator, or per two CPUs.
+        cpus_per_worker: CPUs of each worker without an accelerator.
 
     Returns:
-        A `ray.data.Dataset` of one row per picture, in no order: path, height, width, classes
-        (id, label, share, pixels), error, and outputs, the files written. Of a Parquet table: the
-        dataset that reads it.
+        A `ray.data.Dataset` with one row per picture, in any order: path, height, width, classes
+        (id, label, share, pixels), error, and outputs (the files written). With "parquet", a
+        dataset that reads the table.
 
     Raises:
         ImportError: Ray is not installed.
-        FileNotFoundError: a path that does not exist.
-        ValueError: no pictures, two whose results would have one name, a table that is there
-            already, or more workers than the cluster has room for.
+        FileNotFoundError: a path does not exist.
+        ValueError: there are no pictures, two results would have the same name, the table exists
+            already, or there are more workers than the cluster has room for.
     """
     ray = import_ray("data")
     out, table = store.absolute(out), outputs == "parquet"
@@ -114,7 +115,8 @@ def _opened(ray: Any, source: Any) -> tuple[Any, tuple[str, ...]]:
         missing = {"path", "bytes"} - set(source.columns() or ())
         if missing:
             raise ValueError(
-                f"the dataset has no column {' and '.join(sorted(missing))}; make it with "
+                "the dataset must have the columns path and bytes, got none named "
+                f"{' and '.join(sorted(missing))}: make it with "
                 "ray.data.read_binary_files(…, include_paths=True)"
             )
         return source.select_columns(["path", "bytes"]), ()
@@ -155,11 +157,11 @@ def _parent(file: str) -> str:
 def _check_outputs(out: str, outputs: Any) -> None:
     if outputs == "parquet":
         if not store.is_uri(out) and Path(out).exists():
-            raise ValueError(f"{out} is there already; give the table another name")
+            raise ValueError(f"{out} exists already: give the table another name")
         return
     unknown = [kind for kind in outputs if kind not in ENDINGS]
     if isinstance(outputs, str) or unknown or not outputs:
-        raise ValueError(f"outputs is {outputs!r}; it is 'parquet', or some of {(*ENDINGS,)}")
+        raise ValueError(f"outputs must be 'parquet', or some of {(*ENDINGS,)}, got {outputs!r}")
 
 
 def _write_parquet(rows: Any, out: str) -> None:

@@ -1,4 +1,4 @@
-"""How many workers, and what each of them gets of a cluster."""
+"""Chooses the number of workers and the resources of each."""
 
 import os
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ def choose_workers(
     """
     for name, value in (("workers", workers), ("CPUs of a worker", cpus)):
         if value is not None and value < 1:
-            raise ValueError(f"the number of {name} is {value}; it is at least 1")
+            raise ValueError(f"the number of {name} must be at least 1, got {value}")
     if device is None:
         device = next((d for d, name in ACCELERATORS.items() if cluster.get(name, 0) >= 1), "cpu")
     if device in ACCELERATORS:
@@ -72,7 +72,7 @@ def choose_workers(
             return Workers(count, device, cpus=0, gpus=1)
         return Workers(count, device, cpus=0, resources={name: 1})
     if device != "cpu":
-        raise ValueError(f"the device is {device!r}; it is cpu, gpu or tpu")
+        raise ValueError(f"device must be cpu, gpu or tpu, got {device!r}")
     total = int(cluster.get("CPU", 0))
     each = cpus if cpus is not None else max(1, min(CPUS, total // (workers or 1)))
     count = _fitting(workers, total // each, f"{total} CPUs, and a worker takes {each}")
@@ -89,6 +89,7 @@ def limit_threads(workers: Workers) -> None:
 def _fitting(wanted: int | None, there: int, has: str) -> int:
     if there < (wanted or 1):
         raise ValueError(
-            f"Ray's cluster has {has}: room for {there} workers, not for {wanted or 1}"
+            f"the number of workers must be at most {there} on Ray's cluster "
+            f"({has}), got {wanted or 1}"
         )
     return wanted or there

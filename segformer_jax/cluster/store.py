@@ -1,4 +1,4 @@
-"""Where pictures and results are: in folders, or in any store that pyarrow knows by its URI."""
+"""Reads pictures and writes results, in folders or in any store that pyarrow supports."""
 
 import functools
 import posixpath

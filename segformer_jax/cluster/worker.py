@@ -1,4 +1,4 @@
-"""What a Ray worker does: the bytes of a batch of pictures in, a row about each of them out."""
+"""A Ray worker: takes a batch of pictures as bytes and returns a row about each of them."""
 
 import itertools
 import posixpath

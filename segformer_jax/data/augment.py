@@ -1,4 +1,4 @@
-"""What a picture goes through before each step: scale, crop, flip, colours; its mask likewise."""
+"""Augmentation: scales, crops, flips and recolours a picture, and its mask accordingly."""
 
 from dataclasses import dataclass
 
@@ -23,17 +23,17 @@ Planes = Float32[np.ndarray, "3 h w"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The paper's augmentation; its numbers are the defaults.
+    """The paper's augmentation; the defaults are the paper's values.
 
     Attributes:
-        crop: (height, width) of what comes out; smaller pictures are padded below and to the right.
-        short_side: pixels of the picture's shorter side before the random scale; None: as it is.
-        scale: the least and the largest random factor.
-        cat_max_ratio: a crop with this share of one class, of its pixels that are not ignored, is
-            drawn anew, up to ten times; 1 takes the first.
-        flip: how often a crop is flipped, 0…1.
-        flip_direction: in which directions, each as often: "horizontal" swaps left and right,
-            "vertical" top and bottom, "diagonal" both.
+        crop: (height, width) of the result; smaller pictures are padded below and to the right.
+        short_side: resize the picture to this shorter side before the random scale; None does not.
+        scale: smallest and largest random factor.
+        cat_max_ratio: draw a crop again, up to ten times, if one class has this share of its pixels
+            that are not ignored; 1 uses the first crop.
+        flip: probability of flipping, 0…1.
+        flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
+            right, "vertical" top and bottom, "diagonal" both.
         photometric: whether brightness, contrast, saturation and hue are changed.
     """
 
@@ -47,17 +47,21 @@ class Augmentation:
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
-            raise ValueError(f"crop is {self.crop}; it is a height and a width of at least 1 pixel")
+            raise ValueError(
+                f"crop must be a height and a width of at least 1 pixel, got {self.crop}"
+            )
         if self.short_side is not None and self.short_side < 1:
-            raise ValueError(f"short_side is {self.short_side}; it is at least 1 pixel, or None")
+            raise ValueError(f"short_side must be at least 1 pixel, or None, got {self.short_side}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise ValueError(
-                f"scale is {self.scale}; it is the least factor, above 0, and the most"
+                f"scale must be a smallest factor above 0 and a largest one, got {self.scale}"
             )
         if not 0 < self.cat_max_ratio <= 1:
-            raise ValueError(f"cat_max_ratio is {self.cat_max_ratio}; it lies in 0…1, 1 is off")
+            raise ValueError(
+                f"cat_max_ratio must be in [0, 1], 1 for off, got {self.cat_max_ratio}"
+            )
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is {self.flip}; it is a probability, 0…1")
+            raise ValueError(f"flip must be a probability in [0, 1], got {self.flip}")
         check_directions(self.flip_direction)
 
 
@@ -101,7 +105,8 @@ def augment(
     """
     if image.size[::-1] != mask.shape:
         raise ValueError(
-            f"the picture has height and width {image.size[::-1]}, its mask {mask.shape}"
+            "the picture and its mask must have the same size, got "
+            f"{image.size[::-1]} and {mask.shape}"
         )
     height, width = _scaled_size(mask.shape, options=options, rng=rng)
     rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)

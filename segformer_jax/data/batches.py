@@ -1,4 +1,4 @@
-"""An endless stream of batches: the k-th depends on the data set, the seed and k alone."""
+"""An endless stream of batches: the k-th depends only on the data set, the seed and k."""
 
 import atexit
 import os
@@ -38,27 +38,27 @@ def batches(
     soft: SoftClasses | None = None,
     shares: Sequence[Share] = (),
 ) -> Generator[dict[str, np.ndarray]]:
-    """Augmented batches without end, every epoch in another order.
+    """An endless stream of augmented batches, with another order in every epoch.
 
-    Sample p of the stream has its picture and its random numbers from (seed, p). Batch k holds the
-    samples from k × `batch_size` on, and each process an equal run of them: the processes' batches,
-    one after the other, are the same batch for any number of processes and workers. To go on after
-    k batches, `start` with k. Close the stream when done, which ends its workers.
+    The picture and the random numbers of sample p depend only on (seed, p). Batch k has the samples
+    from k × `batch_size` on, of which each process gets an equal consecutive part, so that the
+    whole batch does not depend on the number of processes and workers. To continue after k batches,
+    pass `start=k`. Close the stream to end its workers.
 
     Args:
-        dataset: the pictures; a data set smaller than a batch repeats within it.
-        batch_size: samples of a batch, over all processes.
-        augment: what is done to a picture.
+        dataset: the pictures; if there are fewer than a batch has, they repeat within it.
+        batch_size: number of samples per batch, over all processes.
+        augment: the augmentation of a picture.
         seed: of the order and of the augmentation, 0 or more.
-        start: the number of the first batch.
-        process_index: which of the processes this is.
-        process_count: how many processes share a batch.
-        workers: processes that read and augment; 0: threads of this process do.
-        skip_unreadable: the next picture of the epoch, of the same source, stands in for one that
-            can't be read, and a warning names it once.
-        soft: which classes of the data set's soft targets to give along, cropped as the masks.
-        shares: of the sources that the data set is joined from: how often each is drawn from. When
-            empty, every picture comes once an epoch.
+        start: number of the first batch.
+        process_index: index of this process.
+        process_count: number of processes that share a batch.
+        workers: number of processes that read and augment; 0 uses threads.
+        skip_unreadable: replace a picture that can't be read by the next of the same source in the
+            epoch, and warn about it once.
+        soft: classes of the data set's soft targets to return, cropped like the masks.
+        shares: relative frequency of each source that the data set is joined from; if empty, every
+            picture is used once per epoch.
 
     Yields:
         {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process; with `soft`
@@ -66,24 +66,24 @@ def batches(
         have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool.
 
     Raises:
-        ValueError: an empty data set, a negative number, processes that don't divide the batch,
-            sources of another number of pictures.
-        ImageError: a picture or mask that can't be read.
+        ValueError: the data set is empty, a number is negative, the batch is not a multiple of the
+            processes, or the sources have another number of pictures.
+        ImageError: a picture or mask can't be read.
         OSError: a worker process was killed.
         ImportError: grain is missing.
     """
     if not len(dataset):
-        raise ValueError("the data set is empty; give one with a picture")
+        raise ValueError("the data set must have at least one picture, got none")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
-            f"a batch of {batch_size} can't be split over {process_count} processes: it is a "
-            "multiple of their number"
+            "batch_size must be a multiple of the number of processes, "
+            f"{process_count}, got {batch_size}"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; it lies in 0…{process_count - 1}")
+        raise ValueError(f"process_index must be in 0…{process_count - 1}, got {process_index}")
     for name, number in (("seed", seed), ("start", start), ("workers", workers)):
         if number < 0:
-            raise ValueError(f"{name} is {number}; it is 0 or more")
+            raise ValueError(f"{name} must be at least 0, got {number}")
     stream = _iterate(
         Samples(
             dataset,
@@ -160,7 +160,7 @@ class Samples:
                     raise
                 skipped.append(str(error))
         raise ImageError(
-            f"none of the {len(skipped)} pictures can be read; the first: {skipped[0]}"
+            f"none of the {len(skipped)} pictures can be read: the first problem is {skipped[0]}"
         )
 
 

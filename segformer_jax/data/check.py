@@ -1,4 +1,4 @@
-"""All that is wrong with a data set, found before the first step; and what it is made of."""
+"""Checks a data set before the first step, and counts its sizes and classes."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """One pair: what is wrong with it, or else its size and its pixels by class.
+    """The problems of one pair, or else its size and its pixels by class.
 
     Attributes:
         problems: one line each.
@@ -37,13 +37,14 @@ class Examined:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a data set is made of.
+    """The sizes and classes of a data set.
 
     Attributes:
         sizes: (height, width) of each picture, in the data set's order.
-        class_pixels: how many pixels each class has; of one class alone, all else and the class.
-        ignored_pixels: how many pixels are ignored.
-        parts: how many of the pictures each of several data sets has; empty for one.
+        class_pixels: number of pixels of each class; for a single class, of the background and the
+            class.
+        ignored_pixels: number of ignored pixels.
+        parts: number of pictures of each of several data sets; empty for one.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -61,9 +62,9 @@ def check(
     """Reads every mask and every picture's header.
 
     Args:
-        dataset: what to check.
-        threads: that read; as many as there are processors when left out.
-        progress: is handed the pairs as they are done, and hands them on, as tqdm does.
+        dataset: the data to check.
+        threads: number of reading threads; by default one per processor.
+        progress: wraps the loop over the pairs, like tqdm.
 
     Raises:
         ValueError: with every problem of every pair, a line each (the first 20).

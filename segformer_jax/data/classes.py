@@ -1,4 +1,4 @@
-"""The files that name a data set's classes: id2label.json, and palette.json for coloured masks."""
+"""Reads the names of a data set's classes: id2label.json, and palette.json for coloured masks."""
 
 import json
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -
     content = _read_json(path)
     rule = 'it is {"0": "first class", "1": "second class", …}'
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
-        raise ValueError(f"{path} holds no class names: {rule}")
+        raise ValueError(f"{path} has no class names: {rule}")
     if not content or set(content) != {str(index) for index in range(len(content))}:
         raise ValueError(f"{path} has the indices {_shown(content)}: {rule}, without a gap")
     if len(content) > IGNORED:
         raise ValueError(
-            f"{path} has {len(content)} classes; a mask holds at most {IGNORED} (0…254), for "
-            f"{IGNORED} marks ignored pixels: merge classes"
+            f"{path} must name at most {IGNORED} classes, 0…254, because {IGNORED} "
+            f"marks ignored pixels, got {len(content)}: merge classes"
         )
     return {index: content[str(index)] for index in range(len(content))}
 
@@ -51,8 +51,8 @@ def read_coding(folder: Path, id2label: Mapping[int, str], *, reduce_zero_label:
     colours = read_palette(folder, id2label)
     if colours and reduce_zero_label:
         raise ValueError(
-            "reduce_zero_label is for masks of indices; for colours, write the colour that is "
-            'ignored under "ignore" in palette.json'
+            "reduce_zero_label must be used with masks of indices only: for masks "
+            'of colours, write the ignored colour under "ignore" in palette.json'
         )
     num_values = max(len(id2label), 2)  # one class alone is told from everything else
     return Coding(num_values, WITHOUT_ZERO if reduce_zero_label else AS_THEY_ARE, colours)
@@ -72,7 +72,7 @@ def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colou
         return ()
     content = _read_json(path)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f'{path} holds no colours: it is {{"class": [red, green, blue], …}}')
+        raise ValueError(f'{path} must be {{"class": [red, green, blue], …}}, got something else')
     index_of = dict.fromkeys(IGNORED_NAMES, IGNORED)
     values = id2label if len(id2label) > 1 else {0: "background", 1: id2label[0]}
     index_of |= {str(index): index for index in values}
@@ -81,14 +81,17 @@ def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colou
     for name, value in content.items():
         if name not in index_of:
             raise ValueError(
-                f"{path} has {name!r}, which is no class: keys are the names or indices of "
-                'id2label.json, and "ignore"'
+                f"the keys of {path} must be names or indices of id2label.json, or "
+                f'"ignore", got {name!r}'
             )
         many = isinstance(value, list) and value and isinstance(value[0], list)
         for entry in value if many else [value]:
             colour = _colour(entry, name=name, path=path)
             if colours.setdefault(colour, index_of[name]) != index_of[name]:
-                raise ValueError(f"{path} gives the colour {list(colour)} to two classes")
+                raise ValueError(
+                    f"{path} must give each class another colour, got {list(colour)} for "
+                    "two classes"
+                )
     return tuple(colours.items())
 
 
@@ -99,7 +102,8 @@ def _colour(value: Any, *, name: str, path: Path) -> Colour:
         or not all(type(part) is int and 0 <= part <= 255 for part in value)
     ):
         raise ValueError(
-            f"{path} has {value!r} for {name!r}; a colour is [red, green, blue], each 0…255"
+            f"a colour in {path} must be [red, green, blue], each in 0…255, got "
+            f"{value!r} for {name!r}"
         )
     return value[0], value[1], value[2]
 

@@ -1,4 +1,4 @@
-"""Pictures with masks, wherever they lie; `formats.open_dataset` finds them."""
+"""Data sets of pictures with masks; `formats.open_dataset` opens them."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Mapping
@@ -117,8 +117,9 @@ def joined(datasets: Iterable[Dataset]) -> Dataset:
     for other in others:
         if (other.id2label, other.coding) != (first.id2label, first.coding):
             raise ValueError(
-                f"data sets with the classes {list(first.id2label.values())} and "
-                f"{list(other.id2label.values())}, or other values for them, can't be joined"
+                "data sets must have the same classes and mask values to be joined, "
+                f"got {list(first.id2label.values())} and "
+                f"{list(other.id2label.values())}"
             )
         names = first.names + other.names
         if len(set(names)) < len(names):

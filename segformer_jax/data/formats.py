@@ -1,4 +1,4 @@
-"""`open_dataset`: where data sets keep their pictures, masks and classes, a function a layout."""
+"""`open_dataset`: finds the pictures, masks and classes of a data set; a function per layout."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -39,21 +39,22 @@ def open_dataset(
     reduce_zero_label: bool = False,
     teacher: Mapping[int, str] | None = None,
 ) -> Dataset:
-    """The data set in a folder; nothing but names is read yet.
+    """Opens the data set in a folder; reads only the names of its files.
 
     Args:
         path: the data folder, or the folder of one split, such as FOLDER/val.
-        split: "train", "val" or "test", by any customary name; "train+val" is both, one after the
-            other. None where `path` is the split's own folder.
-        layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" looks.
-        reduce_zero_label: value 0 of the masks is ignored, and value 1 is class 0.
-        teacher: the classes of a model that stands in for missing masks, all of them if there are
-            none; they are the data set's where it has no id2label.json.
+        split: "train", "val" or "test", or a customary synonym; "train+val" joins both. None if
+            `path` is the folder of the split.
+        layout: "folder", "ade20k", "cityscapes", "voc" or "huggingface"; "auto" detects it.
+        reduce_zero_label: ignore value 0 of the masks and lower the others by one.
+        teacher: the classes of a model that replaces missing masks; they are the data set's classes
+            if it has no id2label.json.
 
     Raises:
-        ValueError: no data set there, or none of that layout; it says what was looked for.
-        NoSplitError: it has no such split.
-        ImportError: a Hugging Face data set, without the package to read it.
+        ValueError: there is no data set, or none of that layout; the message says what was
+            expected.
+        NoSplitError: the data set has no such split.
+        ImportError: the package to read a Hugging Face data set is missing.
     """
     return joined(
         _read(
@@ -81,7 +82,7 @@ def _read(
         ValueError: as `open_dataset`.
     """
     if layout != "auto" and layout not in LAYOUTS:
-        raise ValueError(f"the layout {layout!r} is unknown; it is auto, {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout must be one of auto, {', '.join(LAYOUTS)}, got {layout!r}")
     tried = LAYOUTS if layout == "auto" else {layout: LAYOUTS[layout]}
     places = [(root, split)]
     if split is None and is_split(root.name):
@@ -95,7 +96,7 @@ def _read(
                 found = kind.read(place, split=part, **options)
                 return found if teacher is None else replace(found, taught=True)
     if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; give the folder of a data set")
+        raise ValueError(f"there is no folder {root}: give the folder of a data set")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
     shown = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
     looked = "\n".join(f"  {name}: {kind.looks}" for name, kind in tried.items())
@@ -119,7 +120,7 @@ def folder(
     place = root if split is None else _split_folder(root, split)
     if split is None and not (place / "images").is_dir():
         splits = [entry.name for entry in sorted(root.iterdir()) if (entry / "images").is_dir()]
-        raise ValueError(f"{root} is not one split: choose one, {' or '.join(splits)}")
+        raise ValueError(f"{root} has several splits: choose one, {' or '.join(splits)}")
     id2label = read_id2label(place, otherwise=teacher)
     pictures, masks = _by_stem(place / "images"), place / "masks"
     found = _paired(
@@ -223,7 +224,10 @@ def _by_stem(place: Path) -> dict[str, Path]:
         if path.suffix.lower() not in PICTURES or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise ValueError(f"{place} holds {found[path.stem].name} and {path.name}: keep one")
+            raise ValueError(
+                f"{place} has two files of one name, {found[path.stem].name} and "
+                f"{path.name}: keep one"
+            )
         found[path.stem] = path
     return found
 
@@ -240,7 +244,10 @@ def _inner(root: Path, *inside: str) -> Path:
 
 def _check_zero(reduce_zero_label: bool, name: str) -> None:
     if reduce_zero_label:
-        raise ValueError(f"reduce_zero_label does not go with {name}, whose value 0 is known")
+        raise ValueError(
+            f"reduce_zero_label must not be used with {name}, which defines the "
+            "value 0: leave it out"
+        )
 
 
 def _is_cityscapes(root: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A Hugging Face data set that was saved to disk: a column of pictures and one of masks."""
+"""Reads a Hugging Face data set saved to disk: a column of pictures and one of masks."""
 
 import io
 from dataclasses import dataclass
@@ -63,7 +63,8 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"{root} is a Hugging Face data set, which needs: pip install 'segformer-jax[hf]'"
+            f"reading the Hugging Face data set {root} needs the package datasets: "
+            "pip install 'segformer-jax[hf]'"
         ) from error
     try:
         loaded: Any = datasets.load_from_disk(str(root))
@@ -72,15 +73,16 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
     if isinstance(loaded, datasets.DatasetDict):
         loaded = loaded[split_name(split, map(str, loaded), place=root)]
     elif split is not None:
-        raise NoSplitError(f"{root} is one split alone; give it without split={split!r}")
+        raise NoSplitError(f"{root} has one split only: leave out split={split!r}")
     pictures = [name for name, kind in loaded.features.items() if isinstance(kind, datasets.Image)]
     image = next((name for name in IMAGE_COLUMNS if name in pictures), None)
     mask = next((name for name in MASK_COLUMNS if name in pictures), None)
     if image is None or mask is None:
         raise ValueError(
-            f"{root} needs two columns of pictures, such as image and label (of "
-            f"{', '.join(IMAGE_COLUMNS)} and {', '.join(MASK_COLUMNS)}); it has the columns "
-            f"{', '.join(loaded.features)}, of which {', '.join(pictures) or 'none'} hold pictures"
+            f"{root} must have two columns of pictures, such as image and label (of "
+            f"{', '.join(IMAGE_COLUMNS)} and {', '.join(MASK_COLUMNS)}), got the "
+            f"columns {', '.join(loaded.features)}, of which "
+            f"{', '.join(pictures) or 'none'} hold pictures"
         )
     if not len(loaded):
         raise ValueError(f"{root} has no rows")

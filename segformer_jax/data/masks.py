@@ -1,4 +1,4 @@
-"""Mask files of any kind → class indices, 255 where a pixel is ignored."""
+"""Reads mask files of any kind as class indices, with 255 for ignored pixels."""
 
 import functools
 from dataclasses import dataclass
@@ -65,15 +65,16 @@ def _classes(coding: Coding) -> str:
 def _indices(image: Image.Image) -> Int[np.ndarray, "h w"]:
     if image.mode not in INDEX_MODES:
         raise ImageError(
-            f"the mask is {image.mode}, not one class index per pixel: save it as a grey or "
-            "palette PNG, or say what its colours mean in palette.json beside id2label.json: "
-            '{"class": [r, g, b], …}'
+            "a mask must hold one class index per pixel, got a picture of mode "
+            f"{image.mode}: save it as a grey or palette PNG, or define its colours "
+            'in palette.json beside id2label.json: {"class": [r, g, b], …}'
         )
     values = read_class_indices(image)
     if values.min() < 0 or values.max() > 255:
         wrong = np.unique(values[(values < 0) | (values > 255)]).tolist()
         raise ImageError(
-            f"the mask holds {_listed(wrong)}; class indices are 0…254, 255 is ignored"
+            "class indices in a mask must be in 0…254, or 255 for ignored pixels, "
+            f"got {_listed(wrong)}"
         )
     return values
 
@@ -88,8 +89,8 @@ def _coloured(
         unknown = np.unique(packed[values == 0]).tolist()
         rgb = [(code & 255, code >> 8 & 255, code >> 16) for code in unknown]
         raise ImageError(
-            f"the mask holds the colours {_listed(rgb)}, which palette.json does not have: add "
-            'them to a class there, or to "ignore"'
+            f"the mask has the colours {_listed(rgb)}, which palette.json does not "
+            'have: add them to a class there, or to "ignore"'
         )
     return values - np.int16(1)
 

@@ -1,4 +1,4 @@
-"""Which picture each sample of a run has: a function of the seed and of the sample's number."""
+"""The picture of each training sample, as a function of the seed and the sample's number."""
 
 import functools
 import math
@@ -25,9 +25,9 @@ class Share:
 
     def __post_init__(self):
         if self.pictures < 1:
-            raise ValueError(f"pictures is {self.pictures}; a source has at least 1")
+            raise ValueError(f"pictures must be at least 1 per source, got {self.pictures}")
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight is {self.weight}; it is above 0")
+            raise ValueError(f"weight must be above 0, got {self.weight}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What the network will see, for a person to look at."""
+"""Draws augmented samples with their masks, to look at before training."""
 
 import contextlib
 import math
@@ -42,7 +42,7 @@ def contact_sheet(
         ImageError: a picture or mask that can't be read.
     """
     if count < 1:
-        raise ValueError(f"the contact sheet is of {count} samples; it is of 1 or more")
+        raise ValueError(f"the contact sheet must have at least 1 sample, got {count}")
     with contextlib.closing(
         batches(dataset, batch_size=count, augment=augment, seed=seed, shares=shares)
     ) as stream:

@@ -1,6 +1,6 @@
-"""Soft targets in files: a teacher's logits of whole pictures, read and cropped as their masks are.
+"""Soft targets in files: logits of a teacher, read and cropped together with the masks.
 
-`soft/NAME.npz`, beside `masks/`, holds what a teacher of any kind says of a picture:
+`soft/NAME.npz`, beside `masks/`, has the logits of a teacher of any kind for a picture:
 
 - `logits`, (rows, columns, classes) uint8, standing for (logits − `zero_point`) · `scale`;
 - `classes`, their names;

@@ -1,4 +1,4 @@
-"""The names that data sets give to their parts."""
+"""The names of the splits of data sets."""
 
 from collections.abc import Iterable
 from pathlib import Path

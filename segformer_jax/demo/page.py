@@ -1,6 +1,7 @@
-"""The page to try models in the browser: a photo in, its classes over it.
+"""The page in the browser to try models on photos.
 
-Everything that the page needs comes from this process, and its browser is told to ask nobody else.
+Everything the page needs comes from this process; the browser is told to load nothing from
+elsewhere.
 """
 
 import os

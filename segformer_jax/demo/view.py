@@ -1,4 +1,4 @@
-"""What the page shows of a segmented picture, as JSON that `view.js` draws."""
+"""The data of a segmented picture, as JSON that `view.js` draws on the page."""
 
 import base64
 import io

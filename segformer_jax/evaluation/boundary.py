@@ -1,4 +1,4 @@
-"""Boundary IoU: how well the edges of a class map are met (Cheng et al. 2021, arXiv 2103.16562)."""
+"""Boundary IoU: the IoU near the edges of classes (Cheng et al. 2021, arXiv 2103.16562)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Evaluation: a segmenter's class maps against a data set's masks, at the masks' own size."""
+"""Evaluation: compares a segmenter's class maps with a data set's masks, at the masks' size."""
 
 import math
 from collections import Counter
@@ -38,15 +38,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How well a model does on a data set.
+    """The scores of a model on a data set.
 
     Attributes:
         scores: of the whole set.
-        confusion: (C, C) int64 pixels, rows true, columns predicted.
+        confusion: (C, C) int64 numbers of pixels; rows are true classes, columns predicted ones.
         id2label: the classes, in the model's order.
-        per_image: each picture's own mean IoU, over the classes that occur in its labels or
-            prediction, by name; NaN where all is ignored.
-        boundary_iou: (C,) each class's boundary IoU, NaN where it has none, when asked for.
+        per_image: mean IoU of each picture, by name, over the classes in its labels or prediction;
+            NaN if all its pixels are ignored.
+        boundary_iou: (C,) boundary IoU of each class, NaN if it has none; None if not asked for.
         protocol: how the pictures were prepared.
     """
 
@@ -58,15 +58,15 @@ class Evaluation:
     protocol: Protocol
 
     def worst(self, count: int) -> list[str]:
-        """The names of the pictures with the lowest mean IoU, the lowest first."""
+        """Names of the pictures with the lowest mean IoU, lowest first."""
         known = [name for name, score in self.per_image.items() if not math.isnan(score)]
         return sorted(known, key=self.per_image.__getitem__)[:count]
 
     def to_dict(self, *, details: bool = False) -> dict[str, Any]:
-        """Ready for JSON: scores in 0…1, null where there is none, classes by name.
+        """The scores as a dict for JSON: in 0…1, or null if undefined; classes by name.
 
         Args:
-            details: the confusion matrix and each picture's mean IoU as well.
+            details: include the confusion matrix and each picture's mean IoU.
         """
         own = self.scores
         values: dict[str, Any] = {
@@ -118,30 +118,30 @@ def evaluate(
 ) -> Evaluation:
     """Segments every picture and compares it with its mask, at the mask's size.
 
-    Memory stays constant: pictures come batch by batch, read in a thread while the batch before is
-    computed, and one confusion matrix is summed up on the device, which has the next batch to
-    compute before the host asks for anything of the last.
+    Memory does not grow with the data set: a thread reads the next batch while one is computed, and
+    the confusion matrix is accumulated on the device.
 
     Args:
-        segmenter: the model in use; what its processor makes of a picture is what counts.
-        dataset: the pictures with masks, of the model's classes in any order.
-        batch_size: pictures that are read and computed together; the segmenter's where its
-            processor makes all of one size, else 1, for every size and batch is compiled for.
-        short_side: the paper's protocol instead of the processor's size: the whole picture with
-            this shorter side, its ratio kept (512 for ADE20K).
-        divisor: with `short_side`, both sides are rounded up to a multiple of it.
-        protocol: windows, scales, flips and the threshold of one class; it has a `short_side` and
-            a `divisor` of its own.
-        boundary: boundary IoU as well; costs a few milliseconds a picture.
+        segmenter: the model; its processor prepares the pictures.
+        dataset: the pictures with masks; its classes must be the model's, in any order.
+        batch_size: number of pictures per batch. Default: the segmenter's if its processor resizes
+            all pictures to one size, else 1, because every size and batch is compiled separately.
+        short_side: resize the whole picture to this shorter side and keep its ratio, as the paper
+            does (512 for ADE20K), instead of using the processor's size.
+        divisor: with `short_side`, round both sides up to a multiple of this.
+        protocol: windows, scales, flips, and the threshold for one class. It has its own
+            `short_side` and `divisor`.
+        boundary: also compute the boundary IoU, which takes a few milliseconds per picture.
         beta: of the F-score: recall counts this many times as much as precision.
-        progress: called with the number of pictures that were just done.
-        process_index: this process's place among those that share the work; JAX's when left out.
-        process_count: their number. Where these are JAX's processes, all of them must call, and
-            each gets the scores of the whole set; else those of its share.
+        progress: called with the number of pictures that have just been finished.
+        process_index: index of this process among those that share the work; by default JAX's.
+        process_count: number of these processes. If they are JAX's processes, all must call this
+            function, and each gets the scores of the whole set; otherwise those of its part.
 
     Raises:
-        ValueError: no pictures, classes that are not the model's, an option out of range,
-            `short_side` or `divisor` beside `protocol`, or a threshold for several classes.
+        ValueError: there are no pictures, the classes are not the model's, an option is out of
+            range, `short_side` or `divisor` is given with `protocol`, or a threshold with several
+            classes.
         ImageError: as `Dataset.pair`.
     """
     if protocol is not None and (short_side, divisor) != (None, 32):
@@ -254,15 +254,14 @@ def _by_label(id2label: Mapping[int, str]) -> list[int]:
 def _check(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> None:
     if not len(dataset):
         raise ValueError(
-            "the data set has no pictures to evaluate: give a split that has some, "
-            "such as FOLDER/val"
+            "the data set must have pictures to evaluate, got none: give a split "
+            "that has some, such as FOLDER/val"
         )
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not 0 <= process_index < process_count:
         raise ValueError(
-            f"process_index is {process_index} of process_count {process_count}; it is counted "
-            "from 0 and below process_count"
+            f"process_index must be in 0…process_count - 1, got {process_index} of {process_count}"
         )
 
 

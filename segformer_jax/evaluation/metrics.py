@@ -1,4 +1,4 @@
-"""Scores of class maps, all from one confusion matrix that is summed up picture by picture."""
+"""Scores of class maps, computed from one confusion matrix over all pictures."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +20,13 @@ def confusion_matrix(
     *,
     num_classes: int,
 ) -> Int[Array, "num_classes num_classes"]:
-    """How many pixels of each true class (row) were given each class (column), int32.
+    """Number of pixels of each true class (row) that were predicted as each class (column), int32.
 
     Args:
-        labels: the true classes, 0 … num_classes - 1; pixels of 255 are left out. Others must have
-            been refused before: they would be counted where they don't belong.
-        classes: the predicted ones, 0 … num_classes - 1.
-        num_classes: how many there are, 255 at most.
+        labels: the true classes, 0 … num_classes - 1, or 255 for ignored pixels. They are not
+            checked here; other values would be counted in wrong places.
+        classes: the predicted classes, 0 … num_classes - 1.
+        num_classes: number of classes, at most 255.
 
     Raises:
         ValueError: more classes, of which one would be left out as 255.
@@ -43,8 +43,9 @@ def check_countable(num_classes: int) -> None:
     """Raises a ValueError where a class would have the label of ignored pixels."""
     if num_classes > IGNORED:
         raise ValueError(
-            f"the number of classes must be at most {IGNORED}, got {num_classes}: the label "
-            f"{IGNORED} stands for pixels that count nowhere; merge classes, or leave some out"
+            f"num_classes must be at most {IGNORED}, because the label {IGNORED} "
+            f"marks ignored pixels, got {num_classes}: merge classes, or leave some "
+            "out"
         )
 
 
@@ -87,7 +88,7 @@ class RunningConfusion:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a confusion matrix says of a model, in 0…1; NaN for what no pixel tells anything about.
+    """The scores of a confusion matrix, in 0…1; NaN if a score is undefined.
 
     A class that occurs neither in the labels nor in the predictions has no IoU; one that is not in
     the labels has no accuracy. The means are over the classes that have a value. All this is as in
@@ -98,19 +99,18 @@ class Scores:
 
     Attributes:
         mean_iou: the mean of `per_class_iou`.
-        per_class_iou: (C,) pixels that are of the class and given it, per pixels that are either.
-        per_class_accuracy: (C,) the share of a class's pixels that were given it: its recall.
-        pixel_accuracy: the share of all pixels that were given their class.
+        per_class_iou: (C,) intersection ÷ union of the class's true and predicted pixels.
+        per_class_accuracy: (C,) share of a class's pixels that are predicted correctly: its recall.
+        pixel_accuracy: share of all pixels that are predicted correctly.
         mean_accuracy: the mean of `per_class_accuracy`.
         frequency_weighted_iou: the IoUs' mean, weighted by the classes' pixels in the labels.
-        per_class_dice: (C,) twice the pixels that are of the class and given it, per pixels of it
-            and pixels given it.
+        per_class_dice: (C,) twice the intersection ÷ the sum of true and predicted pixels.
         mean_dice: the mean of `per_class_dice`.
-        per_class_precision: (C,) the share of the pixels given a class that are of it.
+        per_class_precision: (C,) share of the pixels predicted as a class that belong to it.
         mean_precision: the mean of `per_class_precision`.
-        per_class_f_score: (C,) (1 + beta²)·precision·recall per beta²·precision + recall.
+        per_class_f_score: (C,) (1 + beta²)·precision·recall ÷ (beta²·precision + recall).
         mean_f_score: the mean of `per_class_f_score`.
-        beta: how many times as much as precision recall counts in the F-score.
+        beta: of the F-score: recall counts this many times as much as precision.
     """
 
     mean_iou: float

@@ -1,4 +1,4 @@
-"""A folder that shows an evaluation: JSON, the confusion matrix, and the worst pictures."""
+"""Writes an evaluation to a folder: JSON, the confusion matrix, and the worst pictures."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What an exported program takes and gives, whatever its format."""
+"""The inputs and outputs of an exported program, for both formats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,24 +17,26 @@ def check_model(model: Any) -> None:
     """Raises a ValueError where a model is of another kind than those that are exported."""
     if not isinstance(model, SegformerForSemanticSegmentation):
         raise ValueError(
-            f"the model must be a SegformerForSemanticSegmentation, got a {type(model).__name__}: "
-            "export that one by jax.export itself, or load the checkpoint as a segmentation model"
+            "the model must be a SegformerForSemanticSegmentation, got a "
+            f"{type(model).__name__}: use jax.export for it, or load the checkpoint "
+            "as a segmentation model"
         )
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The door of an exported program.
+    """The inputs and outputs of an exported program.
 
     Attributes:
-        batch: pictures per call; None leaves it to the caller.
-        size: height and width in pixels; None leaves them to the caller.
-        steps: "preprocess": it takes uint8 photos (b, h, w, 3), and scales and normalises them as
-            the processor does; nothing is resized. "argmax": it gives the class of every pixel,
-            (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of the size.
+        batch: pictures per call; None accepts any number.
+        size: height and width in pixels; None accepts any size.
+        steps: with "preprocess", the program takes uint8 photos (b, h, w, 3), and scales and
+            normalises them like the processor, without resizing. With "argmax", it returns the
+            class of every pixel, (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of
+            the size.
 
     Raises:
-        ValueError: a batch or side that is not positive, an unknown step.
+        ValueError: a batch or side is not positive, or a step is unknown.
     """
 
     batch: int | None = None
@@ -43,10 +45,12 @@ class Signature:
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; it is at least 1, or left out for any")
+            raise ValueError(
+                f"batch must be at least 1, or left out for any batch, got {self.batch}"
+            )
         for step in self.steps:
             if step not in STEPS:
-                raise ValueError(f"there is no step {step!r}; known are {', '.join(STEPS)}")
+                raise ValueError(f"a step must be one of {', '.join(STEPS)}, got {step!r}")
 
     @property
     def preprocess(self) -> bool:
@@ -63,15 +67,15 @@ class Signature:
         least = config.minimum_size
         if self.size is not None and min(self.size) < least:
             raise ValueError(
-                f"the size is {self.size[0]} × {self.size[1]}; this network takes sides of at "
-                f"least {least} pixels"
+                f"size must have sides of at least {least} pixels for this network, got "
+                f"{self.size[0]} × {self.size[1]}"
             )
 
 
 def pixel_table(
     processor: SegformerImageProcessor | None, config: Any
 ) -> Float[np.ndarray, "256 c"]:
-    """What the processor makes of every value of every channel.
+    """The normalised value for every byte and every channel.
 
     Args:
         processor: of the model.
@@ -84,7 +88,7 @@ def pixel_table(
         raise ValueError('the step "preprocess" needs a processor: pass processor=…')
     if config.num_channels != 3:
         raise ValueError(
-            f"the network takes {config.num_channels} channels, and preprocessing knows photos of "
-            "3: export it without preprocess"
+            'the step "preprocess" must have a network of 3 channels, got '
+            f"{config.num_channels}: export it without this step"
         )
     return processor.byte_values(3)

@@ -1,8 +1,8 @@
-"""Programs that run with JAX alone: StableHLO, as `jax.export` serialises it.
+"""Exports programs that run with JAX alone: StableHLO, serialised by `jax.export`.
 
-The file is what `jax.export.Exported.serialize` gives, nothing around it, so that no line of ours
-is needed to run it. The weights are its constants, or lie beside it in safetensors by their dotted
-paths. Sizes that are left open are symbols, b, h and w; one file serves several platforms.
+The file is exactly the result of `jax.export.Exported.serialize`, so it runs without this library.
+The weights are constants of the program, or in a safetensors file beside it, by their dotted paths.
+Sizes that are left open are the symbols b, h and w. One file serves several platforms.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,23 +43,23 @@ def export_stablehlo(
     precision: Literal["default", "highest"] = "default",
     weights_beside: bool = False,
 ) -> None:
-    """Writes the model as one program, whole or not at all.
+    """Exports the model to one file, written completely or not at all.
 
     Args:
-        model: its parameters are copied, folded. Any module that maps `pixel_values` to an output
-            with `.logits` is exported, as it is written.
-        path: of the program. With `weights_beside` the weights go to `weights_path(path)`, and the
-            program takes them as its first argument, a dict.
-        signature: what it takes and gives; pixels and logits of any batch and size when left out.
-        processor: its scale, mean and deviation are built in by the step "preprocess".
-        platforms: what it can run on, of cpu, cuda, rocm and tpu.
-        precision: of the matrix products: what the platform does by default (TF32 on NVIDIA's
-            GPUs, bfloat16 on TPUs), or float32 everywhere.
-        weights_beside: keep the weights out of the program.
+        model: any module that maps `pixel_values` to an output with `.logits`. Its parameters are
+            copied; a SegFormer is folded.
+        path: file of the program. With `weights_beside` the weights are written to
+            `weights_path(path)`, and the program takes them as its first argument, a dict.
+        signature: inputs and outputs; by default pixels and logits of any batch and size.
+        processor: needed for the step "preprocess", which applies its scale, mean and deviation.
+        platforms: where the program can run: cpu, cuda, rocm, tpu.
+        precision: of the matrix products: the platform's default (TF32 on NVIDIA GPUs, bfloat16 on
+            TPUs), or float32 on all platforms with "highest".
+        weights_beside: write the weights to a separate file.
 
     Raises:
-        ValueError: a model without logits for pixels, an unknown platform, a size that the network
-            can't take, open sizes that it can't be traced with, a missing processor, a path that
+        ValueError: the model returns no logits for pixels, a platform is unknown, the size is too
+            small, the model can't be traced with open sizes, the processor is missing, or the path
             can't be written.
     """
     signature = signature or Signature()
@@ -68,9 +68,9 @@ def export_stablehlo(
     signature.check(interface)
     for platform in platforms:
         if platform not in PLATFORMS:
-            raise ValueError(f"there is no platform {platform!r}; known are {', '.join(PLATFORMS)}")
+            raise ValueError(f"platform must be one of {', '.join(PLATFORMS)}, got {platform!r}")
     if not platforms:
-        raise ValueError(f"no platform is given; known are {', '.join(PLATFORMS)}")
+        raise ValueError(f"platforms must name at least one of {', '.join(PLATFORMS)}")
     weights, network = _weights_and_network(model)
     run = _for_platform(platforms, _with_steps(network, signature, processor, interface))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
@@ -90,25 +90,25 @@ def export_stablehlo(
 
 
 def load_exported(path: str | Path) -> Callable[[Any], Array]:
-    """The function in a file that `export_stablehlo` wrote, compiled anew for each new shape.
+    """Loads a file of `export_stablehlo` as a function, which compiles once for each shape.
 
     Args:
-        path: of the program; its weights are read as well where they lie beside it.
+        path: file of the program; weights in a separate file beside it are read too.
 
     Returns:
-        A function of pixels, or of photos, that gives logits, or classes: see `Signature`. It
-        raises a ValueError where the program can't take their shape or type.
+        A function of pixels or photos that returns logits or classes (see `Signature`), and raises
+        a ValueError if their shape or type does not fit.
 
     Raises:
-        ValueError: the file is no exported program, or its weights are missing or damaged.
-        OSError: it can't be read.
+        ValueError: the file is not an exported program, or its weights are missing or damaged.
+        OSError: the file can't be read.
     """
     content = Path(path).read_bytes()
     try:
         program = export.deserialize(bytearray(content))
     except Exception as error:  # flatbuffers checks nothing: whatever it stumbles over is raised
         raise ValueError(
-            f"{path} is no exported program: make one by segformer-jax export MODEL OUT"
+            f"{path} is not an exported program: make one with segformer-jax export MODEL OUT"
         ) from error
     weights = [] if len(program.in_avals) == 1 else [jax.device_put(_read_weights(path))]
     options = compiler_options(jax.default_backend(), jnp.float32)
@@ -127,7 +127,7 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
 
 
 def weights_path(path: str | Path) -> Path:
-    """Where the weights of a program lie that has them beside it: its name and .safetensors."""
+    """The file of the weights that belong to a program: its name with .safetensors appended."""
     path = Path(path)
     return path.with_name(path.name + ".safetensors")
 
@@ -135,7 +135,10 @@ def weights_path(path: str | Path) -> Path:
 def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
     beside = weights_path(path)
     if not beside.is_file():
-        raise ValueError(f"{path} has its weights beside it, in {beside.name}, which is missing")
+        raise ValueError(
+            f"{path} needs the file with its weights, {beside.name}, which is "
+            "missing beside it: copy it there, or export again"
+        )
     try:
         return load_file(beside)
     except SafetensorError as error:
@@ -175,8 +178,8 @@ def _open_sizes(model: Any) -> Iterator[None]:
         yield
     except jax.errors.InconclusiveDimensionOperation as error:
         raise ValueError(
-            f"{type(model).__name__} can't be traced with open sizes: give them, "
-            f"signature=Signature(batch=1, size=(512, 512)) for example ({error})"
+            f"{type(model).__name__} can't be traced with open sizes: fix them, as "
+            f"in signature=Signature(batch=1, size=(512, 512)) ({error})"
         ) from error
 
 

@@ -46,8 +46,7 @@ def _import_rasterio() -> Any:
         import rasterio.errors
     except ImportError as error:
         raise ImportError(
-            "rasters need rasterio: pip install 'segformer-jax[geo]', or give pictures of another "
-            "kind"
+            "reading rasters needs rasterio: pip install 'segformer-jax[geo]'"
         ) from error
     return rasterio
 
@@ -65,18 +64,18 @@ def _reading(path: str | Path) -> Iterator[None]:
 
 def _checked_bands(file: Any, path: str | Path, bands: tuple[int, ...]) -> tuple[int, ...]:
     if not all(1 <= band <= file.count for band in bands):
-        raise ImageError(f"bands are {bands}, but {path} has those from 1 to {file.count}")
+        raise ImageError(f"bands must be in 1…{file.count} for {path}, got {bands}")
     chosen = bands or tuple(range(1, file.count + 1))
     if len(chosen) not in CHANNELS:
         raise ImageError(
-            f"{path} has {len(chosen)} bands; a picture has 1 (grey), 3 (RGB) or 4 (RGB and "
-            "alpha): choose them, such as bands=(4, 3, 2) (--bands 4 3 2)"
+            f"{path} must have 1 (grey), 3 (RGB) or 4 (RGB and alpha) bands, got "
+            f"{len(chosen)}: choose some, such as bands=(4, 3, 2) (--bands 4 3 2)"
         )
     types = {file.dtypes[band - 1] for band in chosen}
     if len(types) > 1 or not types <= set(TYPES):
         raise ImageError(
-            f"{path} holds {', '.join(sorted(types))}; a picture's bands are all uint8, or all "
-            "uint16 with white at 65535: scale them first, such as by "
+            f"the bands of {path} must be all uint8, or all uint16 with white at "
+            f"65535, got {', '.join(sorted(types))}: scale them first, such as with "
             "gdal_translate -ot Byte -scale LOW HIGH 0 255"
         )
     return chosen[:3] if len(chosen) == 4 else chosen

@@ -1,8 +1,8 @@
-"""Pictures larger than memory, through GDAL: read in windows, written in tiles.
+"""Segments rasters larger than memory, read in windows and written in tiles by GDAL.
 
 A raster is segmented in bands of `BAND` columns, each from the top down, so that memory depends on
-neither side of it. Windows on the seam of two bands are computed for both: the result is the one
-of a single band.
+neither its width nor its height. Windows at the border of two bands are computed for both, so that
+bands do not change the result.
 """
 
 import contextlib
@@ -32,15 +32,16 @@ WINDOW = 512  # where the processor has no size of its own
 
 
 def raster_protocol(segmenter: Segmenter, protocol: Protocol) -> Protocol:
-    """The protocol, with windows of the processor's size where it has none.
+    """The protocol, with windows of the processor's size if it has none.
 
     Raises:
-        ValueError: a `short_side`, which is a rule for whole pictures.
+        ValueError: the protocol has a `short_side`, which is for whole pictures.
     """
     if protocol.short_side is not None:
         raise ValueError(
-            f"short_side {protocol.short_side} resizes the whole picture, but a raster is "
-            "segmented in windows at its own resolution: give windows (--slide) or scales instead"
+            "short_side must be None for a raster, which is segmented in windows "
+            f"at its own resolution, got {protocol.short_side}: give windows "
+            "(--slide) or scales instead"
         )
     if protocol.windows is not None:
         return protocol
@@ -60,30 +61,31 @@ def segment_raster(
     alpha: float = 0.5,
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
-    """Segments a raster of any size into tiled, deflated GeoTIFFs, whole or not at all.
+    """Segments a raster of any size into tiled GeoTIFFs, written completely or not at all.
 
     Both have the raster's coordinate system, transform and control points. Memory depends on the
     windows and the model, not on the raster.
 
     Args:
-        segmenter: the model in use.
-        source: what GDAL opens, of 1, 3 or 4 bands (grey, RGB, RGB and alpha) of 8 or 16 bits.
-        mask: where the class indices go, with a palette; where the raster has no data they are 255,
-            65535 above 255 classes.
-        overlay: where the classes' colours over the picture go, RGB.
-        protocol: the windows, scales and flips; the processor's size at a stride of three quarters
-            when left out.
-        bands: of the raster, counted from 1: those that are grey, or red, green and blue.
-        alpha: the weight of the colours in the overlay, 0…1.
-        progress: called with the number of pixels that were just done.
+        segmenter: the model.
+        source: a file that GDAL opens, with 1, 3 or 4 bands (grey, RGB, RGB and alpha) of 8 or
+            16 bits.
+        mask: file for the class indices, with a palette; they are 255 where the raster has no
+            data, or 65535 if there are more than 255 classes.
+        overlay: file for the picture with its classes in colours, RGB.
+        protocol: the windows, scales and flips; by default windows of the processor's size with a
+            stride of three quarters of it.
+        bands: numbers, from 1, of the grey band, or of red, green and blue.
+        alpha: opacity of the colours in the overlay, 0…1.
+        progress: called with the number of pixels that have just been finished.
 
     Returns:
-        Height, width and areas, as `Segmentation.to_dict`; shares are of the pixels with data.
+        Height, width and areas, as `Segmentation.to_dict`; shares refer to the pixels with data.
 
     Raises:
-        ImageError: not a raster, damaged, of other bands or types, or without any data.
+        ImageError: the file is not a raster, is damaged, has other bands or types, or no data.
         ImportError: rasterio is not installed.
-        ValueError: a protocol for whole pictures only, or a file that can't be written.
+        ValueError: the protocol is for whole pictures only, or a file can't be written.
     """
     protocol = raster_protocol(segmenter, protocol or Protocol())
     counts: Counter[int] = Counter()
@@ -107,7 +109,7 @@ def segment_raster(
             if progress is not None:
                 progress(classes.size)
         if not counts:
-            raise ImageError(f"{source} holds no data: every pixel is nodata or transparent")
+            raise ImageError(f"{source} has no data: every pixel is nodata or transparent")
     return _summary(pixels.size, counts, segmenter.id2label)
 
 

@@ -1,4 +1,4 @@
-"""Pixels ↔ arrays, with NumPy and Pillow only: reading, preparing, post-processing, drawing.
+"""Reads, prepares, post-processes and draws pictures, with NumPy and Pillow only.
 
 It may import `bilinear`.
 """

@@ -1,4 +1,4 @@
-"""Class maps as pictures: colours, overlays, legends, index PNGs."""
+"""Draws class maps: colours, overlays, legends, and PNGs of class indices."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +20,9 @@ def colorize(class_map: ClassMap, palette: Palette) -> Image.Image:
         ValueError: an index below 0.
     """
     if class_map.min(initial=0) < 0:
-        raise ValueError(f"the class map holds {class_map.min()}; class indices start at 0")
+        raise ValueError(
+            f"class indices must be at least 0, got {class_map.min()} in the class map"
+        )
     if class_map.max(initial=0) >= len(palette):
         class_map = np.minimum(class_map, np.intp(len(palette)))
         palette = np.concatenate([palette, np.array([IGNORED], np.uint8)])
@@ -35,20 +37,22 @@ def overlay(
     alpha: int | float = 0.5,
     ignore_index: int | None = None,
 ) -> Image.Image:
-    """The colours over the picture, RGB; where the palette has none, 255 mostly, the picture shows.
+    """The picture with its classes in colours, RGB; classes without a colour show the picture.
 
     Args:
         image: the picture, H × W.
         class_map: its classes.
         palette: a colour per class.
-        alpha: the weight of the colours, 0 (the picture) to 1 (the colours).
-        ignore_index: a class that has a colour, but shall show the picture all the same.
+        alpha: opacity of the colours, 0 (the picture) to 1 (the colours).
+        ignore_index: a class with a colour that shall show the picture nevertheless.
 
     Raises:
         ValueError: an alpha outside 0…1, a picture of another size than its map, an index below 0.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it lies between 0 (the picture) and 1 (the colours)")
+        raise ValueError(
+            f"alpha must be in [0, 1], 0 for the picture and 1 for the colours, got {alpha}"
+        )
     _check_size(image, class_map)
     picture = image.convert("RGB")
     blended = Image.blend(picture, colorize(class_map, palette), alpha)
@@ -59,7 +63,7 @@ def overlay(
 
 
 def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
-    """A picture of the class indices themselves, which reading it gives back.
+    """A picture whose values are the class indices.
 
     Returns:
         Mode "P" with the palette for a uint8 map, "I;16" for a uint16 one; a map of another type
@@ -70,7 +74,10 @@ def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
     """
     low, high = int(class_map.min(initial=0)), int(class_map.max(initial=0))
     if low < 0 or high > 65535:
-        raise ValueError(f"the class map holds {low} to {high}; a PNG holds indices of 0…65535")
+        raise ValueError(
+            f"class indices must be in 0…65535 for a PNG, got {low} to {high}: save "
+            "the class map as .npy"
+        )
     if class_map.dtype == np.uint16 or high > 255:
         return Image.fromarray(class_map.astype(np.uint16))
     table = np.full((256, 3), IGNORED, np.uint8)
@@ -137,5 +144,6 @@ def side_by_side(
 def _check_size(image: Image.Image, class_map: ClassMap) -> None:
     if image.size[::-1] != class_map.shape:
         raise ValueError(
-            f"the picture has height and width {image.size[::-1]}, its class map {class_map.shape}"
+            "the picture and its class map must have the same size, got "
+            f"{image.size[::-1]} and {class_map.shape}"
         )

@@ -1,4 +1,4 @@
-"""Pictures in a folder, by a pattern or in a list, and the names of what is made of them."""
+"""Finds pictures in a folder, by a pattern or in a list, and names their results."""
 
 import glob
 import os
@@ -15,12 +15,11 @@ ONLY_IDENTIFIED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 
 @dataclass(frozen=True)
 class Found:
-    """A picture, and the name of what is made of it.
+    """A picture, and the name of its results.
 
     Attributes:
-        file: where the picture is.
-        name: its path below the folder it was looked for in, without the ending: "a/b" of
-            FOLDER/a/b.jpg.
+        file: path of the picture.
+        name: path relative to the searched folder, without the ending: "a/b" for FOLDER/a/b.jpg.
     """
 
     file: Path
@@ -28,24 +27,24 @@ class Found:
 
 
 def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[Path, list[Found]]:
-    """The pictures of a folder, of a pattern, or of a list, in the order of their names.
+    """Finds the pictures of a folder, a pattern or a list, in the order of their names.
 
-    A folder is searched to its depths for files whose ending is that of a kind that Pillow decodes.
-    A pattern has `*`, `?`, `[…]` or `**` and takes every file that it fits. A list is a text file
-    that ends in `.txt`: a path a line, relative to the list's own folder; `#` starts a comment. It
-    is taken in its order, missing files too, but each only once. Hidden files and folders are no
-    pictures, unless a list names them.
+    A folder is searched, with its subfolders, for files with an ending that Pillow can decode. A
+    pattern has `*`, `?`, `[…]` or `**` and matches files of any ending. A list is a text file that
+    ends in `.txt` and has one path per line, relative to the list's folder; `#` starts a comment.
+    It keeps its order and its missing files, but not its duplicates. Hidden files and folders are
+    skipped, unless a list names them.
 
     Args:
         source: a folder, a pattern, or a list.
-        without: a folder that is not searched, where the results go.
+        without: a folder to skip, that of the results.
 
     Returns:
-        The folder that names are relative to, and the pictures. Those of a list that lie elsewhere
-        have their whole path for a name.
+        The folder that names are relative to, and the pictures. Pictures of a list outside that
+        folder have their whole path as a name.
 
     Raises:
-        ValueError: nothing there, no picture in it, or two pictures of one name.
+        ValueError: the source does not exist or has no pictures, or two have the same name.
     """
     path = Path(source)
     if path.is_dir():
@@ -58,7 +57,10 @@ def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[P
         root, files = path.parent, list(_listed(path))
         nothing = f"the list {source} names no picture"
     else:
-        raise ValueError(f"{source} is no folder, no pattern such as 'photos/*.jpg', no list.txt")
+        raise ValueError(
+            f"{source} is not a folder, glob pattern or .txt list: give a folder, a "
+            "pattern such as 'photos/*.jpg', or list.txt"
+        )
     if not files:
         raise ValueError(nothing)
     return root, _named(files, root)
@@ -112,9 +114,12 @@ def _listed(file: Path) -> Iterator[Path]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ValueError(f"there is no list {file}") from error
+        raise ValueError(f"there is no list file {file}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the list {file} can't be read as UTF-8 text: {error}") from error
+        raise ValueError(
+            f"the list file {file} can't be read as UTF-8 text ({error}): save it "
+            "as UTF-8, a path a line"
+        ) from error
     for line in text.splitlines():
         name = line.strip()
         if name and not name.startswith("#"):

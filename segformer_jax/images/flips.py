@@ -1,4 +1,4 @@
-"""The directions that a picture is flipped in, by mmsegmentation's names."""
+"""The directions in which pictures are flipped, by mmsegmentation's names."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Logits at 1/4 of a picture → class maps at any size: torch's bilinear rule, then argmax."""
+"""Class maps of any size from logits at 1/4 of a picture: upsampled as in torch, then argmax."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def post_process_semantic_segmentation(
     """As `SegformerImageProcessor.post_process_semantic_segmentation`, which calls this."""
     logits = np.asarray(outputs.logits)
     if logits.ndim != 4:
-        raise ValueError(f"the logits have shape {logits.shape}; wanted is (b, h, w, classes)")
+        raise ValueError(f"logits must have the shape (b, h, w, classes), got {logits.shape}")
     logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
     if target_sizes is None:
         sizes = [logits.shape[1:3]] * len(logits)
@@ -41,8 +41,8 @@ def post_process_semantic_segmentation(
         sizes = [_size(size) for size in target_sizes]
         if len(sizes) != len(logits):
             raise ValueError(
-                f"there are {len(sizes)} target_sizes for {len(logits)} pictures: give one "
-                "(height, width) for each"
+                "target_sizes must hold one (height, width) per picture, "
+                f"{len(logits)}, got {len(sizes)}"
             )
     if return_segmentation_scores:
         return [_with_scores(own, size) for own, size in zip(logits, sizes, strict=True)]
@@ -94,5 +94,7 @@ def _with_scores(
 def _size(size: Any) -> tuple[int, int]:
     values = np.asarray(size)
     if values.shape != (2,) or values.dtype.kind not in "ui" or values.min() < 1:
-        raise ValueError(f"target size {size!r} is not a (height, width) of positive whole numbers")
+        raise ValueError(
+            f"target_sizes must hold (height, width) in positive whole numbers, got {size!r}"
+        )
     return int(values[0]), int(values[1])

@@ -35,44 +35,45 @@ NOT_KEPT = ("image_processor_type", "feature_extractor_type", "processor_class",
 
 
 class BatchFeature(dict):
-    """What the processor gives: a dict whose entries are attributes too."""
+    """The result of the processor: a dict whose entries are also attributes."""
 
     def __getattr__(self, name: str) -> Any:
         """The entry of that name."""
         if name in self:
             return self[name]
-        raise AttributeError(f"there is no {name!r}; there is {', '.join(self)}")
+        raise AttributeError(f"the processor's output has no {name!r}: it has {', '.join(self)}")
 
 
 @dataclass(frozen=True)
 class SegformerImageProcessor:
-    """How pictures become `pixel_values`: HF's options, those that have an effect on SegFormer.
+    """Converts pictures to `pixel_values`, with the options of HF that affect SegFormer.
 
-    Pixels equal those of transformers' `SegformerImageProcessorPil`, channels last. The grey,
-    palette and transparent pictures that it refuses become RGB here, and 16-bit ones are divided by
-    257. PIL images are taken as they lie, as in HF; the EXIF orientation counts for paths only.
+    Pixels equal those of transformers' `SegformerImageProcessorPil`, but the channels are last.
+    Grey, palette and transparent pictures, which raise errors there, are converted to RGB, and
+    16-bit values are divided by 257. EXIF orientation is applied to pictures given as paths, but,
+    as in HF, not to PIL images.
 
     Args:
         do_resize: whether pictures and maps are resized.
         size: {"height", "width"} in pixels; {"shortest_edge"}, with or without "longest_edge", or
-            {"max_height", "max_width"} keep the aspect ratio. A list is height and width, a number
-            is a square. Always a dict in memory.
-        resample: Pillow's filter for pictures, 2 is bilinear; maps are always resized by nearest.
+            {"max_height", "max_width"} to keep the aspect ratio. A list of height and width, or a
+            number for a square, becomes such a dict.
+        resample: Pillow's filter for pictures: 2 is bilinear. Maps always use nearest neighbour.
         do_rescale: whether values are multiplied by `rescale_factor`.
-        rescale_factor: 1/255 makes 0…255 to 0…1.
-        do_normalize: whether `image_mean` is subtracted, and the rest divided by `image_std`.
+        rescale_factor: 1/255 maps 0…255 to 0…1.
+        do_normalize: whether `image_mean` is subtracted and the result divided by `image_std`.
         image_mean: one number, or one for each channel, red first.
-        image_std: likewise.
-        do_reduce_labels: whether 1 is subtracted from maps, before they are resized, and 0 becomes
-            255, which the loss ignores.
-        do_convert_rgb: None makes pictures RGB and drops transparency; True blends it onto white,
-            as in HF; False keeps the channels, 1 of a grey and 4 of a transparent picture, for
-            networks of another `num_channels`.
-        default_to_square: False makes a `size` that is a number the shortest edge.
-        extra: options that are read by nothing here, kept for `to_dict`.
+        image_std: one number, or one for each channel.
+        do_reduce_labels: whether 1 is subtracted from maps before they are resized; 0 becomes 255,
+            which the loss ignores.
+        do_convert_rgb: None converts pictures to RGB and drops transparency; True blends it onto
+            white, as in HF; False keeps the channels (1 for grey, 4 for transparent pictures), for
+            networks with another `num_channels`.
+        default_to_square: if False, a `size` given as a number is the shortest edge.
+        extra: options without effect here, kept for `to_dict`.
 
     Raises:
-        ValueError: an option of another kind or out of range.
+        ValueError: an option has the wrong type or is out of range.
     """
 
     do_resize: bool = True
@@ -91,16 +92,19 @@ class SegformerImageProcessor:
     def __post_init__(self):
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it is True or False")
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.do_convert_rgb not in (None, True, False):
             raise ValueError(
-                f"do_convert_rgb is {self.do_convert_rgb!r}; it is None, True or False"
+                f"do_convert_rgb must be None, True or False, got {self.do_convert_rgb!r}"
             )
         if self.resample not in list(Image.Resampling):
             known = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Image.Resampling)
-            raise ValueError(f"resample is {self.resample!r}; Pillow's filters are {known}")
+            raise ValueError(
+                f"resample must be a number of one of Pillow's filters, {known}, got "
+                f"{self.resample!r}"
+            )
         if not is_number(self.rescale_factor):
-            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; it is a number")
+            raise ValueError(f"rescale_factor must be a number, got {self.rescale_factor!r}")
         changes = {
             "size": FrozenDict(size_dict(self.size, square=self.default_to_square)),
             "resample": int(self.resample),
@@ -111,7 +115,9 @@ class SegformerImageProcessor:
         for name, value in changes.items():
             object.__setattr__(self, name, value)
         if 0 in np.atleast_1d(self.image_std):
-            raise ValueError(f"image_std is {self.image_std}; nothing can be divided by 0")
+            raise ValueError(
+                f"image_std must not hold 0, because pixels are divided by it, got {self.image_std}"
+            )
 
     def __call__(
         self,
@@ -121,26 +127,26 @@ class SegformerImageProcessor:
         return_tensors: str | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """The input of `model(**inputs)`.
+        """Converts pictures, and their maps, to the input of `model(**inputs)`.
 
         Args:
             images: a path, PIL image or array, (h, w) or (h, w, 1|3|4); or a list of these, or a
-                batch (b, h, w, c). uint8 is taken as it is, other types as `read_image` says.
-                Floats in 0…1 are scaled by `rescale_factor` once more, as in HF, with a warning:
-                give `do_rescale=False` with them.
+                batch (b, h, w, c). uint8 is used unchanged, other types are converted as by
+                `read_image`. Floats in 0…1 are multiplied by `rescale_factor` again, as in HF, with
+                a warning: pass `do_rescale=False` for them.
             segmentation_maps: one map of class indices for each picture: a path, a PIL image (also
                 a palette one) or an array (h, w); a list of these, or a batch (b, h, w).
             return_tensors: None or "np" for NumPy, "jax" for arrays on JAX's default device.
-            options: any of the processor's, for this call; None means the processor's own.
+            options: options of the processor for this call; None uses the processor's own.
 
         Returns:
-            `pixel_values` (b, h, w, 3) float32, channels last, and with maps `labels` (b, h, w)
-            int64, int32 for "jax".
+            `pixel_values` (b, h, w, 3) float32, channels last, and, if there are maps, `labels`
+            (b, h, w) int64, or int32 for "jax".
 
         Raises:
-            ImageError: a picture or map that can't be read, of a wrong shape or range.
-            ValueError: pictures that end up with different sizes, another number of maps than of
-                pictures, an unknown option, or `return_tensors` of another library.
+            ImageError: a picture or map can't be read, or has a wrong shape or range.
+            ValueError: the resized pictures have different sizes, the numbers of maps and pictures
+                differ, an option is unknown, or `return_tensors` names another library.
         """
         if options:
             processor = self._with(options)
@@ -156,33 +162,35 @@ class SegformerImageProcessor:
             maps = [self._labels(own) for own in _listed(segmentation_maps, "maps", 3)]
             if len(maps) != len(pictures):
                 raise ValueError(
-                    f"there are {len(maps)} segmentation_maps for {len(pictures)} pictures"
+                    f"segmentation_maps must hold one map per picture, {len(pictures)}, got "
+                    f"{len(maps)}"
                 )
             inputs["labels"] = _stacked(maps, "maps")
             if inputs["labels"].shape != inputs["pixel_values"].shape[:3]:
                 raise ValueError(
-                    f"the maps, {inputs['labels'].shape[1:]}, and their pictures, "
-                    f"{inputs['pixel_values'].shape[1:3]}, end up with different sizes"
+                    "segmentation_maps must have their pictures' sizes, got "
+                    f"{inputs['labels'].shape[1:]} and {inputs['pixel_values'].shape[1:3]} "
+                    "after resizing"
                 )
         return _on_device(inputs) if return_tensors == "jax" else inputs
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Any = None, return_segmentation_scores: bool = False
     ) -> list:
-        """Class maps from the model's outputs: the logits upsampled as torch does, then compared.
+        """Class maps from the model's outputs: upsamples the logits as torch does, then argmax.
 
         Args:
-            outputs: has `.logits`, (b, h, w, classes), of JAX or NumPy.
-            target_sizes: one (height, width) for each picture; None leaves 1/4 of the input's size.
-            return_segmentation_scores: keep the upsampled logits as well; without them, memory
-                stays small at any size.
+            outputs: with `.logits`, (b, h, w, classes), a JAX or NumPy array.
+            target_sizes: one (height, width) for each picture; None keeps 1/4 of the input's size.
+            return_segmentation_scores: also return the upsampled logits; without them, little
+                memory is needed at any size.
 
         Returns:
-            A list of (H, W) int64 class indices; with scores, of objects with `.segmentation` and
-            `.segmentation_scores`. The scores are (H, W, classes), not channels first as HF's.
+            A list of (H, W) int64 class indices or, with scores, of objects with `.segmentation`
+            and `.segmentation_scores`, (H, W, classes), where HF has channels first.
 
         Raises:
-            ValueError: target sizes that are not one positive (height, width) for each picture.
+            ValueError: `target_sizes` is not one positive (height, width) for each picture.
         """
         return post_process.post_process_semantic_segmentation(
             outputs, target_sizes, return_segmentation_scores
@@ -190,13 +198,13 @@ class SegformerImageProcessor:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SegformerImageProcessor":
-        """From the content of a preprocessor_config.json, of any age.
+        """Makes a processor from the content of a preprocessor_config.json of any version.
 
-        A `null` stands for the default. The old `reduce_labels`, which transformers 5 ignores,
-        counts where `do_reduce_labels` is missing.
+        A `null` means the default. The old `reduce_labels`, which transformers 5 ignores, is used
+        if `do_reduce_labels` is missing.
 
         Raises:
-            ValueError: an option of another kind or out of range.
+            ValueError: an option has the wrong type or is out of range.
         """
         own = {
             name: values[name]
@@ -209,7 +217,7 @@ class SegformerImageProcessor:
         return cls(**own, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a preprocessor_config.json that transformers reads as well."""
+        """The content of a preprocessor_config.json, which transformers can read too."""
         own: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
         for name, usual in (("do_convert_rgb", None), ("default_to_square", True)):
             if own[name] is usual:
@@ -221,16 +229,16 @@ class SegformerImageProcessor:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "SegformerImageProcessor":
-        """The processor of a weights package, a folder or a hub repository.
+        """Loads the processor of a weights package, a folder or a hub repository.
 
         Args:
-            name_or_path: "scene-b0", a folder, or a hub name.
-            options: any of the processor's, to change what the file says; `revision`, `token`,
-                `cache_dir`, `local_files_only`, `subfolder`.
+            name_or_path: "scene-b0", a folder, or a name on the Hugging Face hub.
+            options: options of the processor, which override those of the file; also `revision`,
+                `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            WeightsError: nothing by that name, or no preprocessor_config.json in it.
-            ValueError: an option of another kind or out of range.
+            WeightsError: there is nothing of that name, or it has no preprocessor_config.json.
+            ValueError: an option has the wrong type or is out of range.
         """
         from segformer_jax.checkpoints import pretrained
 
@@ -239,13 +247,13 @@ class SegformerImageProcessor:
         return cls.from_dict(pretrained.load_processor_config(name_or_path, **hub))._with(own)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `folder`/preprocessor_config.json, which transformers reads as well."""
+        """Writes `folder`/preprocessor_config.json, which transformers can read too."""
         from segformer_jax.checkpoints import pretrained
 
         pretrained.save_processor_config(self.to_dict(), folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads what `save_pretrained` writes; gives the address of the commit."""
+        """Uploads the file that `save_pretrained` writes; returns the address of the commit."""
         from segformer_jax.checkpoints import pretrained
 
         return pretrained.push_processor_config(self.to_dict(), repo_id, **options)
@@ -254,16 +262,15 @@ class SegformerImageProcessor:
         unknown = [name for name in options if name not in OPTIONS]
         if unknown:
             raise ValueError(
-                f"SegFormer's processor has no option {', '.join(unknown)}; it has "
-                f"{', '.join(OPTIONS)}"
+                f"the processor has no option {', '.join(unknown)}: it has {', '.join(OPTIONS)}"
             )
         given = {name: value for name, value in options.items() if value is not None}
         return dataclasses.replace(self, **given)
 
     def eight_bits(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        """A PIL picture at the network's size, a quarter of the bytes of its `pixel_values`.
+        """The resized picture as uint8: a quarter of the bytes of its `pixel_values`.
 
-        Those are `byte_values(c)[eight_bits, range(c)]`, bit for bit, wherever that is looked up.
+        `byte_values(c)[eight_bits, range(c)]` equals `pixel_values`, bit for bit, on any device.
 
         Raises:
             ImageError: as `__call__`.
@@ -273,7 +280,7 @@ class SegformerImageProcessor:
         return self._resized(pixels, self.resample) if self.do_resize else pixels
 
     def byte_values(self, channels: int) -> Float[np.ndarray, "256 c"]:
-        """What each of the 256 values of a byte is in `pixel_values`, channel by channel."""
+        """The value in `pixel_values` for each of the 256 values of a byte and each channel."""
         return self._scaled(np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, 1))
 
     def _pixel_values(self, image: Any) -> Float[np.ndarray, "h w c"]:
@@ -326,8 +333,8 @@ class SegformerImageProcessor:
             value = getattr(self, name)
             if self.do_normalize and isinstance(value, tuple) and len(value) != channels:
                 raise ValueError(
-                    f"{name} has {len(value)} entries, {value}, but the picture has {channels} "
-                    "channels: give one number, or one for each"
+                    f"{name} must be one number, or one for each of the picture's "
+                    f"{channels} channels, got {len(value)}: {value}"
                 )
 
     def _labels(self, segmentation_map: Any) -> Int[np.ndarray, "h w"]:
@@ -352,8 +359,8 @@ class SegformerImageProcessor:
     def _warn_of_fractions(self) -> None:
         if self.do_rescale:
             warnings.warn(
-                "a picture of floats in 0…1 is multiplied by rescale_factor once more, as in "
-                "transformers: give do_rescale=False with such pictures",
+                "a picture of floats in [0, 1] was multiplied by rescale_factor again, "
+                "as in transformers: pass do_rescale=False for such pictures",
                 stacklevel=5,
             )
 
@@ -373,7 +380,7 @@ def _listed(source: Any, what: str, batch_dimensions: int) -> list:
     else:
         items = [source]
     if not items:
-        raise ValueError(f"the list of {what} is empty")
+        raise ValueError(f"the list of {what} must not be empty")
     return items
 
 
@@ -381,8 +388,9 @@ def _stacked(arrays: list[np.ndarray], what: str) -> np.ndarray:
     sizes = {array.shape[:2] for array in arrays}
     if len(sizes) > 1:
         raise ValueError(
-            f"{what} of different sizes, {sorted(sizes)}, make no batch: resize them to one size "
-            "(do_resize=True, size with height and width) or give them one by one"
+            f"{what} of one batch must have the same size, got {sorted(sizes)}: "
+            "resize them (do_resize=True, and size with height and width), or pass "
+            "them one by one"
         )
     return np.stack(arrays)
 
@@ -405,4 +413,4 @@ def _per_channel(name: str, value: Any) -> int | float | tuple[int | float, ...]
         numbers = tuple(np.asarray(value).tolist())
         if numbers and all(is_number(number) for number in numbers):
             return numbers
-    raise ValueError(f"{name} is {value!r}; it is one number, or one for each channel")
+    raise ValueError(f"{name} must be one number, or one for each channel, got {value!r}")

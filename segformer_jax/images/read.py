@@ -1,4 +1,4 @@
-"""A picture of any kind → RGB, 8 bits, upright; whatever is wrong with it is one `ImageError`."""
+"""Reads a picture of any kind as upright RGB with 8 bits; all problems are `ImageError`s."""
 
 import contextlib
 import io
@@ -21,24 +21,24 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as RGB, 8 bits per channel, the way up that its EXIF orientation says.
+    """Reads a picture as RGB with 8 bits per channel, turned upright by its EXIF orientation.
 
     Transparency is dropped, not blended. 16-bit greys are divided by 257, so that white stays
     white; Pillow would clip them.
 
     Args:
         source: a path, a file's content as bytes, a PIL image, or an array of shape (h, w) or
-            (h, w, 1|3|4). uint8 is taken as it is; bool is black and white; uint16 is divided by
-            257, and so are other integers when one of them is above 255; floats are read as
-            transformers reads them: whole numbers are 0…255, all else is 0…1.
-        max_pixels: the most pixels that are decoded; the size is known before that.
+            (h, w, 1|3|4). uint8 is used unchanged; bool is black and white; uint16 is divided by
+            257, and so are other integers if one of them is above 255. Floats are interpreted as
+            in transformers: in 0…255 if all are whole numbers, else in 0…1.
+        max_pixels: largest number of pixels that is decoded; checked before decoding.
 
     Returns:
-        A new image; `source` stays as it is.
+        A new image; `source` is not changed.
 
     Raises:
-        ImageError: no such file, a folder, not a picture, damaged, too large, or an array of
-            another shape, such as (3, h, w), or range.
+        ImageError: the file does not exist, is a folder, not a picture, damaged or too large; or
+            the array has another shape, such as (3, h, w), or range.
     """
     if isinstance(source, str | os.PathLike | bytes):
         return to_rgb(open_image(source, max_pixels=max_pixels))
@@ -142,7 +142,10 @@ def on_white(image: Any) -> Any:
     whole = image.dtype.kind != "f"
     pixels = to_eight_bits(image)[0] if whole else image
     if not whole and not 0 <= pixels.min() <= pixels.max() <= 1:
-        raise ImageError("an RGBA array of floats lies in 0…1 to be blended onto white")
+        raise ImageError(
+            "an RGBA array of floats must be in [0, 1], so that it can be blended "
+            "onto white: scale it"
+        )
     white = 255 if whole else 1.0
     alpha = pixels[..., 3:] / white
     blended = alpha * pixels[..., :3] + (1 - alpha) * white
@@ -157,7 +160,7 @@ def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
     """
     if not hasattr(source, "__array__"):
         raise ImageError(
-            f"a picture is a path, a PIL image or an array, not a {type(source).__name__}"
+            f"a picture must be a path, a PIL image or an array, got a {type(source).__name__}"
         )
     pixels = np.asarray(source)
     shape = pixels.shape
@@ -166,9 +169,11 @@ def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
     if pixels.ndim != 3 or pixels.shape[-1] not in CHANNELS:
         nchw = len(shape) in (3, 4) and shape[-3] in CHANNELS and shape[-1] not in CHANNELS
         hint = ": channels come last here (NHWC), so transpose it" if nchw else ""
-        raise ImageError(f"a picture is (h, w) or (h, w, 1|3|4); this array is {shape}{hint}")
+        raise ImageError(
+            f"a picture must have the shape (h, w) or (h, w, 1|3|4), got an array {shape}{hint}"
+        )
     if pixels.size == 0:
-        raise ImageError(f"the array {shape} has no pixels")
+        raise ImageError(f"a picture must have pixels, got an array {shape}")
     return pixels
 
 
@@ -187,23 +192,25 @@ def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
     if isinstance(source, Image.Image):
         if source.mode not in INDEX_MODES:
             raise ImageError(
-                f"a map holds one class index per pixel; this picture is {source.mode}"
+                f"a map must hold one class index per pixel, got a picture of mode {source.mode}"
             )
     elif not hasattr(source, "__array__"):
-        raise ImageError(f"a map is a path, a PIL image or an array, not a {type(source).__name__}")
+        raise ImageError(
+            f"a map must be a path, a PIL image or an array, got a {type(source).__name__}"
+        )
     with _decoding("the map"):
         indices = np.asarray(source)
     if indices.ndim != 2 or indices.size == 0:
-        raise ImageError(f"a map of class indices is (h, w); this array is {indices.shape}")
+        raise ImageError(f"a map of class indices must have the shape (h, w), got {indices.shape}")
     if indices.dtype.kind not in "buif" or not np.isfinite(indices).all():
         raise ImageError(
-            f"a map holds class indices; this one holds {indices.dtype}, or no numbers"
+            f"a map must hold class indices, got values of type {indices.dtype}, or NaN"
         )
     whole = indices.astype(np.int64)
     if (whole != indices).any():
-        raise ImageError("a map holds class indices; this one has fractions")
+        raise ImageError("a map must hold class indices, got fractions")
     if np.abs(whole).max() >= 2**31:
-        raise ImageError(f"{np.abs(whole).max()} is no class index: they are below 2³¹")
+        raise ImageError(f"class indices must be below 2³¹, got {np.abs(whole).max()}")
     return whole
 
 
@@ -223,7 +230,7 @@ def to_eight_bits(
     if kind == "b":
         return np.where(pixels, np.uint8(255), np.uint8(0)), False
     if kind not in "uif":
-        raise ImageError(f"a picture holds numbers; this array holds {pixels.dtype}")
+        raise ImageError(f"a picture must hold numbers, got an array of {pixels.dtype}")
     low, high = pixels.min(), pixels.max()
     if kind in "ui" and low >= 0 and high <= 65535:
         if (kind == "u" and pixels.dtype.itemsize == 2) or high > 255:
@@ -235,8 +242,8 @@ def to_eight_bits(
         if high <= 1:
             return (pixels.astype(np.float64) * 255).astype(np.float32).astype(np.uint8), True
     raise ImageError(
-        f"the {pixels.dtype} array holds values from {low} to {high}; whole numbers lie in 0…255 "
-        "(16-bit ones in 0…65535), floats in 0…1"
+        "a picture's values must be in 0…255 (16-bit integers: 0…65535, "
+        f"floats: 0…1), got {pixels.dtype} from {low} to {high}"
     )
 
 
@@ -274,9 +281,9 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            f"{name} has {width} x {height} = {width * height:,} pixels, more than the limit of "
-            f"{max_pixels:,}: max_pixels={width * height} (--max-pixels on the command line) "
-            "raises it"
+            f"{name} must have at most {max_pixels:,} pixels, got {width} x "
+            f"{height} = {width * height:,}: max_pixels={width * height} "
+            "(--max-pixels on the command line) raises the limit"
         )
 
 
@@ -298,7 +305,7 @@ def _decoding(name: str) -> Generator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
-            f"{name} is of a kind whose size Pillow itself limits: raise "
+            f"{name} is larger than Pillow's own limit for its format: raise "
             f"PIL.Image.MAX_IMAGE_PIXELS ({error})"
         ) from error
     except Exception as error:

@@ -26,9 +26,9 @@ def size_dict(size: Any, *, square: bool) -> dict[str, int]:
         values = {"height": size, "width": size} if square else {"shortest_edge": size}
     if set(values) not in SIZE_KEYS:
         known = " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in SIZE_KEYS)
-        raise ValueError(f"size is {size!r}; its keys are {known}")
+        raise ValueError(f"size must have the keys {known}, got {size!r}")
     if not all(is_number(side) and side >= 1 and int(side) == side for side in values.values()):
-        raise ValueError(f"size is {size!r}; sides are whole numbers of pixels, at least 1")
+        raise ValueError(f"sides of size must be whole numbers of pixels, at least 1, got {size!r}")
     return {key: int(side) for key, side in values.items()}
 
 

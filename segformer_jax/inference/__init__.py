@@ -1,4 +1,4 @@
-"""A model in use: `Segmenter`, pictures in and class maps out.
+"""Inference: `Segmenter`, from pictures to class maps.
 
 It may import `checkpoints`, `models`, `ops`, `images` and `bilinear`.
 """

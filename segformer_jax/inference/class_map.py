@@ -1,9 +1,9 @@
-"""Logits at 1/4 of a picture → its class map at any size, by a handful of compiled programs.
+"""Computes class maps of any size from logits at 1/4 of a picture, with few programs.
 
-The full-size logits never exist: strips of `ROWS` rows are interpolated and reduced to the best
-class at once. Sizes enter as arrays of neighbours and weights, and widths are rounded up to a few,
-so that photos of a thousand sizes compile a few programs. CPUs have a faster way of their own,
-without scores.
+The full-size logits are never in memory: strips of `ROWS` rows are interpolated and reduced to the
+best class at once. Sizes are passed as arrays of neighbours and weights, and widths are rounded up
+to a few values, so that a thousand picture sizes need only a few programs. CPUs have a faster
+implementation for class maps without scores.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How XLA is asked to compile a network for use."""
+"""The XLA options with which networks are compiled for inference."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Many pictures through one `Segmenter`: read ahead, segmented in batches, written behind.
+"""Segments many pictures: threads read ahead and write results while the device computes.
 
     reading threads ──▶ one batch after another, started without waiting ──▶ writing threads
     file → bytes           the device's queue holds the next two              class map → file
@@ -36,12 +36,12 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class PictureOutcome:
-    """What became of one picture: a value, or why it could not be read.
+    """The result of one picture: a value, or the error with which it could not be read.
 
     Attributes:
-        source: what was given.
-        value: the `Segmentation`, or what `then` made of it; None where there is an error.
-        error: why the picture can't be read; None where all went well.
+        source: the picture as it was given.
+        value: the `Segmentation`, or the result of `then`; None if there is an error.
+        error: why the picture can't be read; None if it was read.
     """
 
     source: Any
@@ -67,31 +67,32 @@ def segment_many(
     threads: int | None = None,
     spans: list[Span] | None = None,
 ) -> Generator[PictureOutcome]:
-    """Segments pictures without end, one outcome for each, in their order.
+    """Segments any number of pictures; yields one outcome for each, in their order.
 
-    A picture that can't be read becomes an outcome with an error, and the rest goes on. Where the
-    loop over it may end early, close the iterator (`contextlib.closing`): what has begun is
-    finished, and the threads end.
+    A picture that can't be read gives an outcome with an error, and the others are segmented. If
+    you may leave the loop early, close the iterator (`contextlib.closing`): it then finishes the
+    pictures that it has begun, and ends its threads.
 
     Args:
-        segmenter: its `batch_size` pictures run together.
-        sources: paths, PIL pictures or arrays; or whatever `read` takes. Read in the caller's
-            thread, only as far ahead as needed.
-        read: a source → an RGB picture, in a reading thread; `read_image` when left out.
-        between: sources and their logits, batch by batch in their order → the logits that class
-            maps are made of; in the caller's thread, which it must not keep waiting, and outside
-            of its `jax.set_mesh`.
-        then: what is done with each result in a writing thread, such as saving it; its value is the
-            outcome's.
-        protocol: how a picture becomes inputs; windows and views of one picture at a time.
-        threads: that read, and as many that write; one a core when left out.
-        spans: gets the start and end of every batch on the device, seconds, for `waited_share`.
+        segmenter: its `batch_size` is the number of pictures per batch.
+        sources: paths, PIL pictures or arrays, or what `read` takes. They are iterated in the
+            caller's thread, only as far ahead as needed.
+        read: opens a source as an RGB picture, in a reading thread; by default `read_image`.
+        between: maps the sources and logits of each batch, in their order, to the logits for the
+            class maps. It runs in the caller's thread, outside of its `jax.set_mesh`, and must not
+            block.
+        then: called with each result in a writing thread, for example to save it; what it returns
+            becomes the value of the outcome.
+        protocol: windows, scales and flips; with these, one picture is computed at a time.
+        threads: number of reading threads, and of writing threads; by default one per core.
+        spans: gets the start and end, in seconds, of every batch on the device, for
+            `waited_share`.
 
     Yields:
         A `PictureOutcome` for each source.
 
     Raises:
-        Exception: whatever `read` raises but an `ImageError`, and whatever `then` raises.
+        Exception: errors of `read` other than `ImageError`, and errors of `then`.
     """
     threads = threads or usable_cores()
     batch_size = segmenter.batch_size
@@ -172,7 +173,7 @@ def segment_many(
 
 
 def waited_share(spans: list[Span]) -> float:
-    """The share of the time, 0…1, that the device had nothing to do.
+    """The share of the time, 0…1, in which the device had nothing to do.
 
     From the start of the first batch to the end of the last; nothing to do means that one had ended
     before the next was started.
@@ -184,7 +185,7 @@ def waited_share(spans: list[Span]) -> float:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How a picture becomes class scores: whole or in windows, at one scale or several, flipped too."""
+"""How a picture is segmented: whole or in windows, at one or several scales, with flips."""
 
 import dataclasses
 import math
@@ -19,11 +19,11 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmsegmentation's test-time augment
 
 @dataclass(frozen=True)
 class Windows:
-    """A picture is cut into overlapping windows; where they overlap, their logits are averaged.
+    """Overlapping windows that a picture is cut into; overlapping logits are averaged.
 
     Attributes:
         size: height and width of a window, in pixels.
-        stride: pixels from one window to the next, down and across; None: three quarters of the
+        stride: pixels from one window to the next, down and across; None is three quarters of the
             size, as on Cityscapes.
     """
 
@@ -37,12 +37,13 @@ class Windows:
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
                 raise ValueError(
-                    f"the windows' {name} is {value}; it is height and width in pixels, at least 1"
+                    f"the windows' {name} must be height and width in pixels, at least 1, "
+                    f"got {value}"
                 )
         if any(step > side for side, step in zip(self.size, self.steps, strict=True)):
             raise ValueError(
-                f"windows of {self.size} pixels at stride {self.stride} leave pixels out: a stride "
-                "is at most the window's side"
+                "stride must be at most the window's side, so that no pixel is left "
+                f"out, got {self.stride} for windows of {self.size}"
             )
 
     @property
@@ -54,7 +55,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class View:
-    """One look at a picture: resized to `size`, height and width, and perhaps flipped."""
+    """One version of a picture: resized to `size` (height, width), and flipped or not."""
 
     size: tuple[int, int]
     flip: Flip | None = None
@@ -62,25 +63,23 @@ class View:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a picture becomes class scores.
+    """How a picture is segmented.
 
-    Left as it is, the whole picture is resized as the segmenter's processor says. With several
-    views of a picture (scales, flips), each view's logits are brought to the picture's size, and
-    their softmax is averaged, as mmsegmentation does; averaged logits would let one sure view
-    outvote the others.
+    By default, the whole picture is resized by the segmenter's processor. With several views of a
+    picture (scales, flips), each view's logits are resized to the picture's size and their softmax
+    is averaged, as in mmsegmentation. (Averaged logits would let one confident view dominate.)
 
     Attributes:
-        short_side: pixels of the shorter side that the picture is resized to; it keeps its ratio
-            but for the rounding. None leaves the size to the processor, or to the picture itself
-            where windows are cut.
-        divisor: with `short_side`, both sides are rounded up to a multiple of it.
-        windows: the resized picture is cut into these; None takes it whole.
-        scales: times the size that is meant above, one view for each.
-        flip: flipped views for each scale as well.
-        flip_direction: a flipped view for each of these: "horizontal" swaps left and right,
-            "vertical" top and bottom, "diagonal" both.
-        threshold: of a model of one class: where its probability is above this, the class map is
-            1. Class maps of several classes have the best one everywhere.
+        short_side: resize the picture to this shorter side, in pixels, and keep its ratio up to
+            rounding. None uses the processor's size, or with windows the picture's own.
+        divisor: with `short_side`, round both sides up to a multiple of this.
+        windows: cut the resized picture into these; None segments it whole.
+        scales: multiples of that size, one view for each.
+        flip: add flipped views for each scale.
+        flip_direction: the flipped views to add: "horizontal" swaps left and right, "vertical"
+            top and bottom, "diagonal" both.
+        threshold: for models of one class: the class map is 1 where the probability is above this.
+            With several classes, each pixel has the most probable one.
     """
 
     short_side: int | None = None
@@ -94,7 +93,9 @@ class Protocol:
     def __post_init__(self):
         for name, value in (("short_side", self.short_side), ("divisor", self.divisor)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it is a number of pixels, at least 1")
+                raise ValueError(
+                    f"{name} must be a whole number of pixels, at least 1, got {value}"
+                )
         if not isinstance(self.flip, bool):
             raise ValueError(
                 f"flip must be True or False, got {self.flip!r}: flip_direction says which views "
@@ -108,7 +109,7 @@ class Protocol:
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be in (0, 1), got {self.threshold}: 0.5 is usual")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ValueError(f"scales are {self.scales}; they are numbers above 0, one at least")
+            raise ValueError(f"scales must be at least one number above 0, got {self.scales}")
 
     @classmethod
     def cityscapes(cls, *, multi_scale: bool = False) -> "Protocol":

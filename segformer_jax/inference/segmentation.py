@@ -1,4 +1,4 @@
-"""What a `Segmenter` gives for one picture."""
+"""The result of `Segmenter` for one picture."""
 
 import io
 import json
@@ -19,13 +19,13 @@ from segformer_jax.images.read import read_image
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A class for every pixel of a picture.
+    """The class of every pixel of a picture.
 
     Attributes:
         class_map: (H, W) class indices, uint8; uint16 above 255 classes.
         id2label: class names by index.
         image: the picture, upright, RGB, H × W.
-        scores: (H, W) float32 in [0, 1], the probability of the chosen class, when asked for.
+        scores: (H, W) float32 in [0, 1], the probability of the chosen class, if asked for.
     """
 
     class_map: UInt[np.ndarray, "H W"]
@@ -34,13 +34,13 @@ class Segmentation:
     scores: Float[np.ndarray, "H W"] | None = None
 
     def counts(self) -> dict[int, int]:
-        """The pixels of every class present, by index, most first."""
+        """Number of pixels of every class in the picture, by index, largest first."""
         classes, counts = np.unique(self.class_map, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return {int(classes[i]): int(counts[i]) for i in order}
 
     def areas(self) -> dict[str, float]:
-        """The share of the picture, in (0, 1], of every class present, largest first."""
+        """Share of the picture, in (0, 1], of every class in it, by name, largest first."""
         return {self.label(i): n / self.class_map.size for i, n in self.counts().items()}
 
     def label(self, index: int) -> str:
@@ -48,10 +48,10 @@ class Segmentation:
         return self.id2label.get(index, f"LABEL_{index}")
 
     def mask(self, label: str | int) -> Bool[np.ndarray, "H W"]:
-        """Where the class of this name or index is.
+        """True where the pixel has the class of this name or index.
 
         Raises:
-            ValueError: the model has no such class; the error lists those it has.
+            ValueError: the model has no such class; the message lists its classes.
         """
         if isinstance(label, str):
             indices = [index for index, name in self.id2label.items() if name == label]
@@ -59,11 +59,11 @@ class Segmentation:
             indices = [label] if label in self.id2label else []
         if not indices:
             names = ", ".join(self.id2label.values())
-            raise ValueError(f"the model has no class {label!r}; it has {names}")
+            raise ValueError(f"label must be a class of the model, got {label!r}: it has {names}")
         return np.isin(self.class_map, indices)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """HF's `pipeline("image-segmentation")`: label, score (None) and "L" mask per class."""
+        """As HF's `pipeline("image-segmentation")`: label, score (None) and "L" mask per class."""
         return [
             {
                 "score": None,
@@ -74,23 +74,23 @@ class Segmentation:
         ]
 
     def overlay(self, image: Any = None, alpha: int | float = 0.5) -> Image.Image:
-        """The classes' colours over the picture.
+        """The picture with its classes in colours.
 
         Args:
-            image: another picture of the same size; None takes the one that was segmented.
-            alpha: the weight of the colours, 0…1.
+            image: another picture of the same size; None uses the segmented one.
+            alpha: opacity of the colours, 0…1.
         """
         picture = self.image if image is None else read_image(image)
         return draw.overlay(picture, self.class_map, palette_for(self.id2label), alpha=alpha)
 
     def save(self, path: str | Path, *, alpha: int | float = 0.5) -> None:
-        """Writes what the name's ending says, whole or not at all.
+        """Writes a file whose kind follows from the ending of its name, completely or not at all.
 
-        `.overlay.png` and `.jpg` hold the overlay, any other `.png` the class indices with a
-        palette, `.npy` the class map, `.json` the areas.
+        `.overlay.png` and `.jpg` are the overlay, any other `.png` the class indices with a
+        palette, `.npy` the class map, `.json` the size and areas.
 
         Raises:
-            ValueError: another ending, or a folder that can't be written.
+            ValueError: the name has another ending, or the folder can't be written.
         """
         path = Path(path)
         content = self.encode(path.name, alpha=alpha)
@@ -98,10 +98,10 @@ class Segmentation:
             Path(temporary).write_bytes(content)
 
     def encode(self, name: str, *, alpha: float = 0.5) -> bytes:
-        """What `save` writes to a file of this name.
+        """The bytes that `save` writes to a file of this name.
 
         Raises:
-            ValueError: the name ends in something else.
+            ValueError: the name has another ending.
         """
         lower, buffer = name.lower(), io.BytesIO()
         if lower.endswith((".overlay.png", ".jpg", ".jpeg")):
@@ -116,11 +116,13 @@ class Segmentation:
         elif lower.endswith(".json"):
             return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
         else:
-            raise ValueError(f"{name} ends in none of .overlay.png, .jpg, .png, .npy, .json")
+            raise ValueError(
+                f"the file name must end in .overlay.png, .jpg, .png, .npy or .json, got {name}"
+            )
         return buffer.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """Size and areas, ready for JSON: classes by index, name, share and pixels."""
+        """Size and areas as a dict for JSON: index, name, share and pixels of each class."""
         height, width = self.class_map.shape
         return {
             "height": height,

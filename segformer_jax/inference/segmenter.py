@@ -1,4 +1,4 @@
-"""`Segmenter`: pictures in, class maps out, compiled once and fast from then on."""
+"""`Segmenter` turns pictures into class maps. It compiles at the first call."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,21 +30,22 @@ WHOLE = Protocol()  # each picture at the processor's size
 
 
 class Segmenter:
-    """A model in use: folded, compiled, on the devices that are there.
+    """Segments pictures with a model, compiled for the local devices.
 
     Args:
-        model: its parameters are copied to the devices, folded; the model itself stays as it is.
-            Any module that maps `pixel_values` to an output with `.logits` runs, as it is written.
-        processor: makes the network's input of a picture.
-        device: where to run: a platform ("cpu", "gpu", "tpu"), a `jax.Device`, or several of them;
-            all local devices of the default platform when left out. A batch is split over them.
-        batch_size: pictures per run of the network, over all devices.
-        max_pixels: the largest picture that is opened.
-        id2label: names of the classes, for a model without a `config` that has them.
+        model: any module that maps `pixel_values` to an output with `.logits`. Its parameters are
+            copied to the devices; the model itself is not changed. A SegFormer's decode head is
+            folded: some products of its parameters are computed once instead of at every call.
+        processor: converts a picture to the network's input.
+        device: a platform ("cpu", "gpu", "tpu"), a `jax.Device`, or several of them, over which
+            batches are split. Default: all local devices of JAX's default platform.
+        batch_size: number of pictures per run of the network, over all devices.
+        max_pixels: largest picture, in pixels, that is opened.
+        id2label: names of the classes; needed only if the model has no `config` with them.
 
     Raises:
-        ValueError: the processor's size is below what the network takes; a device is unknown; the
-            model gives no logits of these classes.
+        ValueError: the processor's size is too small for the network, a device is unknown, or the
+            model's logits do not have these classes.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Segmenter:
         id2label: Mapping[int, str] | None = None,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.config, self.processor = getattr(model, "config", None), processor
         self.batch_size, self.max_pixels = batch_size, max_pixels
         if self.config is not None:
@@ -101,18 +102,18 @@ class Segmenter:
         max_pixels: int = MAX_PIXELS,
         **hub_options: Any,
     ) -> "Segmenter":
-        """The model and processor of a weights package, folder or hub repository.
+        """Loads the model and processor of a weights package, folder or hub repository.
 
         Args:
-            name_or_path: "scene-b0", a folder, or a hub name.
-            dtype: what the matmuls compute in; bfloat16 is faster and nearly as exact.
+            name_or_path: "scene-b0", a folder, or a name on the Hugging Face hub.
+            dtype: type of the matrix products; bfloat16 is usually faster and nearly as exact.
             device: as in `Segmenter`.
             batch_size: as in `Segmenter`.
             max_pixels: as in `Segmenter`.
             hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            WeightsError: as `load_model`; a checkpoint without a trained decode head.
+            WeightsError: as `load_model`, or the checkpoint has no trained decode head.
         """
         processor = SegformerImageProcessor.from_pretrained(name_or_path, **hub_options)
         model = load_model(
@@ -126,22 +127,22 @@ class Segmenter:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Names of the class map's values; a single label has a background at 0."""
+        """Names of the class map's values. A model of one label has "background" at 0."""
         names = dict(self._interface.id2label)
         return names if len(names) > 1 else {0: "background", 1: next(iter(names.values()))}
 
     @property
     def num_labels(self) -> int:
-        """The last axis of the logits: 1 where the class map tells a label from the background."""
+        """Length of the last axis of the logits; 1 for one label against the background."""
         return self._interface.num_labels
 
     def logits_size(self, height: int, width: int) -> tuple[int, int]:
-        """The height and width of the logits of normalised pixels of a height and width."""
+        """Height and width of the logits for an input of this height and width."""
         return self._interface.logits_shape(height, width)[:2]
 
     @property
     def device_count(self) -> int:
-        """The devices that a batch is split over."""
+        """Number of devices that a batch is split over."""
         return self._mesh.size
 
     @overload
@@ -153,19 +154,20 @@ class Segmenter:
         self, images: Sequence[Picture], *, scores: bool = False, protocol: Protocol = WHOLE
     ) -> list[Segmentation]: ...
     def __call__(self, images, *, scores=False, protocol=WHOLE):
-        """Segments one picture, or a list of pictures of any sizes in batches.
+        """Segments one picture, or a list of pictures of any sizes, in batches.
 
         Args:
             images: a path, PIL picture or array, (h, w) or (h, w, 1|3|4) in 0…255; or a list.
-            scores: keep each pixel's probability of its class as well.
-            protocol: in windows, at several scales, or mirrored too; see `Protocol`.
+            scores: also return the probability of each pixel's class.
+            protocol: use windows, several scales or flips; see `Protocol`.
 
         Returns:
-            A `Segmentation` at the picture's own size, EXIF orientation applied; a list for a list.
+            A `Segmentation` of the picture's size, with EXIF orientation applied; a list of them
+            if `images` is a list.
 
         Raises:
-            ImageError: a picture that can't be read or is larger than `max_pixels`.
-            ValueError: the protocol has a threshold, and the model several labels.
+            ImageError: a picture can't be read, or is larger than `max_pixels`.
+            ValueError: the protocol has a threshold, but the model has several labels.
         """
         if isinstance(images, list | tuple):
             results: list[Segmentation] = []
@@ -176,7 +178,7 @@ class Segmenter:
         return self._segment([images], scores, protocol)[0]
 
     def logits(self, pixel_values: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b _ _ _"]:
-        """The compiled forward pass alone: (b, ⌈h/4⌉, ⌈w/4⌉, labels) float32, before softmax.
+        """Runs only the compiled forward pass: (b, ⌈h/4⌉, ⌈w/4⌉, labels) float32, before softmax.
 
         Raises:
             ValueError: as the model's `__call__`.
@@ -198,17 +200,17 @@ class Segmenter:
         scores: bool = False,
         threshold: float = 0.5,
     ) -> list[tuple[UInt[np.ndarray, "_ _"], Float[np.ndarray, "_ _"] | None]]:
-        """What follows the processor, for callers who prepare pictures themselves.
+        """Class maps of pictures that the caller has prepared with the processor.
 
         Args:
-            inputs: of each picture, as in `start`; those of one size run as one batch, rounded up
-                to a power of two per device.
+            inputs: one per picture, as in `start`. Inputs of one size run as one batch, padded to
+                a power of two per device.
             sizes: (height, width) of each class map.
             scores: as in `__call__`.
-            threshold: of the probability of a model's one class; see `Protocol`.
+            threshold: for models of one class; see `Protocol`.
 
         Returns:
-            The class map of each picture, and its scores or None.
+            The class map of each picture, and its scores, or None without `scores`.
 
         Raises:
             ValueError: as the model's `__call__`.
@@ -222,13 +224,14 @@ class Segmenter:
     def start(
         self, inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]]
     ) -> list[Float[Array, "1 _ _ labels"]]:
-        """Each picture's logits, on the device that makes them; returned before they are there.
+        """Each picture's logits, on its device; returned immediately (asynchronous dispatch).
 
-        `class_map(logits, size)` waits for them and makes the class map.
+        `class_map(logits, size)` waits for them and computes the class map.
 
         Args:
-            inputs: the normalised pixels of each picture, or what `processor.eight_bits` gives:
-                a quarter of the bytes to send, normalised by the device, bit for bit the same.
+            inputs: the normalised pixels of each picture, or the result of `processor.eight_bits`,
+                which has a quarter of the bytes and is normalised on the device with the same
+                result, bit for bit.
 
         Raises:
             ValueError: as the model's `__call__`.
@@ -240,32 +243,33 @@ class Segmenter:
         return logits
 
     def update(self, model: nnx.Module) -> None:
-        """Takes over the weights of another model of the same layers, and compiles nothing anew.
+        """Replaces the weights by those of another model with the same layers, without compiling.
 
-        The weights are copied: the model may be trained on, or its memory given away.
+        The weights are copied, so the model may be trained further or deleted.
 
         Raises:
-            ValueError: the model's config, its layers or their types differ from those that were
-            compiled for.
+            ValueError: the model's config, layers or types differ from those of the segmenter.
         """
         config = getattr(model, "config", None)
         if config != self.config:
             raise ValueError(
-                f"the model's config differs in {_differences(config, self.config)}; a segmenter "
-                "is compiled for one config: make a new one, Segmenter(model, processor)"
+                "the model must have the config that this segmenter was compiled for, "
+                f"got another {_differences(config, self.config)}: make a new "
+                "Segmenter(model, processor)"
             )
         graph, state = nnx.split(in_use(model))
         leaves = jax.tree.leaves(state)
         for given, own in zip(leaves, self._leaves, strict=False):
             if given.dtype != own.dtype:
                 raise ValueError(
-                    f"the model computes in {given.dtype}, but the segmenter is compiled for "
-                    f"{own.dtype}: make a new one, Segmenter(model, processor)"
+                    f"the model must compute in {own.dtype}, which this segmenter was "
+                    f"compiled for, got {given.dtype}: make a new Segmenter(model, "
+                    "processor)"
                 )
         if graph != self._graph:
             raise ValueError(
-                "the model's layers differ from those that the segmenter is compiled for: make a "
-                "new one, Segmenter(model, processor)"
+                "the model must have the layers that this segmenter was compiled for, "
+                "got others: make a new Segmenter(model, processor)"
             )
         self._leaves = self._on_every_device(leaves)
 
@@ -373,7 +377,9 @@ def _devices(device: Any) -> list[jax.Device]:
             return jax.local_devices(backend=device)
         except RuntimeError as error:
             here = sorted({d.platform for d in jax.local_devices()})
-            raise ValueError(f"there is no {device!r} device here; there is {here}") from error
+            raise ValueError(
+                f"device must be one that JAX finds here, {here}, got {device!r}"
+            ) from error
     return list(device) if isinstance(device, Sequence) else [device]
 
 
@@ -389,6 +395,6 @@ def _check_size(processor: SegformerImageProcessor, config: Any) -> None:
         side = min(processor.size.values())
         if side < least:
             raise ValueError(
-                f"the processor resizes pictures to {processor.size}; this network takes sides of "
-                f"at least {least} pixels: set the size in preprocessor_config.json"
+                f"size in preprocessor_config.json must have sides of at least {least} "
+                f"pixels for this network, got {processor.size}"
             )

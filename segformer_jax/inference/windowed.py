@@ -1,8 +1,8 @@
-"""A picture's class map from the top down, strip by strip, whatever the protocol.
+"""Computes a picture's class map from the top down, strip by strip, for any protocol.
 
-Windows are read and computed when the strips come to them, and forgotten when no strip needs them
-any more. What is held is the logits of a row or two of windows, at 1/4 of the pixels per side, and
-one strip of full-size logits.
+Windows are read and computed when a strip first needs them, and freed when no strip needs them any
+more. In memory are only the logits of one or two rows of windows, at 1/4 of the pixels per side,
+and one strip of full-size logits.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""Where windows lie, and of which cells of their logits a pixel is made: mmsegmentation's rule.
+"""The positions of windows, and the average of their logits, by mmsegmentation's rule.
 
-A window's logits are upsampled to the window, those of all windows over a pixel are averaged, and
-what comes out is resized to the picture. All of this is linear and separable. So each side of a
-picture has a table of its own: the cells that a pixel is made of, and their weights. Any rows of
-the result follow from the tables, exactly, and the rest of it need not exist.
+The logits of each window are upsampled to the window's size, averaged where windows overlap, and
+resized to the picture. All of this is linear and separable, so each side of the picture has a
+table of the cells and weights that each pixel depends on. With these tables, any rows of the
+result can be computed exactly without the others.
 """
 
 from dataclasses import dataclass

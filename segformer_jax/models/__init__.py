@@ -1,4 +1,4 @@
-"""The network, in Flax NNX: it knows its config, and nothing of files, images, meshes, jit.
+"""The network in Flax NNX. It depends on its config only, not on files, images or meshes.
 
 It may import `ops`.
 """

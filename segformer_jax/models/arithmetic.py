@@ -1,4 +1,4 @@
-"""How many multiply-adds a picture costs: as everybody computes a SegFormer, and folded."""
+"""Counts the multiply-adds of a picture: of a SegFormer as usually computed, and folded."""
 
 from segformer_jax.config import SegformerConfig
 
@@ -21,8 +21,8 @@ def multiply_adds(
     """
     if min(height, width) < config.minimum_size:
         raise ValueError(
-            f"the size is {height} × {width}; this network takes sides of at least "
-            f"{config.minimum_size} pixels"
+            f"the size must have sides of at least {config.minimum_size} pixels for "
+            f"this network, got {height} × {width}"
         )
     sizes = config.feature_sizes(height, width)
     count = sum(_stage(config, stage, *size) for stage, size in enumerate(sizes))

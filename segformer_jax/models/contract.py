@@ -1,7 +1,7 @@
-"""What is asked of a model by those who use one: `Segmenter`, training, StableHLO.
+"""What `Segmenter`, training and the StableHLO export require of a model.
 
-Any NNX module will do that maps `pixel_values`, normalised floats (b, h, w, channels), to an output
-with `.logits`, (b, h2, w2, labels). What else is known of it stands in its `config`, if it has one.
+It is any NNX module that maps `pixel_values`, normalised floats (b, h, w, channels), to an output
+with `.logits`, (b, h2, w2, labels). Everything else is read from its `config`, if it has one.
 """
 
 import inspect
@@ -25,13 +25,13 @@ LogitsShape = Callable[[int, int], tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class Interface:
-    """A model seen from outside.
+    """The properties of a model that its users need.
 
     Attributes:
         id2label: the classes.
-        num_channels: of its input; 3 where no config tells.
-        minimum_size: the smallest side that it takes; 1 where no config tells.
-        dtype: what its matrix products compute in.
+        num_channels: of the input; 3 without a config.
+        minimum_size: smallest side of the input, in pixels; 1 without a config.
+        dtype: type of its matrix products.
         logits_shape: (height, width, labels) of the logits for a picture of a height and width.
     """
 
@@ -50,12 +50,12 @@ class Interface:
 def interface_of(
     model: nnx.Module, *, size: tuple[int, int], id2label: Mapping[int, str] | None = None
 ) -> Interface:
-    """What can be known of a model without computing anything.
+    """The interface of a model, found without computing anything.
 
     Args:
         model: in eval mode.
-        size: height and width of a picture that it takes.
-        id2label: the classes, where no `config` tells them; LABEL_i when left out.
+        size: height and width of a possible input.
+        id2label: the classes, if the model has no `config` with them; by default LABEL_i.
 
     Raises:
         ValueError: it gives no logits (b, h, w, labels), or those of another number of classes.

@@ -1,4 +1,4 @@
-"""Whether a model is SegFormer as its config says, layer by layer; files and ONNX say no other."""
+"""Checks that every layer of a model is SegFormer's and as in its config, before saving."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def refuse_foreign(model: Any, writer: str, *, instead: str) -> None:
     found = foreign_parts(model)
     if found:
         raise ValueError(
-            f"{writer} holds SegFormer's own layers alone, got {in_short(found)}: {instead}"
+            f"{writer} can write SegFormer's own layers only, got {in_short(found)}: {instead}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The paper's way to start new parameters; HF's own is what the constructors do."""
+"""The paper's initialisation of parameters; the constructors use Hugging Face's."""
 
 import math
 

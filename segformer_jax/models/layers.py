@@ -173,8 +173,8 @@ class Dropout(nnx.Module):
             return x
         if rngs is None:
             raise ValueError(
-                "dropout in train mode draws random numbers: pass rngs=nnx.Rngs(dropout=seed), or "
-                "call model.eval()"
+                "dropout in train mode needs random numbers: pass "
+                "rngs=nnx.Rngs(dropout=seed), or call model.eval()"
             )
         if self.rate == 1:
             return jnp.zeros_like(x)

@@ -59,12 +59,13 @@ def classification_loss(
         check_labels(labels, config.num_labels, -100)  # torch's default ignore_index
         labels = jnp.asarray(labels).reshape(-1)
         if len(labels) != len(logits):
-            raise ValueError(f"there are {len(labels)} labels for {len(logits)} pictures")
+            raise ValueError(f"labels must be one per picture, {len(logits)}, got {len(labels)}")
         return ops.cross_entropy(logits, labels, Weighting(ignore=-100))
     target = jnp.asarray(labels).astype(logits.dtype)
     if target.size != logits.size:
         raise ValueError(
-            f"labels have shape {labels.shape}; {problem} takes one per logit, {logits.shape}"
+            f"labels must have the shape of the logits, {logits.shape}, for "
+            f"{problem}, got {labels.shape}"
         )
     target = target.reshape(logits.shape)
     if problem == "regression":
@@ -87,11 +88,9 @@ def check_label_map(labels: Array | np.ndarray, batch: int) -> None:
     """Raises unless labels are integers, (b, H, W) for a batch of b pictures."""
     shape, kind = np.shape(labels), jnp.result_type(labels)
     if not jnp.issubdtype(kind, jnp.integer):
-        raise ValueError(f"labels are {kind}; they are class indices, integers")
+        raise ValueError(f"labels must be integers (class indices), got {kind}")
     if len(shape) != 3 or shape[0] != batch or 0 in shape:
-        raise ValueError(
-            f"labels have shape {shape}; a batch of {batch} takes ({batch}, height, width)"
-        )
+        raise ValueError(f"labels must have the shape ({batch}, height, width), got {shape}")
 
 
 def check_labels(labels: Array | np.ndarray, num_labels: int, ignore_index: int) -> None:
@@ -102,6 +101,6 @@ def check_labels(labels: Array | np.ndarray, num_labels: int, ignore_index: int)
     wrong = values[((values < 0) | (values >= num_labels)) & (values != ignore_index)]
     if wrong.size:
         raise ValueError(
-            f"labels hold {wrong[:5].tolist()}; valid are 0…{num_labels - 1}, and {ignore_index} "
-            "for pixels to ignore"
+            f"labels must be in 0…{num_labels - 1}, or {ignore_index} for ignored "
+            f"pixels, got {wrong[:5].tolist()}"
         )

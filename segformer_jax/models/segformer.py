@@ -26,13 +26,13 @@ Pixels = Num[Array | np.ndarray, "b h w channels"]
 
 
 class _Pretrained(nnx.Module):
-    """The doors to files that every model has; the way behind them is `checkpoints.pretrained`."""
+    """Loading and saving, which all models share; implemented in `checkpoints.pretrained`."""
 
     config: SegformerConfig
 
     @classmethod
     def from_pretrained(cls: type[Model], name_or_path: Any, **options) -> Model:
-        """The model of a weights package, folder, file or hub repository, in eval mode.
+        """Loads the model of a weights package, folder, file or hub repository, in eval mode.
 
         Takes `dtype`, `param_dtype`, `num_labels` or `id2label`, `num_channels`,
         `ignore_mismatched_sizes`, and the hub's `revision`, `token`, `cache_dir`,
@@ -46,21 +46,21 @@ class _Pretrained(nnx.Module):
         """Writes config.json and model.safetensors as transformers does.
 
         `weights="float16"` halves the file of a float32 model. `weights="int8"` writes
-        model.int8.safetensors instead, a quarter as large, which `from_pretrained` takes alike and
-        transformers doesn't.
+        model.int8.safetensors instead, a quarter as large, which `from_pretrained` reads but
+        transformers does not.
         """
         from segformer_jax.checkpoints import pretrained
 
         pretrained.save_model(self, folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads what `save_pretrained` writes, by its options; gives the commit's address."""
+        """Uploads the files of `save_pretrained` (same options); returns the commit's address."""
         from segformer_jax.checkpoints import pretrained
 
         return pretrained.push_model(self, repo_id, **options)
 
     def gradient_checkpointing_enable(self) -> None:
-        """In training, keep each block's input alone and compute the rest again backwards."""
+        """In training, keep only each block's input and recompute the rest in the backward pass."""
         self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:
@@ -74,14 +74,15 @@ class _Pretrained(nnx.Module):
 
 
 class SegformerModel(_Pretrained):
-    """The Mix Transformer: a picture in, a pyramid of feature maps out (paper, section 3.1).
+    """The Mix Transformer encoder: a pyramid of feature maps (paper, section 3.1).
 
     Args:
-        config: its sizes.
-        dtype: what the matmuls compute in. bfloat16 keeps float32 between them on CPU.
-        param_dtype: what the parameters are kept in.
-        rngs: seeds of the new parameters, `nnx.Rngs(0)` for one. A stream named `dropout`, as in
-            `nnx.Rngs(0, dropout=1)`, is kept in the model, for calls in train mode without `rngs`.
+        config: the sizes of the network.
+        dtype: type of the matrix products. With bfloat16, a CPU keeps float32 between them.
+        param_dtype: type of the parameters.
+        rngs: seed of the new parameters, such as `nnx.Rngs(0)`. If it has a stream named `dropout`,
+            as in `nnx.Rngs(0, dropout=1)`, the model keeps it for calls in train mode without
+            `rngs`.
     """
 
     def __init__(
@@ -110,8 +111,8 @@ class SegformerModel(_Pretrained):
         """The feature pyramid of normalised pictures, (b, h, w, channels), h and w ≥ 29.
 
         Raises:
-            ValueError: NCHW or integer pixels, the wrong number of channels, a side under
-                `config.minimum_size`; train mode with a dropout rate and no `rngs` here or kept.
+            ValueError: the pixels are NCHW or integers, the number of channels is wrong, a side is
+                below `config.minimum_size`, or dropout in train mode has no `rngs`.
         """
         maps, attentions = self.features(
             pixel_values, output_attentions=output_attentions, rngs=rngs
@@ -126,7 +127,7 @@ class SegformerModel(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b _ _ _"], ...] | None]:
-        """The feature maps, all as grids whatever `reshape_last_stage` says, and attentions."""
+        """The feature maps, always as grids (b, h, w, c), and the attentions."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         check_pixel_values(pixel_values, self.config)
@@ -142,9 +143,9 @@ class SegformerModel(_Pretrained):
 
 
 class SegformerForSemanticSegmentation(_Pretrained):
-    """The encoder and the all-MLP decode head: pictures in, logits at 1/4 of their size out.
+    """The encoder and the all-MLP decode head: logits at 1/4 of the picture's size.
 
-    The arguments are `SegformerModel`'s.
+    Its arguments are those of `SegformerModel`.
     """
 
     def __init__(
@@ -170,19 +171,19 @@ class SegformerForSemanticSegmentation(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> SemanticSegmenterOutput:
-        """The logits of normalised pictures, (b, h, w, channels), and the loss against labels.
+        """The logits of normalised pictures, and the loss if labels are given.
 
         Args:
-            pixel_values: what `SegformerImageProcessor` gives, NHWC.
-            labels: class indices, or `config.semantic_loss_ignore_index` (255) to leave a pixel
-                out; of any size, mostly the picture's.
-            output_hidden_states: give the encoder's feature maps too; None asks the config.
-            output_attentions: give every block's attention too; None asks the config.
-            rngs: the source of dropout in train mode: `nnx.Rngs(dropout=seed)` or a
-                `jax.random.key`; None takes what the model was made with, if it was.
+            pixel_values: (b, h, w, channels), as `SegformerImageProcessor` returns them.
+            labels: class indices, or `config.semantic_loss_ignore_index` (255) for pixels to
+                ignore; of any size, usually the picture's.
+            output_hidden_states: also return the encoder's feature maps; None: as in the config.
+            output_attentions: also return every block's attention; None: as in the config.
+            rngs: random numbers for dropout in train mode: `nnx.Rngs(dropout=seed)` or a
+                `jax.random.key`; None uses the stream that the model was made with, if any.
 
         Raises:
-            ValueError: as `SegformerModel`; labels outside the classes, of another shape or type.
+            ValueError: as `SegformerModel`, or labels have a wrong value, shape or type.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -196,10 +197,10 @@ class SegformerForSemanticSegmentation(_Pretrained):
         return SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
 
     def folded(self) -> "SegformerForSemanticSegmentation":
-        """The same function for use alone: products of parameters are taken once, not per call.
+        """The same function for inference only, with products of parameters computed once.
 
-        Its parameters are no longer HF's, so it can be neither saved nor trained. A decode head of
-        another type, or with a part of another, stays as it is written.
+        Its parameters are not HF's, so it can be neither saved nor trained. A decode head of
+        another type, or with a part of another type, is not changed.
         """
         if type(self.decode_head) is FoldedDecodeHead:
             return self
@@ -217,9 +218,9 @@ class SegformerForSemanticSegmentation(_Pretrained):
 
 
 class SegformerForImageClassification(_Pretrained):
-    """The encoder, the mean over its last map, and a linear layer: ImageNet's SegFormer.
+    """The encoder, the mean over its last map, and a linear layer, as trained on ImageNet.
 
-    The arguments are `SegformerModel`'s.
+    Its arguments are those of `SegformerModel`.
     """
 
     def __init__(
@@ -250,17 +251,17 @@ class SegformerForImageClassification(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> ImageClassifierOutput:
-        """The logits of normalised pictures; the loss that `config.problem_type` names.
+        """The logits of normalised pictures, and the loss of `config.problem_type` for labels.
 
         Args:
             pixel_values: (b, h, w, channels), NHWC.
-            labels: (b,) classes or numbers, or (b, num_labels) probabilities.
+            labels: (b,) class indices or numbers, or (b, num_labels) probabilities.
             output_hidden_states: as in `SegformerForSemanticSegmentation`.
-            output_attentions: likewise.
-            rngs: likewise.
+            output_attentions: as in `SegformerForSemanticSegmentation`.
+            rngs: as in `SegformerForSemanticSegmentation`.
 
         Raises:
-            ValueError: as `SegformerModel`; labels outside the classes or of another shape.
+            ValueError: as `SegformerModel`, or labels have a wrong value or shape.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -274,14 +275,14 @@ class SegformerForImageClassification(_Pretrained):
 
 
 def model_class(config: SegformerConfig) -> type[_Pretrained]:
-    """Which of the three a config.json is of: its first `architectures`, else segmentation."""
+    """The class named first in a config's `architectures`; by default segmentation."""
     named = config.extra.get("architectures") or [""]
     others = (SegformerModel, SegformerForImageClassification)
     return next((c for c in others if c.__name__ == named[0]), SegformerForSemanticSegmentation)
 
 
 def _streams(rngs: Randomness) -> nnx.Rngs | None:
-    """A key as a stream, of which every dropout draws another number."""
+    """Streams of random numbers; a key becomes the stream `dropout`."""
     return nnx.Rngs(dropout=rngs) if isinstance(rngs, jax.Array) else rngs
 
 
@@ -302,22 +303,21 @@ def check_pixel_values(pixel_values: Any, config: Any) -> None:
     shape, channels = np.shape(pixel_values), config.num_channels
     if len(shape) != 4:
         raise ValueError(
-            f"pixel_values have shape {shape}; the model takes (batch, height, width, {channels})"
+            f"pixel_values must have the shape (batch, height, width, {channels}), got {shape}"
         )
     if shape[-1] != channels:
         nchw = " (this looks like NCHW: transpose it by (0, 2, 3, 1))" * (shape[1] == channels)
         raise ValueError(
-            f"pixel_values have shape {shape}; the model takes NHWC, (batch, height, width, "
-            f"{channels}){nchw}"
+            f"pixel_values must be NHWC, (batch, height, width, {channels}), got {shape}{nchw}"
         )
     if not jnp.issubdtype(jax.numpy.result_type(pixel_values), jnp.floating):
         raise ValueError(
-            f"pixel_values are {jax.numpy.result_type(pixel_values)}; the model takes normalised "
-            "floats: use SegformerImageProcessor"
+            "pixel_values must be normalised floats, got "
+            f"{jax.numpy.result_type(pixel_values)}: use SegformerImageProcessor"
         )
     least = config.minimum_size
     if any(side < least for side in shape[1:3]):
         raise ValueError(
-            f"pixel_values are {shape[1]} × {shape[2]} pixels; this network takes sides of at "
-            f"least {least}: resize the picture"
+            f"pixel_values must have sides of at least {least} pixels for this "
+            f"network, got {shape[1]} × {shape[2]}: resize the picture"
         )

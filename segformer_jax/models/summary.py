@@ -1,4 +1,4 @@
-"""What `segformer-jax info` shows of a network, found without making a parameter."""
+"""The figures that `segformer-jax info` shows, computed without creating parameters."""
 
 import math
 from typing import Any

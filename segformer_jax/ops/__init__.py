@@ -1,8 +1,9 @@
-"""SegFormer's array operations: one meaning each, and a form for each platform that is fast there.
+"""SegFormer's array operations, with implementations tuned for each platform.
 
-Each file has the reference first, in plain jnp, then the forms, then the line that names the
-operation. Every operation casts its matrix operands to `dtype` and gives back the type of `x`, so
-that bfloat16 on a CPU means bfloat16 products in a float32 stream, which is what CPUs are fast at.
+Each file has first the reference implementation in plain jnp, then the tuned ones (`Form`), then
+the line that names the operation. Every operation casts its matrix operands to `dtype` and returns
+the type of `x`. On a CPU, bfloat16 therefore means bfloat16 products between float32 values, which
+is what CPUs are fast at.
 
 It may import `bilinear`.
 """

@@ -1,4 +1,4 @@
-"""What stands between the layers of the Mix-FFN."""
+"""The activation functions of the Mix-FFN."""
 
 from collections.abc import Callable
 from functools import partial

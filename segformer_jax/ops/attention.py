@@ -1,4 +1,4 @@
-"""Softmax attention, in the form that suits the platform and the size of the picture."""
+"""Softmax attention; the implementation depends on the platform and the picture's size."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Cross entropy at the labels' size, with a gradient that never holds the large logits."""
+"""Cross entropy at the labels' size, with a gradient that needs no full-size logits."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""The folded decode head's arithmetic: from feature maps to logits, in use."""
+"""The arithmetic of the folded decode head in inference: from feature maps to logits."""
 
 from collections.abc import Sequence
 from functools import reduce

@@ -1,4 +1,4 @@
-"""The linear map of the channels."""
+"""Linear layers: a matrix product over the channels."""
 
 import jax.numpy as jnp
 from jax import lax

@@ -1,9 +1,9 @@
-"""How the form of an operation is chosen: one meaning, a fast form per platform.
+"""Selects the implementation of each operation for a platform.
 
-An operation is a reference in plain jnp, which says what it computes, and forms of it that are fast
-on one platform each. Whoever compiles for one platform says so by `use`; where nobody says it, the
-choice falls when the program is lowered, so that one trace serves every device, and an export all
-platforms.
+An operation has a reference implementation in plain jnp, which defines its result, and others that
+are fast on one platform each. Code that compiles for one platform selects these with `use`.
+Otherwise the implementation is selected when a program is lowered, so that one trace serves every
+device, and an exported program every platform.
 """
 
 import inspect
@@ -30,14 +30,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute an operation. All take the operands, and the options by keyword.
+    """An implementation of an operation. All take the operands, and the options by keyword.
 
     Attributes:
-        call: the value. It need not be differentiable: a kernel will do.
-        tangent: `(primals, tangents, **options)` to the tangent, linear in the tangents, which JAX
-            transposes for the gradient; the reference's when left out.
-        jvp: `(primals, tangents, **options)` to value and tangent together, instead of `tangent`,
-            where the one costs little once the other is there: see `derivative_of`.
+        call: computes the value. It need not be differentiable, so it may be a kernel.
+        tangent: maps `(primals, tangents, **options)` to the tangent, linearly in the tangents; JAX
+            transposes it for the gradient. By default that of the reference.
+        jvp: maps `(primals, tangents, **options)` to value and tangent together. Use it instead of
+            `tangent` if they share work: see `derivative_of`.
     """
 
     call: Callable
@@ -50,7 +50,7 @@ class Form:
 
 
 class Choice(NamedTuple):
-    """What `use` says; a part of the key of every jit's cache."""
+    """The arguments of `use`, which are part of the cache key of `jax.jit`."""
 
     platform: str
     local_batch: bool
@@ -66,21 +66,21 @@ def use(
     local_batch: bool = False,
     forms: Mapping[Any, Form] | None = None,
 ) -> AbstractContextManager:
-    """Inside it, functions are traced in the forms of one platform.
+    """A context in which functions are traced with the implementations of one platform.
 
     Enter it inside the function that is traced: it is thread-local, and belongs to the traced
-    function, not to its caller. A function that was jitted outside is traced anew inside. What is
-    inside `use("reference")` stays the reference, whatever a `use` further inside says.
+    function, not to its caller. A function that was jitted before is traced again inside it. A
+    `use` inside `use("reference")` has no effect.
 
     Args:
-        platform: "cpu", "gpu" or "tpu"; "reference" turns every form off.
-        local_batch: the batch lies whole on one device, as it does inside `shard_map`, and may be
-            computed picture by picture, which a CPU's cache likes. A batch that JAX splits over
-            devices would be gathered on each of them.
-        forms: operations, and a form to take for each instead of the platform's.
+        platform: "cpu", "gpu" or "tpu"; "reference" selects the reference of every operation.
+        local_batch: set it if the whole batch is on one device, as inside `shard_map`. The batch
+            may then be computed picture by picture, which uses a CPU's cache better. (A batch that
+            JAX splits over devices would be gathered on each of them.)
+        forms: implementations of some operations, used instead of the platform's.
 
     Raises:
-        ValueError: an unknown platform.
+        ValueError: the platform is unknown.
     """
     if platform not in (*PLATFORMS, REFERENCE):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Normalising: of the channels (LayerNorm), and of a batch (BatchNorm)."""
+"""Normalisation: LayerNorm over the channels, BatchNorm over the batch."""
 
 import math
 from functools import partial

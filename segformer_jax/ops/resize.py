@@ -1,4 +1,4 @@
-"""Bilinear resizing, as torch does it."""
+"""Bilinear resizing with torch's rule."""
 
 from collections.abc import Sequence
 from functools import partial, reduce

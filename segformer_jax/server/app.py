@@ -1,4 +1,4 @@
-"""The Ray Serve application: replicas that segment, behind an ingress."""
+"""The Ray Serve application: an HTTP entry that checks requests, and replicas that segment."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +22,12 @@ BATCH_WAIT = 0.005  # seconds for a batch to fill where none is computed
 
 @dataclass(frozen=True)
 class Model:
-    """What replicas load.
+    """The model that replicas load.
 
     Attributes:
-        name: a weights package, a folder that every machine has, or a hub name.
-        dtype: what the matrix products compute in.
-        batch_size: the most pictures that go through a replica's network together.
+        name: a weights package, a folder that every machine has, or a name on the hub.
+        dtype: type of the matrix products.
+        batch_size: largest number of pictures per run of a replica's network.
     """
 
     name: str = "scene-b0"
@@ -36,7 +36,7 @@ class Model:
 
 
 class Replica:
-    """One segmenter and its programs, compiled for every size of a batch before requests come."""
+    """One segmenter, compiled for every batch size before it takes requests."""
 
     def __init__(self, model: Model, limits: Limits, workers: Workers):
         keep_replica_on_loopback()
@@ -105,7 +105,7 @@ class Replica:
 def application(
     model: Model, limits: Limits, workers: Workers, *, name: str = "segformer"
 ) -> serve.Application:
-    """What `ray.serve.run` takes: one ingress before the replicas."""
+    """The application for `ray.serve.run`: one HTTP entry in front of the replicas."""
     replicas = serve.deployment(
         Replica,
         name=f"{name}-replica",
@@ -124,7 +124,7 @@ def application(
 
 
 def build(arguments: dict[str, str]) -> serve.Application:
-    """For a cluster's own `serve run segformer_jax.server.app:build model=scene-b0 gpus=1 …`.
+    """The application for Ray's command `serve run segformer_jax.server.app:build model=scene-b0`.
 
     Args:
         arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue, max_queue_mib;
@@ -137,7 +137,9 @@ def build(arguments: dict[str, str]) -> serve.Application:
     }  # fmt: skip
     unknown = set(arguments) - set(usual)
     if unknown:
-        raise ValueError(f"there is no argument {min(unknown)!r}; there are {', '.join(usual)}")
+        raise ValueError(
+            f"there is no argument {min(unknown)!r}: the arguments are {', '.join(usual)}"
+        )
     given: dict[str, Any] = {
         name: type(value)(arguments.get(name, value)) for name, value in usual.items()
     }

@@ -1,4 +1,4 @@
-"""So much of something at a time: those that ask for more wait, in the order in which they came."""
+"""A limited amount of a resource; requests for more wait in the order of their arrival."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Requests as they arrive: read, checked and counted, before any pixel is decoded."""
+"""The HTTP entry of the server: reads, checks and counts requests, without decoding pictures."""
 
 import asyncio
 import json
@@ -54,16 +54,20 @@ class Ingress:
         routes = {"/segment": "POST", "/health": "GET", "/metrics": "GET"}
         path = request.url.path
         if path not in routes:
-            raise Refused(404, f"there is no {path[:80]}; there are {', '.join(routes)}")
+            raise Refused(404, f"there is no {path[:80]}: the paths are {', '.join(routes)}")
         if request.method != routes[path]:
-            raise Refused(405, f"{path} takes {routes[path]}, not {request.method[:20]}")
+            raise Refused(
+                405, f"the method of {path} must be {routes[path]}, got {request.method[:20]}"
+            )
         if path == "/health":
             return Response(b'{"status": "ok"}', media_type="application/json")
         if path == "/metrics":
             self._metrics.inside(self._inside)
             return Response(self._metrics.text(), media_type=METRICS_TYPE)
         if self._inside >= self._limits.queue:
-            raise Refused(503, f"{self._inside} requests are waiting, as many as may; come again")
+            raise Refused(
+                503, f"{self._inside} requests are waiting, which is the limit: try again later"
+            )
         self._inside += 1
         try:
             return await self._segmented(request)
@@ -77,7 +81,8 @@ class Ingress:
         if self._bytes + length > self._limits.queue_bytes:
             raise Refused(
                 503,
-                f"{self._bytes:,} bytes are waiting, and {length:,} more are too many; come again",
+                f"{self._bytes:,} bytes are waiting, and {length:,} more would exceed "
+                "the limit: try again later",
             )
         self._bytes += length
         try:
@@ -108,7 +113,7 @@ class Ingress:
             seconds = self._limits.seconds
             raise Refused(408, f"the body did not arrive within {seconds:g} s") from error
         except ClientDisconnect as error:
-            raise Refused(CLIENT_GONE, "the client is gone") from error
+            raise Refused(CLIENT_GONE, "the client has closed the connection") from error
         return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""What `/metrics` counts, in Prometheus' text format."""
+"""The metrics of `/metrics`, in Prometheus' text format."""
 
 from prometheus_client import (
     CollectorRegistry,

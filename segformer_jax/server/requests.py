@@ -1,4 +1,4 @@
-"""What a request may be and what it asks for; nothing here knows of Ray or of HTTP's transport."""
+"""The limits and the parameters of a request, independent of Ray and of the HTTP server."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ OUTPUTS = ("mask", "overlay", "json")
 
 
 class Refused(ValueError):
-    """A request that gets an error: its status, and what is wrong with it."""
+    """The error that answers a request: its HTTP status and message."""
 
     def __init__(self, status: int, message: str):
         super().__init__(status, message)
@@ -28,16 +28,17 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost, and all of them together.
+    """The limits of one request, and of all requests together.
 
     Attributes:
-        body_bytes: the longest body.
-        pixels: of the largest picture.
-        queue: requests that are read, waiting or computed at one time.
-        queue_bytes: of their bodies, a body whose length is not told taken for the longest.
-        decoded_pixels: of the pictures that a replica has decoded at one time, which wait their
-            turn; a larger one is alone.
-        seconds: in which a body has to arrive.
+        body_bytes: largest body, in bytes.
+        pixels: largest picture, in pixels.
+        queue: largest number of requests that are read, waiting or computed at one time.
+        queue_bytes: largest total of their bodies, in bytes; a body without a declared length
+            counts as the largest.
+        decoded_pixels: largest total of the pictures that a replica has decoded at one time; a
+            larger picture is decoded when there is no other.
+        seconds: time in which a body must arrive.
     """
 
     body_bytes: int = 32 * 2**20
@@ -50,23 +51,24 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("body_bytes", "pixels", "queue", "queue_bytes", "decoded_pixels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"the limit of {name} is {getattr(self, name)}; it is at least 1")
+                raise ValueError(f"the limit {name} must be at least 1, got {getattr(self, name)}")
         if self.queue_bytes < self.body_bytes:
             raise ValueError(
-                f"the limit of queue_bytes is {self.queue_bytes:,}; it is at least body_bytes, "
-                f"{self.body_bytes:,}, else the longest body would never be taken"
+                "the limit queue_bytes must be at least body_bytes, "
+                f"{self.body_bytes:,}, so that the longest body fits, got "
+                f"{self.queue_bytes:,}"
             )
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The answer that a request asks for.
+    """The kind of answer that a request asks for.
 
     Attributes:
         output: mask (PNG of class indices), overlay or json.
         media_type: image/png, image/jpeg or application/json.
-        alpha: weight of the colours in an overlay, 0 to 1.
-        with_mask: JSON holds the mask's PNG too, in base64.
+        alpha: opacity of the colours in an overlay, 0 to 1.
+        with_mask: whether JSON also has the mask as a PNG in base64.
     """
 
     output: str
@@ -83,27 +85,29 @@ def wanted(query: Mapping[str, str], accept: str = "") -> Wanted:
     """
     unknown = set(query) - {"output", "alpha", "mask"}
     if unknown:
-        raise Refused(422, f"unknown parameter {min(unknown)!r}; there are output, alpha and mask")
+        raise Refused(
+            422, f"unknown parameter {min(unknown)!r}: the parameters are output, alpha and mask"
+        )
     kinds = [kind.split(";")[0].strip().lower() for kind in accept.split(",")]
     by_accept = {"application/json": "json", "image/jpeg": "overlay"}
     output = query.get("output") or next((by_accept[k] for k in kinds if k in by_accept), "mask")
     if output not in OUTPUTS:
-        raise Refused(422, f"output is {output!r}; it is one of {', '.join(OUTPUTS)}")
+        raise Refused(422, f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     try:
         alpha = float(query.get("alpha", "0.5"))
     except ValueError:
         alpha = -1.0
     if not 0 <= alpha <= 1:
-        raise Refused(422, f"alpha is {query['alpha']!r}; it lies between 0 and 1")
+        raise Refused(422, f"alpha must be in [0, 1], got {query['alpha']!r}")
     if query.get("mask", "base64") != "base64":
-        raise Refused(422, f"mask is {query['mask']!r}; it is base64")
+        raise Refused(422, f"mask must be base64, got {query['mask']!r}")
     jpeg = output == "overlay" and "image/jpeg" in kinds
     media_type = "application/json" if output == "json" else f"image/{'jpeg' if jpeg else 'png'}"
     return Wanted(output, media_type, alpha, with_mask="mask" in query)
 
 
 def check_length(headers: Mapping[str, str], limits: Limits) -> int:
-    """All that is told before the body comes; the bytes that it may have.
+    """Checks the headers of a request; returns the number of bytes that its body may have.
 
     Raises:
         Refused: 431, headers beyond 16 KiB; 413, a body that says that it is too long.
@@ -123,15 +127,19 @@ def too_long(limits: Limits) -> Refused:
 
 
 def check_picture(body: bytes, limits: Limits) -> int:
-    """Looks at the header of a picture, decoding nothing; the pixels that it has.
+    """Checks the header of a picture without decoding it; returns its number of pixels.
 
     Raises:
         Refused: 400, no body; 415, neither JPEG nor PNG; 413, too many pixels; 422, damaged.
     """
     if not body:
-        raise Refused(400, "the body is empty; it is a JPEG or PNG file's content")
+        raise Refused(400, "the body must be the content of a JPEG or PNG file, got nothing")
     if not body.startswith(SIGNATURES):
-        raise Refused(415, "the body is neither JPEG nor PNG; send the file itself, not a form")
+        raise Refused(
+            415,
+            "the body must be the content of a JPEG or PNG file, got another "
+            "format: send the file itself, not a form",
+        )
     try:
         width, height = check_image(body, max_pixels=2**62)
     except ImageError as error:
@@ -139,8 +147,8 @@ def check_picture(body: bytes, limits: Limits) -> int:
     if width * height > limits.pixels:
         raise Refused(
             413,
-            f"the picture has {width} x {height} = {width * height:,} pixels, more than the limit "
-            f"of {limits.pixels:,}",
+            f"the picture must have at most {limits.pixels:,} pixels, got {width} x "
+            f"{height} = {width * height:,}",
         )
     return width * height
 

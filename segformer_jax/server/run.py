@@ -1,4 +1,4 @@
-"""Ray Serve with the application on one machine, from its start to Ctrl-C."""
+"""Runs the Ray Serve application on one machine until it is stopped."""
 
 import logging
 import os
@@ -21,14 +21,14 @@ PATIENCE = {  # Ray kills proxies that are not ready or well within 5 and 10 sec
 
 
 def check_port(host: str, port: int) -> None:
-    """Ray Serve itself would share a port with whoever listens there already.
+    """Checks that the port is free, because Ray Serve would share it with another program.
 
     Raises:
         ValueError: no such port.
         OSError: it is in use, or the host is not this machine.
     """
     if not 1 <= port <= 65535:
-        raise ValueError(f"the port is {port}; it lies in 1…65535")
+        raise ValueError(f"the port must be in 1…65535, got {port}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -36,7 +36,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise OSError(
-            f"{host}:{port} can't be listened on: {error.strerror or error}; choose another --port"
+            f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
         ) from error
 
 
@@ -53,22 +53,22 @@ def run(
     ready: Callable[[str], None],
     stop: threading.Event,
 ) -> None:
-    """Serves until `stop` is set; Ray is up and down within this call.
+    """Starts Ray, serves until `stop` is set, and stops Ray.
 
     Args:
-        model: a weights package, a folder, or a hub name.
-        host: what the HTTP server listens on; all else that Ray opens is on loopback.
-        port: of the HTTP server.
-        limits: of a request.
-        dtype: what the matrix products compute in.
-        device: cpu, gpu or tpu; the fastest that is here when left out.
-        batch_size: the most pictures that go through a replica's network together.
-        replicas: how many; one per accelerator, or one for all CPUs, when left out.
-        ready: called with the server's address once it answers.
-        stop: ends it.
+        model: a weights package, a folder, or a name on the hub.
+        host: address that the HTTP server listens on; Ray's other ports are on loopback.
+        port: port of the HTTP server.
+        limits: of requests.
+        dtype: type of the matrix products.
+        device: cpu, gpu or tpu; by default an accelerator if there is one.
+        batch_size: largest number of pictures per run of a replica's network.
+        replicas: number of replicas; by default one per accelerator, or one for all CPUs.
+        ready: called with the server's address when it answers requests.
+        stop: set it to stop the server.
 
     Raises:
-        RuntimeError: the replicas do not start, with the reason that Ray gives.
+        RuntimeError: the replicas do not start; the message has Ray's reason.
         TimeoutError: the server does not answer in time.
     """
     for name, value in PATIENCE.items():

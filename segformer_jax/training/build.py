@@ -1,4 +1,4 @@
-"""From a run's record to what it computes with: the compiled step and the state it starts from."""
+"""Builds the compiled step and the first state of a run from its record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The model card, README.md beside the weights: what it is, how it was made, how good it is."""
+"""Writes the model card, README.md beside the weights: origin, training, scores, use."""
 
 import dataclasses
 import shlex
@@ -96,19 +96,19 @@ def _opened(folder: Path) -> list[str]:
         'segment("photo.jpg").save("photo.overlay.png")',
         "```",
         "",
-        "transformers opens it too: `SegformerForSemanticSegmentation.from_pretrained`.",
+        "Transformers can load it too: `SegformerForSemanticSegmentation.from_pretrained`.",
     ]
 
 
 def _opened_apart(folder: Path) -> list[str]:
     return [
-        "The weights are `parameters.safetensors`, for the module that was trained:",
+        "The weights are `parameters.safetensors`. Load them into a module built as for training:",
         "",
         "```python",
         "from segformer_jax import SegformerImageProcessor, Segmenter",
         "from segformer_jax.checkpoints.flat import load_flat",
         "",
-        "model = …  # made as it was for the training",
+        "model = …  # built as for the training",
         f'load_flat(model, "{folder.name}")  # this folder',
         f'segment = Segmenter(model, SegformerImageProcessor.from_pretrained("{folder.name}"))',
         'segment("photo.jpg").save("photo.overlay.png")',

@@ -1,4 +1,4 @@
-"""A run's checkpoints, by orbax: written beside the training, whole or not at all."""
+"""Saves the checkpoints of a run with orbax, in the background, completely or not at all."""
 
 import contextlib
 from collections.abc import Iterator
@@ -60,7 +60,9 @@ class Checkpoints:
         try:
             about = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))
             if about["about"].get("arrays") != BY_PATH:
-                raise ValueError("its arrays are numbered, as an earlier version wrote them")
+                raise ValueError(
+                    "its arrays are numbered, which is the format of an earlier version"
+                )
             found = self._manager.restore(
                 step, args=args.Composite(state=args.StandardRestore(abstract))
             )
@@ -96,7 +98,8 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:  # what orbax's storage raises
             folder = self._manager.directory
             raise OSError(
-                f"a checkpoint can't be written into {folder}; the one before it is whole: {error}"
+                f"a checkpoint can't be written into {folder} ({error}): free some "
+                "space; the checkpoint before it is complete"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a run's settings leave open, chosen for its pictures and its device."""
+"""Chooses the settings that a run leaves open, from its pictures and its device."""
 
 import json
 import math
@@ -66,9 +66,9 @@ def check_batch(settings: TrainSettings, *, devices: int) -> None:
     parts = devices * settings.accumulate
     if settings.batch_size is not None and settings.batch_size % parts:
         raise ValueError(
-            f"the batch of {settings.batch_size} pictures can't be split over {devices} devices in "
-            f"{settings.accumulate} part{'s' * (settings.accumulate > 1)}: take a multiple of "
-            f"{parts}"
+            f"batch_size must be a multiple of {parts}, for {devices} devices and "
+            f"{settings.accumulate} part{'s' * (settings.accumulate > 1)} "
+            f"(accumulate), got {settings.batch_size}"
         )
 
 
@@ -115,8 +115,8 @@ def class_weights(choice: str, survey: Survey) -> tuple[float, ...] | None:
     weights = _numbers(choice)
     if len(weights) != len(pixels):
         raise ValueError(
-            f"class_weights are {choice!r}; they are none, balanced, or a JSON list of "
-            f"{len(pixels)} numbers of 0 or more"
+            f"class_weights must be none, balanced, or a JSON list of {len(pixels)} "
+            f"numbers of 0 or more, got {choice!r}"
         )
     return weights
 

@@ -1,4 +1,4 @@
-"""Learning from a teacher: its logits at the student's cells beside the masks' classes.
+"""The distillation loss: learns from a teacher's logits besides the masks.
 
 (1 − w)·loss + w·T²·KL(teacher ‖ student), both softened by the temperature T (Hinton, Vinyals and
 Dean, *Distilling the knowledge in a neural network*, 2015); T² keeps the size of the gradients.
@@ -107,9 +107,10 @@ def shared_classes(
     alone = len(id2label) == len(taught) == len(shared) == 1
     if len(shared) < 2 and not alone:
         raise ValueError(
-            f"the teacher's classes ({', '.join(taught)}) and those to be learned "
-            f"({', '.join(id2label.values())}) share {names[0] if names else 'none'}: take a "
-            "teacher with two or more of these names"
+            "the teacher must share two or more class names with the data, got "
+            f"{names[0] if names else 'none'} in common (teacher: "
+            f"{', '.join(taught)}; data: {', '.join(id2label.values())}): take "
+            "another teacher"
         )
     indices = tuple(index for index, _ in shared)
     lacking = [name for index, name in sorted(id2label.items()) if index not in indices]

@@ -1,4 +1,4 @@
-"""OHEM, online hard example mining: cross entropy of the pixels that the model finds hard."""
+"""OHEM, online hard example mining: cross entropy of the pixels with the largest loss."""
 
 import jax
 import jax.numpy as jnp

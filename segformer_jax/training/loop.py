@@ -1,4 +1,4 @@
-"""`train`: a run from its first step to its last, in the order in which things happen."""
+"""`train`: runs a training from its first step to its last; read it from top to bottom."""
 
 import contextlib
 import json
@@ -55,14 +55,14 @@ METRICS, FINISHED = "metrics.jsonl", "finished.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended.
+    """The result of a call of `train`.
 
     Attributes:
-        step: the optimizer steps taken.
-        finished: whether that was the last; else SIGTERM or Ctrl-C asked to stop.
-        scores: the last evaluation's, as `Evaluation.to_dict()`; None before the first.
+        step: number of optimizer steps taken.
+        finished: True after the last step; False if SIGTERM or Ctrl-C stopped the run.
+        scores: of the last evaluation, as `Evaluation.to_dict()`; None before the first.
         best: the best mean IoU, and its step.
-        interrupted: whether it was Ctrl-C.
+        interrupted: whether Ctrl-C stopped the run.
     """
 
     step: int
@@ -75,35 +75,35 @@ class Outcome:
 def train(
     settings: TrainSettings, *, model: nnx.Module | None = None, teller: Teller | None = None
 ) -> Outcome:
-    """Trains, or goes on with the run in `settings.out`; a finished one is left as it is.
+    """Trains a model, or resumes the run in `settings.out`; a finished run is not changed.
 
-    In the folder: `settings.json`, `metrics.jsonl`, `checkpoints/`; `best/` and `last/`, models in
-    Hugging Face's layout; and at the end `curves.png`, `validation.png` and `validation/`. A killed
-    run that is called again ends with the same weights, bit for bit, as one left alone. SIGTERM
-    saves and returns.
+    The folder gets `settings.json`, `metrics.jsonl` and `checkpoints/`, the models `best/` and
+    `last/` in Hugging Face's layout, and at the end `curves.png`, `validation.png` and
+    `validation/`. If a killed run is resumed, it ends with the same weights, bit for bit, as if it
+    had not been killed. SIGTERM saves a checkpoint and returns.
 
     Args:
-        settings: the run's.
-        model: any module that maps `pixel_values` to an output with `.logits`, to be trained
-            instead of the one that the settings name; it is copied, and given again to go on. What
-            Hugging Face's layout can't say is kept as `parameters.safetensors` in `best/` and
-            `last/`, for `checkpoints.flat.load_flat`.
-        teller: is told how it goes.
+        settings: of the run.
+        model: a module that maps `pixel_values` to an output with `.logits`, to train instead of
+            the model named in the settings. It is copied; to resume, pass it again. If Hugging
+            Face's layout can't represent it, `best/` and `last/` hold `parameters.safetensors`
+            instead, which `checkpoints.flat.load_flat` reads.
+        teller: progress callbacks.
 
     Raises:
-        ValueError: settings that contradict one another, or the run in the folder; data that is
-            not in order; a loss that is no longer a number.
+        ValueError: the settings contradict each other or the run in the folder, the data has
+            problems, or the loss is not finite.
         WeightsError: as `from_pretrained`.
-        ImageError: a picture that can't be read.
-        OSError: the folder can't be written; the last checkpoint stays whole.
+        ImageError: a picture can't be read.
+        OSError: the folder can't be written; the last checkpoint stays complete.
         MemoryError: the batch is too large for the device.
-        ImportError: a package is missing; it says which extra has it.
+        ImportError: a package is missing; the message names the extra to install.
     """
     teller, folder = teller or Teller(), Path(settings.out)
     check_given(settings)
     done = _finished(settings, model)
     if done is not None:
-        teller.say(f"{folder} is finished, {done.step:,} steps: nothing to do")
+        teller.say(f"{folder} is finished after {done.step:,} steps: nothing to do")
         return done
     check_packages(settings)
     plan = prepare(settings, model=model, teller=teller)
@@ -148,7 +148,7 @@ class Run:
         if self.checkpoints.latest() is not None:
             self.state, about = self.checkpoints.restore(self.state)
             self.best, self.scores = about["best"], about["scores"]
-            self.teller.say(f"going on after step {int(self.state.step):,}")
+            self.teller.say(f"continuing after step {int(self.state.step):,}")
         elif self.lead:
             self.plan.record.write(self.folder / RECORD)
         if self.lead:
@@ -226,9 +226,9 @@ class Run:
         for name, value in row.items():
             if not math.isfinite(value):
                 raise ValueError(
-                    f"the {name.replace('_', ' ')} of step {number} is {value}; the last "
-                    f"checkpoint is of step {self.checkpoints.latest() or 0}: start anew in "
-                    "another folder with a lower --lr, or with --clip-norm 1"
+                    f"the {name.replace('_', ' ')} of step {number} must be finite, got "
+                    f"{value} (last checkpoint: step {self.checkpoints.latest() or 0}): "
+                    "start again in another folder with a lower --lr, or with --clip-norm 1"
                 )
         now = time.monotonic()
         speed, self.since = self.settings.batch_size / (now - self.since), now

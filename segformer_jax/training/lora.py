@@ -40,15 +40,16 @@ def add_lora(
             kernels of linear layers.
     """
     if rank < 1:
-        raise ValueError(f"the rank is {rank}; it takes 1 or more, 4 to 16 as a rule")
+        raise ValueError(f"rank must be at least 1, usually 4 to 16, got {rank}")
     chosen = sorted(frozen(params, patterns))
     adapters = {}
     for name, own in zip(chosen, jax.random.split(key, len(chosen)), strict=True):
         kernel = params[name]
         if not name.endswith(".kernel") or kernel.ndim != 2:
             raise ValueError(
-                f"{name} {kernel.shape} takes no adapter; let the patterns match kernels of linear "
-                f"layers alone, as {', '.join(PROJECTIONS)}"
+                f"an adapter must belong to the kernel of a linear layer, got {name} "
+                f"{kernel.shape}: change the patterns, for example to "
+                f"{', '.join(PROJECTIONS)}"
             )
         inputs, outputs = kernel.shape
         path = name.removesuffix("kernel")

@@ -1,7 +1,7 @@
-"""What training makes small: losses of the logits at the labels' size, and weighted sums of them.
+"""The losses of training, at the labels' size, and weighted sums of them.
 
-All leave ignored pixels out, run in float32 at least (float64 stays), and are 0 with gradients of 0
-where every pixel is ignored.
+All ignore pixels with the ignored label, compute in float32 (or float64), and are 0 with gradients
+of 0 if every pixel is ignored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ def make_loss(
     tversky_smooth: float = 0.0,
     jaccard_smooth: float = 0.0,
 ) -> Loss:
-    """The weighted sum of losses, as a function of logits and labels that may be jitted.
+    """A function of logits and labels, which can be jitted: the weighted sum of some losses.
 
     The logits are resized to the labels' size first (torch's bilinear). With one label, classes 0
     and 1 have the logits 0 and z: the softmax of these is the sigmoid of z, and so cross entropy,
@@ -56,30 +56,30 @@ def make_loss(
 
     Args:
         terms: names of `LOSSES` and the factor of each: `{"cross_entropy": 1.0, "dice": 0.5}`.
-        num_labels: the classes of the logits.
-        ignore_index: the label of pixels to leave out.
-        class_weights: one per class. Cross entropy, OHEM and focal loss weigh pixels; dice,
-            Tversky, Jaccard and Lovász's losses are means over classes, of which each class's loss
-            is multiplied by its weight. MCC has none.
-        label_smoothing: of cross entropy and OHEM, in [0, 1): as
+        num_labels: number of classes of the logits.
+        ignore_index: label of pixels to ignore.
+        class_weights: one per class. Cross entropy, OHEM and focal loss weigh the pixels; dice,
+            Tversky, Jaccard and Lovász's losses are means over classes and multiply each class's
+            loss by its weight. MCC has no weights.
+        label_smoothing: of cross entropy and OHEM, in [0, 1), as in
             `torch.nn.functional.cross_entropy`.
         denominator: of cross entropy, OHEM and focal loss; see `Weighting`.
-        ohem_threshold: of the true class's probability, below which a pixel is hard; None keeps
-            the `ohem_min_kept` pixels per picture of the largest loss.
-        ohem_min_kept: the least number of pixels per picture that OHEM keeps, counted over the
-            whole batch; None is a sixteenth of the pixels. mmsegmentation's usual one is 100,000.
-        focal_gamma: how strongly easy pixels count less; 0 is cross entropy.
-        dice_smooth: pixels that are added to both sides of dice's fraction.
-        tversky_alpha: what a pixel counts that is wrongly given to a class.
-        tversky_beta: what a pixel of a class counts that is missed.
-        tversky_gamma: the power of the Tversky loss; above 1, poor overlap counts more.
-        tversky_smooth: pixels that are added to both sides of Tversky's fraction.
-        jaccard_smooth: pixels that are added to both sides of Jaccard's fraction.
+        ohem_threshold: OHEM keeps pixels whose true class has a lower probability than this; with
+            None, the `ohem_min_kept` pixels per picture with the largest loss.
+        ohem_min_kept: smallest number of pixels per picture that OHEM keeps, counted over the whole
+            batch; by default 1/16 of the pixels. mmsegmentation's default is 100,000.
+        focal_gamma: exponent of the focal loss; 0 is cross entropy.
+        dice_smooth: number added to numerator and denominator of the dice score.
+        tversky_alpha: weight of false positive pixels.
+        tversky_beta: weight of false negative pixels.
+        tversky_gamma: exponent of the Tversky loss; above 1, poor overlap counts more.
+        tversky_smooth: number added to numerator and denominator of the Tversky index.
+        jaccard_smooth: number added to numerator and denominator of the IoU.
 
     Raises:
-        ValueError: an unknown name; an option out of its range; MCC with class weights or of more
-            than two classes. From the function: labels of another shape or, where they are
-            concrete, outside the classes.
+        ValueError: a name is unknown, an option is out of range, or MCC has class weights or more
+            than two classes. The function raises it if labels have another shape, or values that
+            are not classes (checked only outside of a trace).
     """
     terms = tuple(dict(terms).items())
     _check_terms(terms, num_labels, class_weights)
@@ -134,7 +134,9 @@ def make_loss(
 
     def loss(logits: Float[Array, "b h w labels"], labels: Labels) -> Float[Array, ""]:
         if logits.shape[-1] != num_labels:
-            raise ValueError(f"the logits {logits.shape} are not of {num_labels} labels, last")
+            raise ValueError(
+                f"logits must have {num_labels} labels on the last axis, got {logits.shape}"
+            )
         check_label_map(labels, len(logits))
         check_labels(labels, max(num_labels, 2), ignore_index)
         labels = jnp.asarray(labels).astype(jnp.int32)
@@ -180,21 +182,21 @@ def focal(
 def _check_terms(terms, num_labels, class_weights):
     if not terms or any(name not in LOSSES for name, _ in terms):
         raise ValueError(
-            f"the losses are {[name for name, _ in terms]}; take one or more of {', '.join(LOSSES)}"
+            f"losses must be one or more of {', '.join(LOSSES)}, got {[name for name, _ in terms]}"
         )
     if any(not np.isfinite(factor) or factor <= 0 for _, factor in terms):
-        raise ValueError(f"the losses' factors are {dict(terms)}; each takes a positive number")
+        raise ValueError(f"loss_weights must be positive numbers, got {dict(terms)}")
     classes = max(num_labels, 2)
     if class_weights is not None:
         weights = np.asarray(class_weights, np.float64)
         if weights.shape != (classes,) or not np.all((weights >= 0) & np.isfinite(weights)):
             raise ValueError(
-                f"the class weights are {weights.tolist()}; there must be one for each of "
-                f"{classes} classes, 0 or more"
+                f"class_weights must be {classes} numbers of 0 or more, one for each "
+                f"class, got {weights.tolist()}"
             )
     if "mcc" in dict(terms):
         if class_weights is not None:
-            raise ValueError("the loss mcc takes no class weights: leave them or mcc out")
+            raise ValueError("class_weights must be none with the loss mcc: leave one of them out")
         if classes > 2:
             raise ValueError(
                 f"the loss mcc must have 1 or 2 classes, got {classes}: take jaccard or tversky"

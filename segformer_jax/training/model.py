@@ -1,4 +1,4 @@
-"""The model of a run: where it comes from, what of it is trained, how it is kept."""
+"""The model of a run: loads or builds it, selects what is trained, and saves it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,7 +40,8 @@ def starting_model(
     kept_in = dtype if settings.dtype == "float64" else jnp.float32
     if jax.dtypes.canonicalize_dtype(kept_in) != kept_in:
         raise ValueError(
-            'dtype is float64: set JAX_ENABLE_X64=1, or jax.config.update("jax_enable_x64", True)'
+            "dtype float64 needs JAX's 64-bit mode: set JAX_ENABLE_X64=1, or call "
+            'jax.config.update("jax_enable_x64", True)'
         )
     if settings.model in VARIANTS:
         config = getattr(SegformerConfig, settings.model)(id2label=dict(id2label))
@@ -59,7 +60,8 @@ def starting_model(
         )
     if model.config.num_channels != 3:
         raise ValueError(
-            f"{settings.model} takes {model.config.num_channels} channels; pictures are read as RGB"
+            f"{settings.model} must have 3 input channels, because pictures are "
+            f"read as RGB, got {model.config.num_channels}"
         )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -85,8 +87,8 @@ def given_model(
     interface = interface_of(in_use(model), size=settings.crop, id2label=id2label)
     if interface.num_channels != 3:
         raise ValueError(
-            f"{type(given).__name__} takes {interface.num_channels} channels; pictures are read as "
-            "RGB"
+            f"{type(given).__name__} must have 3 input channels, because pictures "
+            f"are read as RGB, got {interface.num_channels}"
         )
     if settings.gradient_checkpointing:
         stages = [part for part in parts if isinstance(part, Stage)]
@@ -161,7 +163,10 @@ def trainable(
     kept = frozen(params, settings.freeze)
     if not settings.lora_rank:
         if len(kept) == len(params):
-            raise ValueError(f"freeze is {settings.freeze}: nothing is left to train")
+            raise ValueError(
+                f"freeze must leave some parameters to train, got {settings.freeze}, "
+                "which match all of them"
+            )
         return params, lambda name: name not in kept, dict
     key = jax.random.key(settings.seed)
     adapters = lora.add_lora(params, rank=settings.lora_rank, key=key)

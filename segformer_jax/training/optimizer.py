@@ -1,4 +1,4 @@
-"""AdamW with rules over parameter names: which learn faster, decay, or are left as they are.
+"""AdamW with rules over parameter names for learning rates, weight decay and freezing.
 
 Parameters are one flat dict of dotted names, `segformer.stages.0.blocks.1.mlp.fc1.kernel`. All
 patterns are shell patterns over whole names, as of `fnmatch`: `*` is any text, dots too.
@@ -19,7 +19,7 @@ from segformer_jax.checkpoints.flat import Flat
 
 @dataclass(frozen=True)
 class Rule:
-    """What the learning rate and the weight decay of some parameters are multiplied by."""
+    """Factors of the learning rate and the weight decay of the parameters that match a pattern."""
 
     pattern: str
     rate: float = 1.0
@@ -54,18 +54,19 @@ def make_optimizer(
     """`torch.optim.AdamW` with a parameter group per rule, and `clip_grad_norm_` before it.
 
     Args:
-        params: the names of what is trained.
-        learning_rate: the rate by the number of updates made, before any factor.
+        params: names of the trained parameters.
+        learning_rate: function of the number of updates made, before any factor.
         weight_decay: decoupled, times the learning rate, as in torch.
-        betas: the decay of the averages of gradients and of their squares.
+        betas: decays of the averages of gradients and of their squares.
         eps: added to the root of the latter.
-        clip_norm: the largest norm of all gradients together; None for any.
-        head_factor: the head's learning rate by all others', where `rules` are the paper's.
-        layer_decay: what the rate falls by with every block below the head (see `layer_factors`).
-        rules: instead of the paper's.
+        clip_norm: largest norm of all gradients together; None does not clip.
+        head_factor: learning rate of the head ÷ that of the encoder, in the paper's rules.
+        layer_decay: factor of the learning rate for every block below the head (see
+            `layer_factors`).
+        rules: used instead of the paper's.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number is out of range.
     """
     _check(weight_decay, betas, eps, clip_norm)
     factors = group_factors(
@@ -102,10 +103,10 @@ def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
     first stage lie one deeper than the first block.
 
     Raises:
-        ValueError: a factor that is not in (0, 1].
+        ValueError: the factor is not in (0, 1].
     """
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"the layers' decay is {layer_decay}; it takes a factor above 0, up to 1")
+        raise ValueError(f"layer_decay must be a factor in (0, 1], got {layer_decay}")
     names = list(names)
     blocks = {place for place in map(_place, names) if place and 0 <= place[1] < float("inf")}
 
@@ -128,7 +129,7 @@ def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
     """The names that match a pattern such as `segformer.*`: parameters to keep as they are.
 
     Raises:
-        ValueError: a pattern that matches nothing.
+        ValueError: a pattern matches nothing.
     """
     names, chosen = sorted(names), set()
     for pattern in patterns:
@@ -136,8 +137,8 @@ def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
         if not matched:
             some = ", ".join(names[:: max(len(names) // 6, 1)][:6])
             raise ValueError(
-                f"no parameter's name matches {pattern!r}; `*` stands for any text, and names are "
-                f"like {some}"
+                f"no parameter's name matches {pattern!r}: `*` stands for any text, and "
+                f"names look like {some}"
             )
         chosen |= matched
     return chosen
@@ -181,12 +182,10 @@ def _by_group(factors, weight_decay):
 
 def _check(weight_decay, betas, eps, clip_norm):
     if weight_decay < 0:
-        raise ValueError(f"the weight decay is {weight_decay}; it takes 0 or more")
+        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
     if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas are {betas}; each takes a number from 0 up to, but not, 1")
+        raise ValueError(f"betas must be in [0, 1), got {betas}")
     if eps <= 0:
-        raise ValueError(f"eps is {eps}; it takes a small positive number")
+        raise ValueError(f"eps must be a small positive number, got {eps}")
     if clip_norm is not None and clip_norm <= 0:
-        raise ValueError(
-            f"the gradients' largest norm is {clip_norm}; it takes more than 0, or None"
-        )
+        raise ValueError(f"clip_norm must be above 0, or None, got {clip_norm}")

@@ -1,6 +1,6 @@
 """Losses of the overlap of probabilities and labels: dice, Tversky, Jaccard, MCC.
 
-The sums behind them run over the pixels of the whole batch.
+Their sums run over the pixels of the whole batch.
 """
 
 import jax

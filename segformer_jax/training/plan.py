@@ -1,4 +1,4 @@
-"""A run before its first step: its data is opened and checked, and nothing is left open."""
+"""Prepares a run before its first step: opens and checks the data, chooses open settings."""
 
 import importlib
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ RECORD, CHECKPOINTS = "settings.json", "checkpoints"
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before its first step: nothing is left open.
+    """A prepared run, in which every setting has a value.
 
     Attributes:
-        record: its settings, and what they were chosen for.
-        data: the pictures that are trained on.
-        validation: those that are evaluated on.
-        shares: how often each of several data sets is drawn from, where they have weights.
-        given: the model to train, where it isn't the one that the settings name.
+        record: the settings, and what they were chosen for.
+        data: the pictures to train on.
+        validation: the pictures to evaluate on.
+        shares: relative frequency of each of several data sets, if they have weights.
+        given: the model to train, if it is not the one named in the settings.
     """
 
     record: Record
@@ -61,14 +61,14 @@ class Plan:
 def prepare(
     settings: TrainSettings, *, model: nnx.Module | None = None, teller: Teller | None = None
 ) -> Plan:
-    """Opens the data; a new run's is checked, and what its settings leave open is chosen.
+    """Opens the data of a run; for a new run, also checks it and chooses the open settings.
 
-    A run begins with its first checkpoint: until then, other settings may be tried in its folder.
+    Until a run has its first checkpoint, other settings may be tried in its folder.
 
     Args:
-        settings: the run's.
-        model: what is trained instead of the one that the settings name.
-        teller: is told what is found and chosen.
+        settings: of the run.
+        model: the model to train instead of the one named in the settings.
+        teller: progress callbacks.
 
     Raises:
         ValueError: as `train`.
@@ -113,10 +113,10 @@ def prepare(
 
 
 def check_given(settings: TrainSettings) -> None:
-    """Raises a ValueError where the data or the run's folder is not named."""
+    """Raises a ValueError if the data or the run's folder is not given."""
     for name in ("data", "out"):
         if not getattr(settings, name):
-            raise ValueError(f"no {name} given: segformer-jax train --data FOLDER --out RUN")
+            raise ValueError(f"no {name} given: write segformer-jax train --data FOLDER --out RUN")
 
 
 def check_model(settings: TrainSettings, model: nnx.Module) -> str:
@@ -129,12 +129,14 @@ def check_model(settings: TrainSettings, model: nnx.Module) -> str:
     usual = TrainSettings()
     if settings.model != usual.model:
         raise ValueError(
-            f"settings.model is {settings.model!r}, and model= gives a {line}: leave one out"
+            "settings.model must be left out when model= is given, got "
+            f"{settings.model!r} and a {line}"
         )
     if settings.dtype not in (usual.dtype, _dtype(model)):
         raise ValueError(
-            f"settings.dtype is {settings.dtype}, and the given model computes in {_dtype(model)}: "
-            "leave dtype out, and make the model in the type that is wanted"
+            "settings.dtype must be left out when model= is given, got "
+            f"{settings.dtype} and a model in {_dtype(model)}: make the model in "
+            "the wanted type"
         )
     return line
 
@@ -150,10 +152,11 @@ def _check_same(record: Record, data: Dataset, parts: tuple[int, ...]) -> None:
     before = _sum(record.survey.parts or (len(record.survey.sizes),))
     if count != before or dict(data.id2label) != record.id2label:
         raise ValueError(
-            f"the run was begun with {before} pictures of {len(record.id2label)} classes "
-            f"({', '.join(record.id2label.values())}), and the data has {count} of "
-            f"{len(data.id2label)} ({', '.join(data.id2label.values())}): give its own to go on, "
-            "or take another folder (--out)"
+            f"the data must be those that the run was begun with ({before} pictures "
+            f"of {len(record.id2label)} classes: "
+            f"{', '.join(record.id2label.values())}), got {count} pictures of "
+            f"{len(data.id2label)} ({', '.join(data.id2label.values())}): give the "
+            "first to continue, or another folder (--out)"
         )
 
 

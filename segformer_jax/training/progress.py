@@ -1,4 +1,4 @@
-"""What a run says of itself: a line of JSON a step, trackers, and its curves."""
+"""The metrics of a run: a line of JSON per step, trackers, and curves."""
 
 import contextlib
 import json
@@ -11,20 +11,20 @@ from segformer_jax.atomic import atomic_path
 
 
 class Teller:
-    """Where a run says what it does; this one says nothing."""
+    """Progress callbacks; the default does nothing."""
 
     def say(self, text: str) -> None:
-        """A line."""
+        """A line of text about the run."""
 
     def checking(self, pairs: Iterable[Any]) -> Iterable[Any]:
-        """Hands on what it is given, pair by pair."""
+        """Wraps the loop that checks the data's pairs, and yields every pair."""
         return pairs
 
     def step(self, row: dict[str, Any], *, steps: int) -> None:
-        """A step was done."""
+        """Called after each step with its line of metrics.jsonl."""
 
     def evaluating(self, done: int) -> None:
-        """So many more pictures were evaluated."""
+        """Called when this many more pictures have been evaluated."""
 
 
 Row = dict[str, Any]  # of one step: "step", "loss", "lr", …

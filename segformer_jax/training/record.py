@@ -1,4 +1,4 @@
-"""`RUN/settings.json`: what a run was asked to do, what was chosen, and with which versions."""
+"""`RUN/settings.json`: the settings of a run, the chosen values, and all versions."""
 
 import dataclasses
 import json
@@ -79,7 +79,7 @@ def read_record(file: Path) -> Record | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file} is no record of a run ({error}): train into another folder"
+            f"{file} is not a valid record of a run ({error}): train into another folder"
         ) from error
 
 
@@ -97,8 +97,9 @@ def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -
     if given != record.given:
         now, before = (value or "the one that the settings name" for value in (given, record.given))
         raise ValueError(
-            f"{asked.out} holds a run of another model ({before}, now {now}): give its own to go "
-            "on, train(settings, model=…), or take another folder"
+            f"{asked.out} holds a run of another model ({before}, now {now}): give "
+            "the same model to continue, train(settings, model=…), or another "
+            "folder"
         )
     before, chosen, now = (s.to_dict() for s in (record.asked, record.chosen, asked))
     differing = [
@@ -114,9 +115,9 @@ def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -
             for name in differing
         )
         raise ValueError(
-            f"{asked.out} holds a run with other settings ({told}): repeat its own to go on, or "
-            "take another folder (--out); a new run can start from its weights, --model "
-            f"{asked.out}/last"
+            f"{asked.out} holds a run with other settings ({told}): repeat these to "
+            "continue, or give another folder (--out); a new run can start from "
+            f"its weights with --model {asked.out}/last"
         )
     changes = {name: getattr(asked, name) for name in MAY_CHANGE}
     if changes["workers"] is None:

@@ -41,7 +41,7 @@ def poly_with_warmup(
     """
     _check(peak, steps, warmup, min_lr, warmup_ratio)
     if power <= 0:
-        raise ValueError(f"power is {power}; the decay takes a positive one, 1.0 for a line")
+        raise ValueError(f"power must be above 0, 1.0 for a linear decay, got {power}")
     return _warmed_up(
         lambda progress: min_lr + (peak - min_lr) * (1 - progress) ** power,
         peak,
@@ -79,7 +79,7 @@ def cosine_with_warmup(
 
 def _warmed_up(decay, peak, *, steps, warmup, warmup_ratio, style):
     if style not in ("paper", "torch"):
-        raise ValueError(f'the style is {style!r}; there are "paper" and "torch"')
+        raise ValueError(f'style must be "paper" or "torch", got {style!r}')
     start = 0 if style == "paper" else warmup
 
     def rate(count: ArrayLike) -> Float[Array, ""]:
@@ -95,8 +95,11 @@ def _warmed_up(decay, peak, *, steps, warmup, warmup_ratio, style):
 
 def _check(peak, steps, warmup, min_lr, warmup_ratio):
     if not 0 <= min_lr <= peak or peak <= 0:
-        raise ValueError(f"the rate goes from {peak} to {min_lr}; it can only fall, to 0 or more")
+        raise ValueError(
+            "min_lr must be at least 0 and at most the learning rate, which is above 0, "
+            f"got {min_lr} and {peak}"
+        )
     if not 0 <= warmup < steps:
-        raise ValueError(f"warm-up takes {warmup} of {steps} steps; it must end before the last")
+        raise ValueError(f"warmup must end before the last of {steps} steps, got {warmup}")
     if not 0 <= warmup_ratio <= 1:
-        raise ValueError(f"the first rate is {warmup_ratio} of the decay's; it takes 0 to 1")
+        raise ValueError(f"warmup_ratio must be in [0, 1], got {warmup_ratio}")

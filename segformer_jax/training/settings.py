@@ -1,4 +1,4 @@
-"""Every setting of a training run in one frozen value: command line, JSON file and Python alike."""
+"""All settings of a training run, shared by command line, JSON file and Python."""
 
 import dataclasses
 import json
@@ -32,78 +32,79 @@ VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A training run. What is left at None is chosen for the data, and said.
+    """The settings of a training run. Those left at None are chosen from the data and printed.
 
     Args:
         data: the folder of pictures and masks, or several; their classes are matched by name.
-        out: the run's folder; a second call with the same one goes on where the first stopped.
-        model: a weights package, a folder, a hub name, or a variant, b0 to b5, from scratch.
-        steps: optimizer steps of the whole run.
+        out: the folder of the run; calling again with the same folder resumes the run.
+        model: a weights package, a folder or a name on the hub; b0 to b5 start at random.
+        steps: number of optimizer steps of the whole run.
         batch_size: pictures per step, over all devices.
-        crop: height and width of what the network sees, in pixels.
-        short_side: pictures are resized to this short side before the random scale; left open, to
-            the usual one of the pictures, or 512 where that is smaller.
+        crop: height and width of the training crops, in pixels.
+        short_side: resize pictures to this short side before the random scale; by default the
+            pictures' usual short side, at most 512.
         lr: the peak learning rate of the encoder.
-        seed: of everything random.
-        layout: how the data lies; recognised when "auto".
-        reduce_zero_label: label 0 is ignored, and the others move down by one (ADE20K).
-        train_split: the split that is trained on; several, joined by "+", as in "train+val".
-        val_split: the split that is evaluated on.
-        data_weights: how often each folder of `data` is drawn from, as parts of their sum; when
-            empty, every picture comes once an epoch.
-        scale: the range of the random scale.
-        cat_max_ratio: a crop of which one class takes more than this is drawn again.
-        flip: the probability of flipping.
-        flip_direction: in which directions, each as often: "horizontal" swaps left and right,
-            "vertical" top and bottom, "diagonal" both.
-        photometric: random brightness, contrast, saturation and hue.
-        losses: what is minimised, their sum.
-        loss_weights: a weight for each of `losses`; 1 for each when empty.
-        teacher: learn from its logits too: any SegFormer, as `model`, whose classes are matched by
-            name; or "soft" for the files soft/NAME.npz beside the masks. Pictures may lack masks.
-        teacher_weight: the teacher's share of the loss, above 0, at most 1.
-        temperature: the teacher's and the student's logits are divided by it.
+        seed: seed of all random numbers.
+        layout: how the data is stored; "auto" detects it.
+        reduce_zero_label: ignore label 0 and lower the others by one (ADE20K).
+        train_split: the split to train on; join several with "+", as in "train+val".
+        val_split: the split to evaluate on.
+        data_weights: relative frequency of the samples from each folder of `data`; if empty, every
+            picture is used once per epoch.
+        scale: range of the random scale.
+        cat_max_ratio: draw a crop again if one class covers a larger share of it than this.
+        flip: probability of flipping a crop.
+        flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
+            right, "vertical" top and bottom, "diagonal" both.
+        photometric: vary brightness, contrast, saturation and hue at random.
+        losses: the losses whose sum is minimised.
+        loss_weights: a factor for each of `losses`; if empty, 1 for each.
+        teacher: also learn from the logits of this SegFormer (given as for `model`), whose classes
+            are matched by name, or, with "soft", of the files soft/NAME.npz beside the masks.
+            Pictures then need no masks.
+        teacher_weight: weight of the teacher's part of the loss, in (0, 1].
+        temperature: divide the logits of teacher and student by this.
         class_weights: "none", "balanced" (rarer classes weigh more) or a JSON list of numbers.
-        label_smoothing: of the cross entropy, 0 to 1.
-        denominator: what the summed cross entropy, OHEM or focal loss is divided by: the class
-            weights of the labelled pixels ("valid", as in HF and torch), the number of these
+        label_smoothing: label smoothing of the cross entropy, 0 to 1.
+        denominator: divisor of the summed cross entropy, OHEM or focal loss: the class weights of
+            the labelled pixels ("valid", as in HF and torch), the number of labelled pixels
             ("valid_pixels"), or of all pixels ("all", as in the paper).
-        ohem_threshold: OHEM keeps pixels whose true class has a lower probability than this; None
-            keeps the `ohem_min_kept` pixels per picture of the largest loss.
-        ohem_min_kept: the least number of pixels per picture that OHEM keeps; None is a sixteenth.
-        focal_gamma: how strongly easy pixels count less in the focal loss.
-        dice_smooth: pixels that are added to both sides of dice's fraction.
-        tversky_alpha: what a pixel counts in the Tversky loss that is wrongly given to a class.
-        tversky_beta: what a pixel of a class counts there that is missed.
-        tversky_gamma: the power of the Tversky loss.
-        tversky_smooth: pixels that are added to both sides of Tversky's fraction.
-        jaccard_smooth: pixels that are added to both sides of Jaccard's fraction.
-        schedule: of the learning rate after the warm-up.
-        warmup: steps of linear warm-up.
-        head_factor: the decode head's learning rate, in units of `lr`; 10, or 1 from scratch.
-        weight_decay: of AdamW; norms have none.
-        layer_decay: each block's learning rate is this times the next one's.
-        clip_norm: gradients are scaled down to this norm.
-        freeze: patterns of parameter names that stay as they are, such as "segformer.*".
-        accumulate: each step goes through its batch in this many parts.
-        ema: the decay of the average of the weights that is evaluated and kept.
-        lora_rank: train low-rank changes of the encoder alone, merged into it at the end; 0 is off.
-        lora_alpha: their scale, in units of the rank.
-        dtype: of the matrix products; "auto" is bfloat16 on GPU and TPU, float32 on CPU. "float64"
-            is for comparisons, keeps the parameters in it too, and needs `jax_enable_x64`.
-        gradient_checkpointing: less memory, more time.
-        fsdp: parameters and optimizer are split over the devices too.
-        save_every: steps between two checkpoints, beside those at evaluations and at the end.
-        checkpoint_seconds: a checkpoint is also due when the last one is older than this; None
-            leaves these out. A step that takes long is finished first.
+        ohem_threshold: OHEM keeps pixels whose true class has a lower probability than this; with
+            None it keeps the `ohem_min_kept` pixels per picture with the largest loss.
+        ohem_min_kept: smallest number of pixels per picture that OHEM keeps; by default 1/16.
+        focal_gamma: exponent of the focal loss; larger values weigh easy pixels less.
+        dice_smooth: number added to numerator and denominator of the dice score.
+        tversky_alpha: weight of false positive pixels in the Tversky loss.
+        tversky_beta: weight of false negative pixels in the Tversky loss.
+        tversky_gamma: exponent of the Tversky loss.
+        tversky_smooth: number added to numerator and denominator of the Tversky index.
+        jaccard_smooth: number added to numerator and denominator of the IoU.
+        schedule: decay of the learning rate after the warm-up.
+        warmup: number of steps of linear warm-up.
+        head_factor: learning rate of the decode head ÷ `lr`; by default 10, or 1 from scratch.
+        weight_decay: weight decay of AdamW; norms have none.
+        layer_decay: learning rate of each block ÷ that of the next block.
+        clip_norm: scale gradients down to this norm if theirs is larger.
+        freeze: patterns of names of parameters that are not trained, such as "segformer.*".
+        accumulate: split the batch of each step into this many parts, to save memory.
+        ema: evaluate and save an average of the weights with this decay.
+        lora_rank: rank of LoRA on the encoder, merged into its weights when saved; 0 is off.
+        lora_alpha: LoRA's alpha ÷ its rank, the factor of the low-rank product.
+        dtype: type of the matrix products; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
+            "float64", for comparisons, makes the parameters float64 too and needs `jax_enable_x64`.
+        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        fsdp: split parameters and optimizer state over the devices too.
+        save_every: steps between two checkpoints, besides those at evaluations and at the end.
+        checkpoint_seconds: also save a checkpoint, after a step, if the last one is older than this
+            many seconds; None turns this off.
         eval_every: steps between two evaluations.
-        eval_limit: evaluate on the first so many pictures during the run; 0 is all.
-        workers: processes that prepare pictures; 0 leaves it to threads.
-        skip_unreadable: a picture that can't be read is replaced by the next, with a warning.
-        log: where metrics go besides metrics.jsonl.
-        coordinator: HOST:PORT of process 0 of several; "auto" asks SLURM, a TPU pod or MPI.
-        num_processes: how many processes there are.
-        process_id: which of them this one is.
+        eval_limit: number of pictures to evaluate on during the run; 0 is all.
+        workers: number of processes that prepare pictures; 0 uses threads.
+        skip_unreadable: replace a picture that can't be read by the next, with a warning.
+        log: also send metrics to these trackers, besides metrics.jsonl.
+        coordinator: HOST:PORT of process 0; "auto" gets it from SLURM, a TPU pod or MPI.
+        num_processes: number of processes.
+        process_id: index of this process.
     """
 
     data: str | tuple[str, ...] = ""
@@ -171,53 +172,65 @@ class TrainSettings:
         _check_types(type(self), dataclasses.asdict(self))
         whole = ("steps", "batch_size", "short_side", "ohem_min_kept", "save_every", "eval_every")
         for name in whole:
-            _check(self, name, lambda value: value is None or value >= 1, "it is at least 1")
+            _check(self, name, lambda value: value is None or value >= 1, "at least 1")
         for name in ("warmup", "workers", "process_id"):
-            _check(self, name, lambda value: value is None or value >= 0, "it is at least 0")
+            _check(self, name, lambda value: value is None or value >= 0, "at least 0")
         for name in ("eval_limit", "lora_rank", "weight_decay", "seed", "focal_gamma"):
-            _check(self, name, lambda value: value >= 0, "it is at least 0")
+            _check(self, name, lambda value: value >= 0, "at least 0")
         for name in ("tversky_alpha", "tversky_beta", "tversky_smooth", "jaccard_smooth"):
-            _check(self, name, lambda value: value >= 0, "it is at least 0")
+            _check(self, name, lambda value: value >= 0, "at least 0")
         for name in ("accumulate", "lora_alpha", "layer_decay", "temperature", "dice_smooth"):
-            _check(self, name, lambda value: value > 0, "it is above 0")
-        _check(self, "tversky_gamma", lambda value: value > 0, "it is above 0")
+            _check(self, name, lambda value: value > 0, "above 0")
+        _check(self, "tversky_gamma", lambda value: value > 0, "above 0")
         for name in ("lr", "head_factor", "clip_norm", "checkpoint_seconds"):
-            _check(self, name, lambda value: value is None or value > 0, "it is above 0")
+            _check(self, name, lambda value: value is None or value > 0, "above 0")
         for name in ("flip", "label_smoothing", "cat_max_ratio"):
-            _check(self, name, lambda value: 0 <= value <= 1, "it lies in 0…1")
+            _check(self, name, lambda value: 0 <= value <= 1, "in [0, 1]")
         _check(
             self,
             "ohem_threshold",
             lambda value: value is None or 0 <= value <= 1,
-            "it lies in 0…1, or is None",
+            "in [0, 1], or None",
         )
-        _check(self, "teacher_weight", lambda value: 0 < value <= 1, "it lies in (0, 1]")
-        _check(self, "ema", lambda value: value is None or 0 <= value < 1, "it lies in [0, 1)")
-        _check(self, "crop", lambda value: value is None or min(value) >= 32, "sides are ≥ 32")
-        _check(self, "scale", lambda value: 0 < value[0] <= value[1], "it is 0 < low ≤ high")
+        _check(self, "teacher_weight", lambda value: 0 < value <= 1, "in (0, 1]")
+        _check(self, "ema", lambda value: value is None or 0 <= value < 1, "in [0, 1)")
+        _check(
+            self,
+            "crop",
+            lambda value: value is None or min(value) >= 32,
+            "sides of at least 32 pixels",
+        )
+        _check(self, "scale", lambda value: 0 < value[0] <= value[1], "0 < low ≤ high")
         _check(
             self,
             "data",
             lambda value: (
                 isinstance(value, str) or ("" not in value and len({*value}) == len(value))
             ),
-            "each folder has a name, and is given once",
+            "names of folders, each given once",
         )
         _check(
             self,
             "data_weights",
             lambda value: all(0 < w < math.inf for w in value),
-            "each is above 0",
+            "numbers above 0",
         )
         check_directions(self.flip_direction)
-        _check(self, "losses", lambda value: 0 < len(value) == len({*value}), "each is named once")
+        _check(
+            self,
+            "losses",
+            lambda value: 0 < len(value) == len({*value}),
+            "one or more losses, each named once",
+        )
         if self.data and self.data_weights and len(self.data_weights) != len(self.sources):
             raise ValueError(
-                f"data_weights are {self.data_weights}; give one for each of {self.sources}"
+                "data_weights must hold one number for each data set of "
+                f"{self.sources}, got {self.data_weights}"
             )
         if self.loss_weights and len(self.loss_weights) != len(self.losses):
             raise ValueError(
-                f"loss_weights are {self.loss_weights}; give one for each of {self.losses}"
+                f"loss_weights must hold one number for each of {self.losses}, got "
+                f"{self.loss_weights}"
             )
         if "mcc" in self.losses and self.class_weights != "none":
             raise ValueError(
@@ -227,13 +240,14 @@ class TrainSettings:
         usual = TrainSettings.teacher_weight, TrainSettings.temperature
         if self.teacher is None and (self.teacher_weight, self.temperature) != usual:
             raise ValueError(
-                f"teacher_weight is {self.teacher_weight} and temperature {self.temperature}, but "
-                "there is no teacher: name one, --teacher MODEL"
+                "teacher_weight and temperature must be used with a teacher only, got "
+                f"{self.teacher_weight} and {self.temperature}: name one with --teacher "
+                "MODEL"
             )
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise ValueError(
-                f"batch_size is {self.batch_size}, which {self.accumulate} parts (accumulate) do "
-                "not divide"
+                f"batch_size must be a multiple of accumulate, {self.accumulate}, got "
+                f"{self.batch_size}"
             )
 
     @property
@@ -268,7 +282,9 @@ class TrainSettings:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(values.keys() - known)
         if unknown:
-            raise ValueError(f"there is no setting {', '.join(unknown)}; there is {_listed(known)}")
+            raise ValueError(
+                f"there is no setting {', '.join(unknown)}: the settings are {_listed(known)}"
+            )
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         _check_types(cls, values)
         return cls(**_with_floats(values))
@@ -288,9 +304,9 @@ class TrainSettings:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{file} is not JSON: {error}") from error
+            raise ValueError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"{file} holds a {type(values).__name__}; it is a JSON object")
+            raise ValueError(f"{file} must hold a JSON object, got a {type(values).__name__}")
         return cls.from_dict(values.get("settings", values))  # a run's settings.json holds more
 
     def to_dict(self) -> dict[str, Any]:
@@ -332,14 +348,14 @@ MAY_CHANGE = (
 def _check(settings: TrainSettings, name: str, holds: Any, rule: str) -> None:
     value = getattr(settings, name)
     if not holds(value):
-        raise ValueError(f"{name} is {value!r}; {rule}")
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
 
 
 def _check_types(of: type[TrainSettings], values: Mapping[str, Any]) -> None:
     kinds = get_type_hints(of)
     for name, value in values.items():
         if not _fits(value, kinds[name]):
-            raise ValueError(f"{name} is {value!r}; it is {_described(kinds[name])}")
+            raise ValueError(f"{name} must be {_described(kinds[name])}, got {value!r}")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Many devices and many processes: who holds what."""
+"""Distributes a run over several devices and processes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +36,9 @@ def join_processes(
         return
     if coordinator != "auto" and (num_processes is None or process_id is None):
         raise ValueError(
-            f"coordinator is {coordinator}: give num_processes and process_id too (auto finds "
-            "them on SLURM, on a TPU pod, and under MPI)"
+            "num_processes and process_id must be given with coordinator "
+            f"{coordinator}: auto finds them on SLURM, on a TPU pod, and under MPI "
+            "only"
         )
     if jax.distributed.is_initialized():
         return
@@ -47,7 +48,7 @@ def join_processes(
         else:
             jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the processes did not find one another: {error}") from error
+        raise ValueError(f"the processes could not connect to each other: {error}") from error
 
 
 def make_mesh(devices: Any = None) -> Mesh:

@@ -1,8 +1,7 @@
-"""The data of a run, out of one folder or several: classes are matched by name.
+"""The data of a run from one or several data sets, whose classes are matched by name.
 
-The classes are all that occur, in the order of their first appearance. "Road" and " road" are one
-name: case, and blanks around it, make no difference. A data set that lacks a class has no pixel of
-it.
+The classes are all classes that occur, in the order of their first appearance. Case and surrounding
+blanks of a name make no difference.
 """
 
 import math
@@ -203,9 +202,10 @@ def union(sources: Sequence[Source]) -> dict[int, str]:
             names.setdefault(_key(name), name)
     if len(names) > IGNORED:
         raise ValueError(
-            f"the {len(sources)} data sets have {len(names)} classes together; a mask holds at "
-            f"most {IGNORED} (0…254), for {IGNORED} marks ignored pixels: leave a data set out, or "
-            "give equal classes the same name"
+            f"the {len(sources)} data sets must have at most {IGNORED} classes "
+            f"together, 0…254, because {IGNORED} marks ignored pixels, got "
+            f"{len(names)}: leave a data set out, or give equal classes the same "
+            "name"
         )
     return dict(enumerate(names.values()))
 

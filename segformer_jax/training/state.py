@@ -1,4 +1,4 @@
-"""What a step changes, and the way between it and a model: flat dicts of dotted names."""
+"""The state of training as flat dicts of dotted names, and its conversion from and to a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

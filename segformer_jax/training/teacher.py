@@ -1,4 +1,4 @@
-"""Who teaches a run: a SegFormer that sees the same crops, or files of soft targets."""
+"""The teacher of a run: a SegFormer that gets the same crops, or files of soft targets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +60,7 @@ def check_teacher(settings: TrainSettings, data: Dataset, *, teller: Teller) -> 
     """
     files = [file for file in data.soft if file is not None]
     if settings.teacher != SOFT and files:
-        teller.say(f"{len(files):,} soft targets are not used: that takes --teacher {SOFT}")
+        teller.say(f"{len(files):,} soft targets are not used: add --teacher {SOFT} to use them")
     if settings.teacher is None:
         return ()
     if settings.teacher == SOFT:
@@ -108,8 +108,8 @@ def distillation(
     )
     if model.config.num_channels != 3:
         raise ValueError(
-            f"the teacher {settings.teacher} takes {model.config.num_channels} channels; pictures "
-            "are read as RGB"
+            f"the teacher {settings.teacher} must have 3 input channels, because "
+            f"pictures are read as RGB, got {model.config.num_channels}"
         )
     taught = tuple(model.config.id2label.values())
     classes, names, _ = shared_classes(id2label, taught)

@@ -1,7 +1,7 @@
-"""A film in, frame by frame through `segment_many`, an overlay film or a folder of masks out.
+"""Segments films frame by frame, to an overlay film or a folder of masks.
 
-Every frame keeps its timestamp, counted in the film's own unit, so films of a variable rate keep
-their pace. Whatever PyAV's FFmpeg reads is read.
+Every frame keeps its timestamp in the film's own time unit, so films with a variable frame rate
+keep their timing. Any film that PyAV's FFmpeg reads can be segmented.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ MASK, TIMES = "{:06d}.png", "times.json"
 
 @dataclass(frozen=True)
 class FilmResult:
-    """What became of a film.
+    """The result of `segment_film`.
 
     Attributes:
-        frames: how many were segmented.
-        size: (height, width) of the first, upright.
-        damage: why the film ends before its end; None where it does not.
+        frames: number of segmented frames.
+        size: (height, width) of the first frame, upright.
+        damage: why the film could not be read to its end; None if it was.
         audio: "copied", "none", or why it was dropped.
     """
 
@@ -53,7 +53,7 @@ class FilmResult:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame as the decoder gives it, and when it is shown: `pts` × the film's `time_base`."""
+    """A decoded frame, and its time: `pts` × the film's `time_base`."""
 
     index: int
     pts: int
@@ -61,11 +61,11 @@ class Frame:
 
 
 def check_film(path: str | Path) -> int:
-    """Looks at a film's header alone; how many frames it says that there are, 0 if it doesn't.
+    """Reads only a film's header; returns the number of frames in it, or 0 if it has none.
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: no such file, no film, or no video in it.
+        ValueError: the file does not exist, is not a film, or has no video.
     """
     with _opened(Path(path)) as (_, stream):
         return stream.frames
@@ -85,31 +85,31 @@ def segment_film(
 ) -> FilmResult:
     """Writes the film with its classes in colours, or a mask for each frame, or both.
 
-    A damaged film is segmented as far as it can be read. What is written appears at the end, whole.
+    A damaged film is segmented as far as it can be read. Results appear when they are complete.
 
     Args:
-        segmenter: its `batch_size` frames run together.
+        segmenter: its `batch_size` is the number of frames per batch.
         path: the film.
-        overlay: an .mp4 to be, H.264 with the film's sound. A side of an odd number of pixels gets
-            one more, a copy of the last, as H.264's colours come in pairs of pixels.
-        masks: a folder to be, of 000000.png and so on: class indices with a palette, and
-            times.json, {"time_base": "1/10", "pts": [0, 1, …]}. The masks of an earlier call are
-            replaced; a folder with other files in it is refused.
-        alpha: the weight of the colours, 0…1.
-        smoothing: the weight of the frames before in a frame's logits, at least 0 and below 1: an
-            exponential moving average, which begins anew where the frames' size changes.
+        overlay: .mp4 file to write, H.264 with the film's sound. If a side has an odd number of
+            pixels, the last one is repeated, because H.264 stores colours for pairs of pixels.
+        masks: folder to write, with the class indices of each frame and a palette, 000000.png and
+            so on, and times.json, {"time_base": "1/10", "pts": [0, 1, …]}. Masks of an earlier
+            call are replaced; a folder with other files is an error.
+        alpha: opacity of the colours, 0…1.
+        smoothing: weight of the earlier frames in the logits of a frame, in [0, 1): an exponential
+            moving average, which starts again if the size of the frames changes.
         progress: called after each frame.
         threads: as in `segment_many`.
         spans: as in `segment_many`.
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: no such film, no video in it, not a frame that can be read, a smoothing out of
-            range, or a folder for masks that holds other files.
+        ValueError: the film does not exist or has no video or no readable frame, `smoothing` is out
+            of range, or the folder for masks has other files.
     """
     path = Path(path)
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is {smoothing}; it is at least 0 (none) and below 1")
+        raise ValueError(f"smoothing must be in [0, 1), 0 for none, got {smoothing}")
     trouble: list[str] = []
     sound: deque[Any] = deque()
     times: list[int] = []
@@ -157,7 +157,8 @@ def segment_film(
                 progress()
         if not times:
             raise ValueError(
-                f"{path} has no frame that can be read: {'; '.join(trouble) or 'none'}"
+                f"{path} has no frame that can be read: "
+                f"{'; '.join(trouble) or 'no reason was given'}"
             )
         if folder is not None:
             table = {"time_base": str(stream.time_base), "pts": times}
@@ -180,17 +181,17 @@ def _mask_files(folder: Path) -> list[str]:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     av = import_av()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a film")
+        raise ValueError(f"a film must be a file, got the folder {path}")
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path} is no film that FFmpeg reads: {error.strerror}") from error
+        raise ValueError(f"{path} is not a film that FFmpeg can read: {error.strerror}") from error
     with container:
         streams = [s for s in container.streams.video if not _is_cover(s)]
         if not streams:
-            raise ValueError(f"{path} has no video in it")
+            raise ValueError(f"{path} has no video stream")
         streams[0].thread_type = "AUTO"
         yield container, streams[0]
 
@@ -266,7 +267,7 @@ def _mixed(before, now, weight):
 
 
 def import_av() -> Any:
-    """PyAV.
+    """Imports PyAV.
 
     Raises:
         ImportError: it is not installed.
@@ -276,7 +277,6 @@ def import_av() -> Any:
         import av.stream
     except ImportError as error:
         raise ImportError(
-            "films are read and written by PyAV, which is not installed: "
-            "pip install 'segformer-jax[video]'"
+            "reading and writing films needs PyAV: pip install 'segformer-jax[video]'"
         ) from error
     return av

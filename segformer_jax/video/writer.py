@@ -1,4 +1,4 @@
-"""An .mp4 that keeps another film's timestamps and sound."""
+"""Writes an .mp4 with the timestamps and the sound of another film."""
 
 import contextlib
 from collections import deque
@@ -87,8 +87,9 @@ def _add_video(out: Any, stream: Any, size: tuple[int, int]) -> Any:
     ours = "libx264" in av.codecs_available
     if not ours and stream.time_base.denominator > TICKS:
         raise ValueError(
-            f"this PyAV has no libx264, and MPEG-4 does not count in {stream.time_base} s: "
-            "pip install --upgrade av"
+            "this film needs libx264, which the installed PyAV lacks, because "
+            f"MPEG-4 can't count time in units of {stream.time_base} s: pip install "
+            "--upgrade av"
         )
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     options = {"crf": "20", "preset": "veryfast"} if ours else {"qscale": "3"}

@@ -61,16 +61,18 @@ def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
     assert "missing:    norm.mean\n" in said
     assert "unexpected: more\n" in said
     assert "layers.0.kernel is (5, 3), wanted (4, 3), layers.1.kernel is" in said
-    with pytest.raises(WeightsError, match=r"there is no parameters.safetensors in .*: save_flat"):
+    with pytest.raises(
+        WeightsError, match=r"has no parameters.safetensors: write it with save_flat"
+    ):
         load_flat(Module(1), tmp_path / "nowhere")
 
 
 def test_who_wants_a_segformer_of_such_a_folder_is_told_what_to_do(tmp_path):
     save_flat(Module(1), tmp_path)
-    hint = r"parameters.safetensors is of a network that .* make that one anew, and .*load_flat"
-    with pytest.raises(WeightsError, match=f"no config.json .*{hint}"):
+    hint = r"parameters.safetensors belongs to a network that .* build that network, .*load_flat"
+    with pytest.raises(WeightsError, match=f"config.json is missing.*{hint}"):
         SegformerForSemanticSegmentation.from_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=f"there are no weights in .*{hint}"):
+    with pytest.raises(WeightsError, match=f"has no weights: expected one of .*{hint}"):
         read_weights(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(WeightsError, match=hint):

@@ -79,7 +79,7 @@ def found(path: Path) -> list[str]:
 def test_an_installed_weights_package_goes_first(stand_in, tmp_path, monkeypatch):
     (tmp_path / "scene-b0").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match=r"the package is taken, .*: write \./scene-b0 for the"):
+    with pytest.warns(UserWarning, match=r"the package in .* is used; write \./scene-b0 to"):
         path = hub.resolve("scene-b0")
     assert (path / "model.safetensors").is_file()
     assert not stand_in.calls
@@ -157,8 +157,11 @@ def answered(error: type[Exception]) -> Exception:
         (answered(errors.RepositoryNotFoundError), "there is no a/b on the hub, or it is priv"),
         (answered(errors.GatedRepoError), "a/b is gated: accept its terms"),
         (answered(errors.RevisionNotFoundError), "a/b has no such revision"),
-        (errors.LocalEntryNotFoundError("no"), "a/b is not in the local cache and the hub was not"),
-        (ConnectionError("refused"), r"could not be fetched from the hub \(refused\)"),
+        (
+            errors.LocalEntryNotFoundError("no"),
+            "a/b is not in the local cache, and the hub can't be",
+        ),
+        (ConnectionError("refused"), r"could not be downloaded \(refused\)"),
     ],
 )
 def test_what_the_hub_says_becomes_one_line(stand_in, error, message):
@@ -170,7 +173,9 @@ def test_what_the_hub_says_becomes_one_line(stand_in, error, message):
 
 @pytest.mark.parametrize("name", ["street-b9", "./missing", "a/b/c", "/no/where"])
 def test_an_unknown_name_names_what_there_is(stand_in, name):
-    with pytest.raises(WeightsError, match=r"installed: scene-b0\); or take a hub name such as"):
+    with pytest.raises(
+        WeightsError, match=r"installed: scene-b0\); or use a name on the hub, such as"
+    ):
         hub.resolve(name)
     assert not stand_in.calls
 
@@ -178,8 +183,8 @@ def test_an_unknown_name_names_what_there_is(stand_in, name):
 def test_without_the_weights_package_both_ways_out_are_named(stand_in, monkeypatch):
     monkeypatch.setattr(hub, "_weights_packages", dict)
     message = (
-        r"no model 'scene-b0'.*installed: none\); pip install segformer-jax-scene-b0, or take a "
-        r"hub name such as nvidia/segformer-b0-finetuned-ade-512-512"
+        r"no model 'scene-b0'.*installed: none\); pip install segformer-jax-scene-b0, or use a "
+        r"name on the hub, such as nvidia/segformer-b0-finetuned-ade-512-512"
     )
     with pytest.raises(WeightsError, match=message):
         hub.resolve("scene-b0")
@@ -189,8 +194,8 @@ def test_the_former_default_names_the_one_that_took_its_place(stand_in, monkeypa
     for packages, installed in (({}, "none"), ({"scene-b0": "package"}, "scene-b0")):
         monkeypatch.setattr(hub, "_weights_packages", packages.copy)
         message = (
-            rf"^street-b0 is no longer there: scene-b0 took its place \(installed: {installed}\): "
-            r"pip install segformer-jax-scene-b0, and give that name \(--model scene-b0\)$"
+            rf"^street-b0 was replaced by scene-b0 \(installed: {installed}\): "
+            r"pip install segformer-jax-scene-b0, and use that name \(--model scene-b0\)$"
         )
         with pytest.raises(WeightsError, match=message):
             hub.resolve("street-b0")

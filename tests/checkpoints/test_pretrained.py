@@ -172,7 +172,7 @@ def test_an_encoder_starts_a_new_head_and_says_so(source, tmp_path):
     hf = reference.hf_model(source)
     hf.save_pretrained(tmp_path)
     names = {0: "road", 1: "crack"}
-    with pytest.warns(UserWarning, match=r"newly started, to be trained: decode_head\.") as caught:
+    with pytest.warns(UserWarning, match=r"must be trained: decode_head\.") as caught:
         model = SegformerForSemanticSegmentation.from_pretrained(
             tmp_path, id2label=names, label2id={"road": 0, "crack": 1}
         )
@@ -190,14 +190,14 @@ def test_a_segmentation_file_gives_its_encoder(folder):
     encoder = SegformerModel.from_pretrained(folder)
     whole = SegformerForSemanticSegmentation.from_pretrained(folder)
     assert_same(encoder, whole.segformer)
-    with pytest.warns(UserWarning, match="newly started") as caught:
+    with pytest.warns(UserWarning, match="initialised at random") as caught:
         SegformerForImageClassification.from_pretrained(folder)
     assert "decode_head" not in str(caught[0].message)
 
 
 def test_another_number_of_labels_starts_a_new_classifier_alone(folder):
     before = SegformerForSemanticSegmentation.from_pretrained(folder)
-    with pytest.warns(UserWarning, match="newly started") as caught:
+    with pytest.warns(UserWarning, match="initialised at random") as caught:
         model = SegformerForSemanticSegmentation.from_pretrained(folder, num_labels=3)
     listed = str(caught[0].message).split(": ")[-1]
     assert listed == "decode_head.classifier.bias, decode_head.classifier.kernel"
@@ -255,7 +255,7 @@ def test_mismatched_sizes_can_be_ignored(folder):
         tensors[FUSE] = np.ones((3, 3, 1, 1), np.float32)
 
     edit(folder, change)
-    with pytest.warns(UserWarning, match=r"to be trained: decode_head\.linear_fuse\.kernel$"):
+    with pytest.warns(UserWarning, match=r"must be trained: decode_head\.linear_fuse\.kernel$"):
         SegformerForSemanticSegmentation.from_pretrained(folder, ignore_mismatched_sizes=True)
 
 
@@ -271,16 +271,18 @@ def test_float64_parameters_need_x64(folder):
 
 
 def test_what_is_no_checkpoint_is_said(folder, tmp_path):
-    with pytest.raises(WeightsError, match=r"there is no config\.json in"):
+    with pytest.raises(WeightsError, match=r"config\.json is missing"):
         SegformerModel.from_pretrained(tmp_path)
     (folder / "config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"config\.json is not JSON"):
+    with pytest.raises(WeightsError, match=r"config\.json is not valid JSON"):
         SegformerModel.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(ValueError, match="config is of a 'vit' model"):
+    with pytest.raises(ValueError, match="model_type must be 'segformer', got 'vit'"):
         SegformerModel.from_pretrained(folder)
     (folder / "config.json").write_text('{"depths": [2, 2, 2, 2]}')
-    with pytest.raises(WeightsError, match=r"has no model_type.* a SegFormer's says 'segformer'"):
+    with pytest.raises(
+        WeightsError, match=r"must have \"model_type\": \"segformer\", got no model_type"
+    ):
         SegformerModel.from_pretrained(folder)
 
 
@@ -295,7 +297,7 @@ def test_a_folder_that_takes_no_files_is_a_value_error(folder, tmp_path):
     model = SegformerForSemanticSegmentation.from_pretrained(folder)
     (tmp_path / "file").touch()
     for own in (model, model.config, SegformerImageProcessor()):
-        with pytest.raises(ValueError, match="is a file; give a folder"):
+        with pytest.raises(ValueError, match="must be a folder, got the file"):
             own.save_pretrained(tmp_path / "file")
         for bad in (tmp_path / "file" / "sub", "/proc/x"):
             with pytest.raises(ValueError, match=f"the output folder {bad} can't be written"):

@@ -33,14 +33,20 @@ def test_the_name_of_the_file_chooses_onnx(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "tflite"], "--format is 'tflite'; known are stablehlo, onnx"),
-        (["--platforms", "gpu"], "there is no platform 'gpu'; known are cpu, cuda, rocm, tpu"),
-        (["--size", 28, 512], "the size is 28 × 512; this network takes sides of at least 29"),
-        (["--batch", 0], "batch is 0; it is at least 1"),
-        (["--with", "resize"], "there is no step 'resize'; known are preprocess, argmax"),
-        (["--opset", 18], "--opset is of --format onnx alone; this one is stablehlo"),
-        (["--format", "onnx", "--platforms", "cpu"], "--platforms is of --format stablehlo alone"),
-        (["--format", "onnx", "--opset", 5], "opset is 5; the graph needs 17 at least"),
+        (["--format", "tflite"], "--format must be one of stablehlo, onnx, got 'tflite'"),
+        (["--platforms", "gpu"], "platform must be one of cpu, cuda, rocm, tpu, got 'gpu'"),
+        (
+            ["--size", 28, 512],
+            "size must have sides of at least 29 pixels for this network, got 28 × 512",
+        ),
+        (["--batch", 0], "batch must be at least 1, or left out for any batch, got 0"),
+        (["--with", "resize"], "a step must be one of preprocess, argmax, got 'resize'"),
+        (["--opset", 18], "--opset must be used with --format onnx only, got --format stablehlo"),
+        (
+            ["--format", "onnx", "--platforms", "cpu"],
+            "--platforms must be used with --format stablehlo only",
+        ),
+        (["--format", "onnx", "--opset", 5], "opset must be 17 to"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, said, run, tmp_path):

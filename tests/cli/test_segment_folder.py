@@ -137,7 +137,7 @@ def test_results_of_other_settings_are_not_mixed(run, photos, tmp_path):
     assert (out / "a.overlay.png").read_bytes() != overlay
     (out / "segment.json").unlink()
     code, _, said = run(photos, "--out-dir", out)
-    assert (code, "no segment.json that says how it was made" in said) == (2, True)
+    assert (code, "segment.json, which records how it was made, is missing" in said) == (2, True)
 
 
 def test_missing_files_of_a_list_are_reported(run, photos, tmp_path):
@@ -153,12 +153,12 @@ def test_missing_files_of_a_list_are_reported(run, photos, tmp_path):
 BAD = {
     "an empty folder": "holds no picture",
     "no hits": "no file fits the pattern",
-    "no list": "there is no list",
+    "no list": "there is no list file",
     "two of a name": "would both be written as a",
-    "results among the pictures": "is the folder of the pictures",
-    "two folders": "segment it alone",
-    "the report's name": "which is the run's own file",
-    "smoothing": "--smoothing is for films",
+    "results among the pictures": "must not be the folder of the pictures",
+    "two folders": "can't be mixed with other pictures",
+    "the report's name": "which the command writes itself",
+    "smoothing": "--smoothing can be used with films only",
 }
 
 

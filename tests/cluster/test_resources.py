@@ -24,11 +24,14 @@ def test_a_worker_has_an_accelerator_or_a_few_cpus(cluster, asked, chosen):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"workers": 3}, "2 CPUs, and a worker takes 1: room for 2 workers, not for 3"),
-        ({"cpus": 4}, "room for 0 workers, not for 1"),
-        ({"device": "gpu"}, "has 0 GPUs: room for 0"),
-        ({"device": "abacus"}, "'abacus'; it is cpu, gpu or tpu"),
-        ({"workers": 0}, "is 0; it is at least 1"),
+        (
+            {"workers": 3},
+            r"must be at most 2 on Ray's cluster \(.*2 CPUs, and a worker takes 1\), got 3",
+        ),
+        ({"cpus": 4}, "must be at most 0 .*got 1"),
+        ({"device": "gpu"}, "must be at most 0 on Ray's cluster .*0 GPUs"),
+        ({"device": "abacus"}, "device must be cpu, gpu or tpu, got 'abacus'"),
+        ({"workers": 0}, "must be at least 1, got 0"),
     ],
 )
 def test_more_than_the_cluster_has_is_an_error(asked, told):

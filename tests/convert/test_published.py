@@ -86,7 +86,7 @@ def test_the_command_line_shows_every_suite(own_slice, capsys):
 
 def test_another_picture_is_refused(own_slice, tmp_path):
     Image.open(STREET).save(tmp_path / "other.png")
-    with pytest.raises(ValueError, match="the logits were published for"):
+    with pytest.raises(ValueError, match="for which the logits were published"):
         published.compare_with_published("scene-b0", tmp_path / "other.png")
 
 

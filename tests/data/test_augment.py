@@ -205,7 +205,7 @@ def test_impossible_options_are_refused(changes):
 
 
 def test_a_mask_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(8, 9\), its mask \(9, 8\)"):
+    with pytest.raises(ValueError, match=r"must have the same size, got \(8, 9\) and \(9, 8\)"):
         augment(
             Image.fromarray(photo(0, (8, 9))),
             labels(0, (9, 8)),

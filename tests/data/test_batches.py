@@ -143,7 +143,7 @@ def test_masks_that_do_not_fit_are_skipped_and_a_hopeless_data_set_is_told(datas
     with pytest.raises(ImageError, match=r"masks/.\.png is 3×3, its picture 32×24"):
         _first(1, dataset)
     with pytest.raises(
-        ImageError, match=r"none of the 5 pictures can be read; the first: \S*masks/"
+        ImageError, match=r"none of the 5 pictures can be read: the first problem is \S*masks/"
     ):
         _first(1, dataset, skip_unreadable=True)
 
@@ -185,7 +185,7 @@ def test_a_picture_of_the_same_source_stands_in_for_an_unreadable_one(dataset):
     assert [_which(batch).count(0) for batch in stream] == [2] * 4
     dataset.pictures[0].write_bytes(b"no picture")
     with pytest.raises(
-        ImageError, match=r"none of the 1 pictures can be read; the first: .*a\.png"
+        ImageError, match=r"none of the 1 pictures can be read: the first problem is .*a\.png"
     ):
         _first(1, dataset, **options)
 
@@ -198,9 +198,9 @@ def test_shares_of_other_pictures_are_refused(dataset):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(batch_size=0), "a batch of 0"),
-        (dict(process_count=3), "a batch of 4 can't be split over 3 processes"),
-        (dict(process_index=2, process_count=2), "process_index is 2; it lies in 0…1"),
+        (dict(batch_size=0), "batch_size .*, got 0"),
+        (dict(process_count=3), "batch_size must be a multiple of .* 3, got 4"),
+        (dict(process_index=2, process_count=2), "process_index must be in 0…1, got 2"),
         (dict(seed=-1), "seed is -1"),
         (dict(start=-1), "start is -1"),
         (dict(workers=-1), "workers is -1"),

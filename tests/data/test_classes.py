@@ -21,9 +21,9 @@ def test_names_come_in_the_order_of_their_indices_from_the_folder_or_the_one_abo
         ({"0": "a", "2": "b"}, "has the indices 0, 2: .*without a gap"),
         ({"zero": "a"}, "has the indices zero"),
         ({}, "has the indices none"),
-        (["a", "b"], "holds no class names"),
-        ({"0": 1}, "holds no class names"),
-        ({str(i): "x" for i in range(256)}, "has 256 classes; a mask holds at most 255"),
+        (["a", "b"], "has no class names"),
+        ({"0": 1}, "has no class names"),
+        ({str(i): "x" for i in range(256)}, "must name at most 255 classes, .* got 256"),
     ],
 )
 def test_other_class_files_are_refused(tmp_path, content, message):
@@ -67,13 +67,16 @@ def test_one_class_alone_is_told_from_everything_else(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"sea": [1, 2, 3]}, "'sea', which is no class"),
-        ({"sky": [1, 2]}, r"\[1, 2\] for 'sky'; a colour is"),
-        ({"sky": [1, 2, 256]}, "each 0…255"),
+        ({"sea": [1, 2, 3]}, "the keys of .*, got 'sea'"),
+        ({"sky": [1, 2]}, r"a colour in .* must be .*got \[1, 2\] for 'sky'"),
+        ({"sky": [1, 2, 256]}, "each in 0…255"),
         ({"sky": "blue"}, "'blue' for 'sky'"),
         ({"sky": None}, "None for 'sky'"),
-        ({"sky": [1, 2, 3], "road": [1, 2, 3]}, r"gives the colour \[1, 2, 3\] to two"),
-        ([], "holds no colours"),
+        (
+            {"sky": [1, 2, 3], "road": [1, 2, 3]},
+            r"must give each class another colour, got \[1, 2, 3\] for two",
+        ),
+        ([], "must be .* got something else"),
     ],
 )
 def test_other_palettes_are_refused(tmp_path, content, message):
@@ -88,5 +91,7 @@ def test_the_coding_follows_from_the_files(tmp_path):
     assert read_coding(tmp_path, {0: "lesion"}, reduce_zero_label=False).num_values == 2
     write_json({"sky": [1, 2, 3]}, tmp_path / "palette.json")
     assert read_coding(tmp_path, NAMES, reduce_zero_label=False).colours == (((1, 2, 3), 1),)
-    with pytest.raises(ValueError, match="reduce_zero_label is for masks of indices"):
+    with pytest.raises(
+        ValueError, match="reduce_zero_label must be used with masks of indices only"
+    ):
         read_coding(tmp_path, NAMES, reduce_zero_label=True)

@@ -35,7 +35,7 @@ def test_labels_that_are_no_class_are_named_with_their_file(tmp_path):
 def test_data_sets_of_other_classes_are_not_joined(tmp_path):
     first = open_dataset(write_folder(tmp_path / "first"), split="train")
     second = open_dataset(write_folder(tmp_path / "second", classes=4), split="train")
-    with pytest.raises(ValueError, match="can't be joined"):
+    with pytest.raises(ValueError, match="must have the same classes and mask values to be joined"):
         joined([first, second])
 
 

@@ -63,7 +63,7 @@ def test_one_data_set_alone_with_its_classes_beside_and_files_outside(tmp_path):
     dataset = open_dataset(tmp_path / "one")
     assert np.array_equal(dataset.mask(1), labels(1))
     assert dataset.image(0).size == (32, 24)
-    with pytest.raises(ValueError, match="is one split alone"):
+    with pytest.raises(ValueError, match="has one split only"):
         open_dataset(tmp_path / "one", split="train")
 
 

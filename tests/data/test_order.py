@@ -60,9 +60,9 @@ def test_the_other_pictures_of_the_source_stand_in_the_next_of_the_epoch_first()
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((0, 1), "pictures is 0; a source has at least 1"),
-        ((1, 0), "weight is 0; it is above 0"),
-        ((1, float("inf")), "weight is inf; it is above 0"),
+        ((0, 1), "pictures must be at least 1 per source, got 0"),
+        ((1, 0), "weight must be above 0.*got 0"),
+        ((1, float("inf")), "weight must be above 0.*got inf"),
     ],
 )
 def test_an_impossible_share_is_refused(values, message):

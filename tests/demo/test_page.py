@@ -207,7 +207,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_2(capsys):
             cli.main(["demo", "--port", str(port)])
     said = capsys.readouterr().err
     assert (stopped.value.code, said.count("\n")) == (2, 1)
-    assert f"can't listen at 127.0.0.1, port {port}" in said
+    assert f"can't listen on 127.0.0.1, port {port}" in said
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):

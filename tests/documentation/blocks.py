@@ -6,16 +6,20 @@
 A comment may hold several lines of `OLD → NEW`. Lines that install packages are left out.
 
     <!-- devices: 8 -->                       the page's Python runs as one program on 8 devices
+    <!-- command: tests -->                   a name by which CI finds the block
+
+`python tests/documentation/blocks.py README.md tests` prints the block of that name.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 RUN = ("python", "bash")
 READ = ("", "text", "json", "toml", "yaml")  # a fence in braces is a directive of Sphinx
 DEVICES = re.compile(r"^<!-- devices: (\d+) -->$", re.MULTILINE)
-COMMENT = re.compile(r"<!--\s*(?P<key>not run|run with):\s*(?P<text>.*?)\s*-->", re.DOTALL)
+COMMENT = re.compile(r"<!--\s*(?P<key>not run|run with|command):\s*(?P<text>.*?)\s*-->", re.DOTALL)
 INSTALL = re.compile(r"^(\S*/)?pip install .*$", re.MULTILINE)
 
 
@@ -30,6 +34,7 @@ class Block:
         code: what stands in it.
         not_run: why it is for reading only; None where it runs.
         replacements: what stands in the page and what is run for it.
+        command: the name by which CI finds it; None where it has none.
     """
 
     page: Path
@@ -38,6 +43,7 @@ class Block:
     code: str
     not_run: str | None
     replacements: tuple[tuple[str, str], ...]
+    command: str | None = None
 
     def __str__(self) -> str:
         """Where it is."""
@@ -86,6 +92,21 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
+def command_of(page: Path, name: str) -> str:
+    """The code of the one block that a page marks with `<!-- command: NAME -->`.
+
+    Raises:
+        ValueError: no such block, or several.
+    """
+    found = [block for block in blocks_of(page) if block.command == name]
+    if len(found) != 1:
+        raise ValueError(
+            f"{page.name} must mark one block with <!-- command: {name} -->, got {len(found)}: "
+            "put the comment before the block"
+        )
+    return found[0].code
+
+
 def devices_of(page: Path) -> int:
     """The devices that a page's Python is to run on; 1 where it doesn't say."""
     found = DEVICES.search(page.read_text(encoding="utf-8"))
@@ -101,13 +122,16 @@ def program_of(blocks: list[Block]) -> str:
 
 
 def _block(page: Path, line: int, language: str, code: str, before: str) -> Block:
-    reason, replacements = None, []
+    reason, command, replacements = None, None, []
     text = before.rstrip()
     while text.endswith("-->"):
         start = text.rindex("<!--")
         comment = COMMENT.fullmatch(text[start:])
         text = text[:start].rstrip()
         if comment is None:
+            continue
+        if comment["key"] == "command":
+            command = comment["text"]
             continue
         if comment["key"] == "not run":
             reason = comment["text"]
@@ -119,4 +143,8 @@ def _block(page: Path, line: int, language: str, code: str, before: str) -> Bloc
             if not arrow or not old.strip():
                 raise ValueError(f"{page.name}:{line}: {pair!r} is not of the form OLD → NEW")
             replacements.append((old.strip(), new.strip()))
-    return Block(page, line, language, code, reason, tuple(replacements))
+    return Block(page, line, language, code, reason, tuple(replacements), command)
+
+
+if __name__ == "__main__":
+    print(command_of(Path(sys.argv[1]), sys.argv[2]), end="")

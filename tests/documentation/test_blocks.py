@@ -1,7 +1,13 @@
 """Blocks are found as they stand in a page, and no page gets around running its own."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from documentation.blocks import blocks_of, devices_of, program_of
+from documentation.blocks import blocks_of, command_of, devices_of, program_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PAGE = """# Title
 
@@ -86,3 +92,31 @@ def test_a_replacement_of_what_is_not_there_is_an_error(page):
     (block,) = blocks_of(page("<!-- run with: b → c -->\n```bash\na\n```\n"))
     with pytest.raises(ValueError, match=r"page.md:3 has no 'b' to put 'c' in place of"):
         block.runnable()
+
+
+def test_a_command_is_found_by_its_mark_wherever_it_stands(page):
+    text = (
+        "```bash\nfirst\n```\n<!-- command: tests -->\n<!-- not run: it installs -->\n"
+        "```bash\npytest -q\n```\n"
+    )
+    file = page(text)
+    assert command_of(file, "tests") == "pytest -q\n"
+    assert blocks_of(file)[1].not_run == "it installs"
+    with pytest.raises(ValueError, match=r"page.md must mark one block .*command: other.* got 0"):
+        command_of(file, "other")
+    with pytest.raises(ValueError, match="got 2"):
+        command_of(page(text + text), "tests")
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("first mask", "segformer-jax segment examples/street.jpg"),
+        ("tests", ".venv/bin/pytest -q -n 2"),
+    ],
+)
+def test_the_readme_marks_the_commands_that_ci_runs(name, ends):
+    command = [sys.executable, "tests/documentation/blocks.py", "README.md", name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert line.endswith(ends)

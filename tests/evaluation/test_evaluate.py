@@ -296,18 +296,18 @@ def test_the_json_has_null_where_a_class_is_absent(segmenter, tmp_path):
 def test_what_can_not_be_evaluated_is_said(segmenter, tmp_path):
     dataset = open_dataset(write_dataset(tmp_path))
     nothing = dataclasses.replace(dataset, names=(), pictures=(), masks=())
-    with pytest.raises(ValueError, match="no pictures to evaluate"):
+    with pytest.raises(ValueError, match="must have pictures to evaluate, got none"):
         evaluate(segmenter, nothing)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         evaluate(segmenter, dataset, batch_size=0)
     with pytest.raises(ValueError, match="beta must be a number above 0, got 0"):
         evaluate(segmenter, dataset, beta=0.0)
-    with pytest.raises(ValueError, match="short_side is 0"):
+    with pytest.raises(ValueError, match=r"short_side .*got 0"):
         evaluate(segmenter, dataset, short_side=0)
     for beside in (dict(short_side=64), dict(divisor=64)):
         with pytest.raises(ValueError, match="must be the protocol's where one is given"):
             evaluate(segmenter, dataset, protocol=Protocol(flip=True), **beside)
-    with pytest.raises(ValueError, match="process_index is 2"):
+    with pytest.raises(ValueError, match=r"process_index must be .*, got 2 of"):
         evaluate(segmenter, dataset, process_index=2, process_count=2)
     (tmp_path / "val" / "images" / "3.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"3\.png"):

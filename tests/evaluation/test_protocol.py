@@ -26,5 +26,5 @@ def test_any_picture_has_a_size_that_the_divisor_divides():
     assert Protocol(short_side=65, divisor=1).size(130, 131) == (65, 66)
     assert Protocol().size(480, 640) is None
     for options in ({"short_side": 0}, {"divisor": 0}):
-        with pytest.raises(ValueError, match="is 0; it is a number of pixels, at least 1"):
+        with pytest.raises(ValueError, match="must be a whole number of pixels, at least 1, got 0"):
             Protocol(**options)

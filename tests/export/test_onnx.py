@@ -108,11 +108,11 @@ def test_with_both_steps_photos_become_class_maps(labels, tmp_path):
 
 def test_an_opset_without_the_operators_is_refused(tmp_path):
     _, ours = make(tmp_path / "model")
-    with pytest.raises(ValueError, match="opset is 16; the graph needs 17 at least"):
+    with pytest.raises(ValueError, match=r"opset must be 17 to .*got 16"):
         export_onnx(ours, tmp_path / "model.onnx", opset=16)
-    with pytest.raises(ValueError, match="the installed onnx knows up to"):
+    with pytest.raises(ValueError, match="the newest of the installed onnx"):
         export_onnx(ours, tmp_path / "model.onnx", opset=1000)
-    with pytest.raises(ValueError, match="20 × 64; this network takes sides of at least 29"):
+    with pytest.raises(ValueError, match=r"sides of at least 29 .*got 20 × 64"):
         export_onnx(ours, tmp_path / "model.onnx", signature=Signature(size=(20, 64)))
     assert not (tmp_path / "model.onnx").exists()
 

@@ -63,10 +63,10 @@ def test_two_pictures_that_would_share_their_results_are_an_error(photos):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("photos/a/none", "is no folder, no pattern"),
+        ("photos/a/none", "is not a folder, glob pattern"),
         ("photos/*.gif", "no file fits the pattern"),
         ("empty", "empty holds no picture"),
-        ("none.txt", r"there is no list none\.txt"),
+        ("none.txt", r"there is no list file none\.txt"),
         ("empty.txt", "names no picture"),
         ("binary.txt", "can't be read as UTF-8 text"),
     ],

@@ -92,7 +92,7 @@ def test_arrays_of_every_kind(rng):
         (np.zeros((1, 3, 8, 9), np.uint8), "NHWC"),
         (np.zeros((8, 9, 2), np.uint8), r"\(8, 9, 2\)"),
         (np.zeros((8, 9, 5, 3), np.uint8), r"\(8, 9, 5, 3\)"),
-        (np.zeros((0, 9, 3), np.uint8), "no pixels"),
+        (np.zeros((0, 9, 3), np.uint8), "must have pixels"),
         (np.full((4, 4, 3), -1), "-1"),
         (np.full((4, 4, 3), 70000), "70000"),
         (np.full((4, 4, 3), 1.5), "1.5"),
@@ -152,7 +152,7 @@ def test_the_limit_of_pixels_holds_before_decoding(tmp_path):
         read_image(path)
     small = Image.new("L", (10, 10))
     for source in (small, np.asarray(small), _saved(small, tmp_path / "small.png")):
-        with pytest.raises(ImageError, match="more than the limit of 99"):
+        with pytest.raises(ImageError, match="at most 99 pixels"):
             read_image(source, max_pixels=99)
         assert read_image(source, max_pixels=100).size == (10, 10)
     assert before == Image.MAX_IMAGE_PIXELS
@@ -217,7 +217,7 @@ def test_a_files_content_is_read_as_the_file(tmp_path):
     content = file.read_bytes()
     assert np.array_equal(np.asarray(read_image(content)), np.asarray(read_image(file)))
     assert check_image(content) == (4, 3)
-    with pytest.raises(ImageError, match="more than the limit of 11"):
+    with pytest.raises(ImageError, match="at most 11 pixels"):
         check_image(content, max_pixels=11)
     with pytest.raises(ImageError, match="damaged"):
         read_image(content[:-30])

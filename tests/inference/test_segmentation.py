@@ -24,7 +24,10 @@ def test_masks_go_by_name_or_index(result):
     assert np.array_equal(result.mask("road"), [[0, 0, 0, 0], [1, 1, 0, 0]])
     assert np.array_equal(result.mask(3), result.mask("road"))
     assert not result.mask("pole").any()
-    with pytest.raises(ValueError, match="no class 'tree'; it has sky, building, pole, road"):
+    with pytest.raises(
+        ValueError,
+        match="must be a class of the model, got 'tree': it has sky, building, pole, road",
+    ):
         result.mask("tree")
 
 
@@ -67,7 +70,7 @@ def test_every_ending_holds_what_it_says(result, tmp_path):
 
 
 def test_an_unknown_ending_leaves_nothing_behind(result, tmp_path):
-    with pytest.raises(ValueError, match=r"ends in none of \.overlay\.png"):
+    with pytest.raises(ValueError, match=r"must end in \.overlay\.png"):
         result.save(tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
 

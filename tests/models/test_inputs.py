@@ -28,10 +28,13 @@ def model():
     ("pixel_values", "message"),
     [
         (np.zeros((1, 3, 64, 64), np.float32), "looks like NCHW: transpose it by"),
-        (np.zeros((1, 64, 64, 4), np.float32), r"takes NHWC, \(batch, height, width, 3\)$"),
-        (np.zeros((1, 64, 64, 3), np.uint8), "uint8; the model takes normalised floats"),
-        (np.zeros((1, 28, 64, 3), np.float32), "28 × 64 pixels; .* at least 29"),
-        (np.zeros((1, 64, 28, 3), np.float32), "64 × 28 pixels; .* at least 29"),
+        (
+            np.zeros((1, 64, 64, 4), np.float32),
+            r"must be NHWC, \(batch, height, width, 3\), got \(1, 64, 64, 4\)$",
+        ),
+        (np.zeros((1, 64, 64, 3), np.uint8), "must be normalised floats, got uint8"),
+        (np.zeros((1, 28, 64, 3), np.float32), "at least 29 .*got 28 × 64"),
+        (np.zeros((1, 64, 28, 3), np.float32), "at least 29 .*got 64 × 28"),
     ],
 )
 def test_other_pixel_values_are_explained(model, pixel_values, message):
@@ -48,18 +51,23 @@ def test_the_least_size_follows_from_strides_and_reductions():
 def test_labels_outside_the_classes_are_named(model):
     labels = np.zeros((1, 64, 64), np.int32)
     labels[0, 0, :3] = (255, 3, -1)
-    with pytest.raises(ValueError, match=r"labels hold \[-1, 3\]; valid are 0…2, and 255"):
+    with pytest.raises(
+        ValueError, match=r"labels must be in 0…2, or 255 for ignored pixels, got \[-1, 3\]"
+    ):
         model(np.zeros((1, 64, 64, 3), np.float32), labels)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros((1, 64, 64), int), r"\(1, 64, 64\); a batch of 2 takes \(2, height, width\)"),
-        (np.zeros((64, 64), int), r"\(64, 64\); a batch of 2 takes"),
-        (np.zeros((2, 64, 64, 1), int), r"\(2, 64, 64, 1\); a batch of 2 takes"),
-        (np.zeros((2, 0, 64), int), r"\(2, 0, 64\); a batch of 2 takes"),
-        (np.zeros((2, 64, 64)), "labels are float.*; they are class indices, integers"),
+        (
+            np.zeros((1, 64, 64), int),
+            r"labels must have the shape \(2, height, width\), got \(1, 64, 64\)",
+        ),
+        (np.zeros((64, 64), int), r"\(2, height, width\), got \(64, 64\)"),
+        (np.zeros((2, 64, 64, 1), int), r"\(2, height, width\), got \(2, 64, 64, 1\)"),
+        (np.zeros((2, 0, 64), int), r"\(2, height, width\), got \(2, 0, 64\)"),
+        (np.zeros((2, 64, 64)), r"labels must be integers \(class indices\), got float"),
     ],
 )
 def test_labels_of_another_shape_or_type_are_explained(model, labels, message, monkeypatch):
@@ -88,10 +96,10 @@ def test_class_labels_of_another_shape_are_refused(monkeypatch):
     config = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3)
     model = SegformerForImageClassification(config, rngs=nnx.Rngs(0))
     model.eval()
-    with pytest.raises(ValueError, match="takes one per logit"):
+    with pytest.raises(ValueError, match="must have the shape of the logits"):
         model(np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 2), np.float32))
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-    with pytest.raises(ValueError, match="there are 1 labels for 2 pictures"):
+    with pytest.raises(ValueError, match="labels must be one per picture, 2, got 1"):
         model(np.zeros((2, 64, 64, 3), np.float32), np.zeros(1, np.int32))
 
 

@@ -36,7 +36,7 @@ def test_the_length_that_is_told_is_believed_only_when_it_is_too_long():
 
 
 def test_limits_below_one_are_refused():
-    with pytest.raises(ValueError, match="the limit of queue is 0"):
+    with pytest.raises(ValueError, match="the limit queue must be at least 1, got 0"):
         Limits(queue=0)
-    with pytest.raises(ValueError, match="queue_bytes is 99; it is at least body_bytes, 100"):
+    with pytest.raises(ValueError, match=r"queue_bytes must be at least body_bytes, 100, .*got 99"):
         Limits(body_bytes=100, queue_bytes=99)

@@ -66,7 +66,7 @@ def server(tmp_path_factory):
             env=environment,
         )
     try:
-        while "answers at" not in said.read_text():
+        while "is served at" not in said.read_text():
             assert process.poll() is None, said.read_text()
             time.sleep(0.1)
         yield Server(port, process)

@@ -154,7 +154,9 @@ def test_a_write_that_fails_is_told_and_does_no_harm_to_the_one_before(tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints._manager._checkpointer, "save", full)
-    with pytest.raises(OSError, match=r"the one before it is whole: .*No space left"):
+    with pytest.raises(
+        OSError, match=r"No space left.*: free some space; the checkpoint before it is complete"
+    ):
         checkpoints.save(at(2, begun(0)), ABOUT)
     checkpoints.close()
     assert whole_checkpoints(tmp_path) == [1]

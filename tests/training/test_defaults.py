@@ -77,10 +77,10 @@ def test_a_batch_is_a_multiple_of_the_devices_and_parts():
     assert chosen(survey((64, 64)), devices=8).batch_size == 8
     assert chosen(survey((64, 64)), devices=3).batch_size == 9
     assert chosen(survey((64, 64)), devices=3, accumulate=2).batch_size == 12
-    message = "the batch of 12 pictures can't be split over 8 devices in 1 part: .* multiple of 8"
+    message = r"batch_size must be a multiple of 8, for 8 devices and 1 part .*, got 12"
     with pytest.raises(ValueError, match=message):
         chosen(survey((64, 64)), devices=8, batch_size=12)
-    with pytest.raises(ValueError, match="in 2 parts: take a multiple of 16"):
+    with pytest.raises(ValueError, match=r"a multiple of 16, for 8 devices and 2 parts .*, got 8"):
         check_batch(TrainSettings(batch_size=8, accumulate=2), devices=8)
 
 
@@ -111,6 +111,8 @@ def test_rare_classes_weigh_more_and_lists_are_taken():
 
 @pytest.mark.parametrize("choice", ["[1, 2]", "[1, 2, 3, -4]", "some", "3", '["a", 1, 1, 1]'])
 def test_other_class_weights_are_refused(choice):
-    message = re.escape(f"class_weights are {choice!r}; they are none, balanced, or a JSON list")
+    message = (
+        f"class_weights must be none, balanced, or a JSON list .*got {re.escape(repr(choice))}"
+    )
     with pytest.raises(ValueError, match=message):
         class_weights(choice, survey((40, 35)))

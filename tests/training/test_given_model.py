@@ -121,7 +121,7 @@ def test_a_module_of_ones_own_is_trained_kept_and_taken_up_again(make, folder, t
         train(settings_of(folder, tmp_path / "two"), model=make(), teller=Stops(at=3))
     again = Stops()
     train(settings_of(folder, tmp_path / "two"), model=make(), teller=again)
-    assert any("going on after step 2" in line for line in again.lines)
+    assert any("continuing after step 2" in line for line in again.lines)
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
     for name, value in load_file(tmp_path / "two" / "last" / PARAMETERS).items():
         assert np.array_equal(value, kept[name]), name
@@ -174,8 +174,8 @@ def test_what_can_not_be_trained_is_refused_by_name(folder, tmp_path, monkeypatc
         (Plain(4, rngs=nnx.Rngs(0, dropout=1)), {}, r"of 3 classes \(ground, .*\), got 4"),
         (classifier, {}, "whose .logits are .*, got a SegformerModelOutput"),
         (len, {}, "must be a flax.nnx.Module, got a builtin_function_or_method"),
-        (plain(), dict(model="b0"), "settings.model is 'b0', and model= gives a Plain"),
-        (plain(), dict(dtype="bfloat16"), "the given model computes in float32"),
+        (plain(), dict(model="b0"), "settings.model must be left out .*, got 'b0' and a Plain"),
+        (plain(), dict(dtype="bfloat16"), "settings.dtype must be left out .* a model in float32"),
         (plain(), dict(gradient_checkpointing=True), "of which Plain has none"),
     ]:
         with pytest.raises(ValueError, match=said):
@@ -199,7 +199,7 @@ def test_a_segmenter_takes_over_the_weights_of_the_same_layers_alone():
     segment.update(with_head())
     other = with_head()
     other.segformer.stages[0].blocks[0].mlp.activation = jnp.tanh
-    with pytest.raises(ValueError, match="layers differ from those that the segmenter is compiled"):
+    with pytest.raises(ValueError, match="must have the layers that this segmenter was compiled"):
         segment.update(other)
     with pytest.raises(ValueError, match="must give logits of 2 classes"):
         Segmenter(plain(), processor, id2label={0: "a", 1: "b"})

@@ -149,9 +149,9 @@ def test_an_average_forgets_its_start_and_then_moves_slowly(x64):
     [
         (dict(weight_decay=-0.1), "-0.1"),
         (dict(betas=(0.9, 1.0)), "1.0"),
-        (dict(eps=0.0), "eps is 0.0"),
-        (dict(clip_norm=0.0), "largest norm is 0.0"),
-        (dict(layer_decay=1.5), "layers' decay is 1.5"),
+        (dict(eps=0.0), "eps must be a small positive number, got 0.0"),
+        (dict(clip_norm=0.0), "clip_norm must be above 0, .*got 0.0"),
+        (dict(layer_decay=1.5), "layer_decay must be .*got 1.5"),
     ],
 )
 def test_a_number_out_of_its_range_is_named(options, message):

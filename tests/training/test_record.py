@@ -55,7 +55,9 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": {"stepps": 1}, "survey": {}}'])
 def test_what_is_no_record_is_told(text, tmp_path):
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match=r"is no record of a run .*: train into another folder"):
+    with pytest.raises(
+        ValueError, match=r"is not a valid record of a run .*: train into another folder"
+    ):
         read_record(tmp_path / "settings.json")
 
 

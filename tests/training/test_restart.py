@@ -106,13 +106,13 @@ def test_a_run_stopped_by_sigterm_and_ctrl_c_goes_on_where_it_was(folder, alone)
     stopped = lines(run)
     assert 3 <= stopped < STEPS
     assert whole_checkpoints(run / "checkpoints")[-1:] == [stopped]
-    assert f"stopped after step {stopped}: the same command goes on from there" in said
+    assert f"stopped after step {stopped}: repeat the command to continue from there" in said
 
     process = started(folder, "stopped")
     wait_until(lambda: lines(run) >= stopped + 3, process)
     process.send_signal(signal.SIGINT)
     said = ended(process, 130)
-    assert f"going on after step {stopped}" in said
+    assert f"continuing after step {stopped}" in said
     assert lines(run) in whole_checkpoints(run / "checkpoints")
     assert not (run / "finished.json").exists()
 

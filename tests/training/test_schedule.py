@@ -70,11 +70,11 @@ def test_without_warm_up_the_first_rate_is_the_peak():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(peak=0.0), "from 0.0"),
-        (dict(min_lr=2.0), "can only fall"),
-        (dict(warmup=STEPS), f"{STEPS} of {STEPS} steps"),
-        (dict(power=0.0), "power is 0.0"),
-        (dict(warmup_ratio=2.0), "first rate is 2.0"),
+        (dict(peak=0.0), "at most the learning rate, which is above 0, got .* and 0.0"),
+        (dict(min_lr=2.0), "min_lr must be at least 0 and at most"),
+        (dict(warmup=STEPS), f"warmup must end before the last of {STEPS} steps, got {STEPS}"),
+        (dict(power=0.0), "power must be above 0, .*got 0.0"),
+        (dict(warmup_ratio=2.0), r"warmup_ratio must be in \[0, 1\], got 2.0"),
     ],
 )
 def test_a_number_out_of_its_range_is_named(changes, message):

@@ -8,45 +8,49 @@ import pytest
 from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
 
 WRONG = [
-    ("steps", 0, "steps is 0; it is at least 1"),
-    ("steps", "many", "steps is 'many'; it is a whole number or null"),
-    ("steps", 1.5, "steps is 1.5; it is a whole number or null"),
-    ("steps", True, "steps is True; it is a whole number or null"),
-    ("batch_size", -4, "batch_size is -4; it is at least 1"),
-    ("crop", [64], r"crop is \(64,\); it is a list of 2, each a whole number"),
-    ("crop", [64, 16], r"crop is \(64, 16\); sides are ≥ 32"),
-    ("crop", 64, "crop is 64; it is a list of 2"),
-    ("lr", 0.0, "lr is 0.0; it is above 0"),
-    ("lr", float("nan"), "lr is nan; it is above 0"),
-    ("checkpoint_seconds", 0, "checkpoint_seconds is 0.0; it is above 0"),
-    ("seed", -1, "seed is -1; it is at least 0"),
-    ("layout", "mine", "layout is 'mine'; it is auto, folder, .* or huggingface"),
-    ("photometric", "yes", "photometric is 'yes'; it is true or false"),
-    ("flip", 2, "flip is 2.0; it lies in 0…1"),
-    ("flip_direction", ["up"], "flip_direction is .*; it is a list, each horizontal, vertical or"),
+    ("steps", 0, "steps must be at least 1.*got 0"),
+    ("steps", "many", "steps must be a whole number or null.*got 'many'"),
+    ("steps", 1.5, "steps must be a whole number or null.*got 1.5"),
+    ("steps", True, "steps must be a whole number or null.*got True"),
+    ("batch_size", -4, "batch_size must be at least 1.*got -4"),
+    ("crop", [64], r"crop must be a list of 2, each a whole number.*got \(64,\)"),
+    ("crop", [64, 16], r"crop must be sides of at least 32 pixels, got \(64, 16\)"),
+    ("crop", 64, "crop must be a list of 2.*got 64"),
+    ("lr", 0.0, "lr must be above 0.*got 0.0"),
+    ("lr", float("nan"), "lr must be above 0.*got nan"),
+    ("checkpoint_seconds", 0, "checkpoint_seconds must be above 0.*got 0.0"),
+    ("seed", -1, "seed must be at least 0.*got -1"),
+    ("layout", "mine", "layout must be auto, folder, .* or huggingface.*got 'mine'"),
+    ("photometric", "yes", "photometric must be true or false.*got 'yes'"),
+    ("flip", 2, r"flip must be in \[0, 1\], got 2.0"),
+    (
+        "flip_direction",
+        ["up"],
+        "flip_direction must be a list, each horizontal, vertical or.*got .*",
+    ),
     ("flip_direction", [], "flip_direction must be one or more of horizontal, .* got"),
-    ("scale", [2.0, 0.5], r"scale is \(2.0, 0.5\); it is 0 < low ≤ high"),
-    ("losses", "dice", "losses is 'dice'; it is a list, each cross_entropy, .* or lovasz_per"),
-    ("losses", [], r"losses is \(\); each is named once"),
-    ("losses", ["dice", "dice"], r"losses is \('dice', 'dice'\); each is named once"),
-    ("loss_weights", [1, 2], r"loss_weights are \(1.0, 2.0\); give one for each of"),
-    ("freeze", "segformer.*", "freeze is 'segformer.*'; it is a list, each a text"),
-    ("accumulate", 3, "batch_size is 4, which 3 parts .* do not divide"),
-    ("ohem_threshold", 1.5, r"ohem_threshold is 1.5; it lies in 0…1, or is None"),
-    ("ohem_min_kept", 0, "ohem_min_kept is 0; it is at least 1"),
-    ("denominator", "pixels", "denominator is 'pixels'; it is valid, valid_pixels or all"),
-    ("tversky_alpha", -1, "tversky_alpha is -1.0; it is at least 0"),
-    ("tversky_gamma", 0, "tversky_gamma is 0.0; it is above 0"),
-    ("ema", 1.0, r"ema is 1.0; it lies in \[0, 1\)"),
-    ("model", 5, "model is 5; it is a text"),
-    ("log", ["wandb"], r"log is \('wandb',\); it is a list, each tensorboard or trackio"),
-    ("data", 5, "data is 5; it is a text or a list, each a text"),
-    ("data", ["a", "a"], r"data is \('a', 'a'\); each folder has a name, and is given once"),
-    ("data", ["a", ""], r"data is \('a', ''\); each folder has a name, and is given once"),
-    ("data_weights", [1, 0], r"data_weights is \(1.0, 0.0\); each is above 0"),
-    ("data_weights", [float("inf")], r"data_weights is \(inf,\); each is above 0"),
-    ("data_weights", 2, "data_weights is 2; it is a list, each a number"),
-    ("speed", 9, "there is no setting speed; there is accumulate, batch_size, "),
+    ("scale", [2.0, 0.5], r"scale must be 0 < low ≤ high.*got \(2.0, 0.5\)"),
+    ("losses", "dice", "losses must be a list, each cross_entropy, .* or lovasz_per.*got 'dice'"),
+    ("losses", [], r"losses must be one or more losses, each named once, got \(\)"),
+    ("losses", ["dice", "dice"], r"losses must be .*, each named once, got \('dice', 'dice'\)"),
+    ("loss_weights", [1, 2], r"loss_weights must hold one number for each of .*, got \(1.0, 2.0\)"),
+    ("freeze", "segformer.*", "freeze must be a list, each a text.*got 'segformer.*'"),
+    ("accumulate", 3, "batch_size must be a multiple of accumulate, 3, got 4"),
+    ("ohem_threshold", 1.5, r"ohem_threshold must be in \[0, 1\], or None, got 1.5"),
+    ("ohem_min_kept", 0, "ohem_min_kept must be at least 1.*got 0"),
+    ("denominator", "pixels", "denominator must be valid, valid_pixels or all.*got 'pixels'"),
+    ("tversky_alpha", -1, "tversky_alpha must be at least 0.*got -1.0"),
+    ("tversky_gamma", 0, "tversky_gamma must be above 0.*got 0.0"),
+    ("ema", 1.0, r"ema must be in \[0, 1\), got 1.0"),
+    ("model", 5, "model must be a text.*got 5"),
+    ("log", ["wandb"], r"log must be a list, each tensorboard or trackio.*got \('wandb',\)"),
+    ("data", 5, "data must be a text or a list, each a text.*got 5"),
+    ("data", ["a", "a"], r"data must be names of folders, each given once, got \('a', 'a'\)"),
+    ("data", ["a", ""], r"data must be names of folders, each given once, got \('a', ''\)"),
+    ("data_weights", [1, 0], r"data_weights must be numbers above 0, got \(1.0, 0.0\)"),
+    ("data_weights", [float("inf")], r"data_weights must be numbers above 0, got \(inf,\)"),
+    ("data_weights", 2, "data_weights must be a list, each a number.*got 2"),
+    ("speed", 9, "there is no setting speed: the settings are accumulate, batch_size, "),
 ]
 
 
@@ -80,7 +84,9 @@ def test_data_is_one_folder_or_several(tmp_path):
 
 
 def test_every_folder_has_a_weight():
-    with pytest.raises(ValueError, match=r"\(1.0, 2.0\); give one for each of \('a', 'b', 'c'\)"):
+    with pytest.raises(
+        ValueError, match=r"one number for each data set of \('a', 'b', 'c'\), got \(1.0, 2.0\)"
+    ):
         TrainSettings(data=("a", "b", "c"), data_weights=(1.0, 2.0))
     TrainSettings(data_weights=(1.0, 2.0))  # of a file; the folders come from the command line
 
@@ -94,8 +100,8 @@ def test_a_file_holds_settings_or_a_run(tmp_path):
 
 
 BROKEN = {
-    "{": "is not JSON",
-    "[1]": "holds a list; it is a JSON object",
+    "{": "is not valid JSON",
+    "[1]": "must hold a JSON object, got a list",
     '{"stepps": 1}': "there is no setting stepps",
 }
 

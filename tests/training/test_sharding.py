@@ -170,7 +170,10 @@ def test_a_part_holds_the_same_pictures_for_any_number_of_processes():
     [
         ((None, 2, None), "need a coordinator: HOST:PORT of process 0, or auto"),
         ((None, None, 1), "need a coordinator"),
-        (("127.0.0.1:1", 2, None), "coordinator is 127.0.0.1:1: give num_processes and process_id"),
+        (
+            ("127.0.0.1:1", 2, None),
+            "num_processes and process_id must be given with coordinator 127.0.0.1:1",
+        ),
     ],
 )
 def test_half_an_address_is_told(address, message):

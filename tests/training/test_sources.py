@@ -190,7 +190,9 @@ def test_more_than_255_classes_are_refused_and_255_are_not(tmp_path):
         return Source("x", Dataset((), id2label, (), (), Coding(count)))
 
     assert len(union([source(0, 200), source(100, 155)])) == 255
-    with pytest.raises(ValueError, match=r"the 2 data sets have 256 classes together; .* 255"):
+    with pytest.raises(
+        ValueError, match=r"the 2 data sets must have at most 255 classes together, .* got 256"
+    ):
         union([source(0, 200), source(100, 156)])
 
 

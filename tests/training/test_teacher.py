@@ -87,7 +87,7 @@ def test_a_run_learns_from_its_teacher_and_says_so(folder, teacher):
             "1 of 6 pictures have no soft targets",
             "of the teacher's classes not to be learned: hole",
         ],
-        "model": ["5 soft targets are not used: that takes --teacher soft"],
+        "model": ["5 soft targets are not used: add --teacher soft to use them"],
     }[teacher]
     assert [line for line in teller.lines if line in told] == told
 
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(folder, teacher, more):
         train(replace(settings, out=str(stopped)), teller=Stopping())
     teller = Listener()
     train(replace(settings, out=str(stopped)), teller=teller)
-    assert teller.lines[0] == "going on after step 2"
+    assert teller.lines[0] == "continuing after step 2"
     assert losses(stopped) == losses(alone)
     assert weights(stopped) == weights(alone)
 
@@ -233,9 +233,9 @@ def test_a_run_does_not_go_on_when_its_soft_targets_are_gone(folder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (dict(teacher="soft", teacher_weight=0.0), "teacher_weight is 0.0; it lies in (0, 1]"),
-        (dict(teacher="soft", temperature=0.0), "temperature is 0.0; it is above 0"),
-        (dict(temperature=1.0), "but there is no teacher: name one, --teacher MODEL"),
+        (dict(teacher="soft", teacher_weight=0.0), "teacher_weight must be in (0, 1], got 0.0"),
+        (dict(teacher="soft", temperature=0.0), "temperature must be above 0, got 0.0"),
+        (dict(temperature=1.0), "must be used with a teacher only, got"),
     ],
 )
 def test_settings_of_no_sense_are_refused(values, message):

@@ -157,7 +157,7 @@ def test_smoothing_is_the_moving_average_of_the_logits(segmenter, tmp_path):
         assert np.mean(mask != upsampled[0].argmax(0).numpy()) < 1e-3  # near ties
         differ += np.mean(mask != segmenter([picture] * 4)[0].class_map)
     assert differ > 0.01
-    with pytest.raises(ValueError, match="smoothing is 1; it is at least 0"):
+    with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\), .*got 1"):
         segment_film(segmenter, tmp_path / "a.mkv", masks=tmp_path / "masks", smoothing=1)
 
 
@@ -200,10 +200,10 @@ def test_what_is_no_film_is_one_error(segmenter, tmp_path, monkeypatch):
         out.mux(audio.encode(frame))
         out.mux(audio.encode(None))
     for name, reason in (
-        ("text.mp4", "is no film that FFmpeg reads: Invalid data"),
-        ("song.mp4", "has no video in it"),
+        ("text.mp4", "is not a film that FFmpeg can read: Invalid data"),
+        ("song.mp4", "has no video stream"),
         ("none.mp4", "there is no file"),
-        ("", "is a folder; give a film"),
+        ("", "must be a file, got the folder"),
     ):
         with pytest.raises(ValueError, match=reason):
             check_film(tmp_path / name)
@@ -229,10 +229,10 @@ def test_the_command_line_knows_films_by_their_endings(segmenter, tmp_path, monk
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.overlay.mp4"]
     (tmp_path / "text.mov").write_text("hello")
     for arguments, reason in (
-        ((tmp_path / "text.mov",), "is no film"),
-        ((tmp_path / "a.mkv", STREET), "segment films and pictures by two commands"),
-        ((tmp_path / "a.mkv", "--outputs", "npy"), "--outputs has npy"),
-        ((tmp_path / "a.mkv", "--smoothing", "1"), "--smoothing is 1.0"),
+        ((tmp_path / "text.mov",), "is not a film"),
+        ((tmp_path / "a.mkv", STREET), "segment them by two commands"),
+        ((tmp_path / "a.mkv", "--outputs", "npy"), "--outputs must be overlay"),
+        ((tmp_path / "a.mkv", "--smoothing", "1"), "--smoothing must be in [0, 1)"),
     ):
         code, printed, said = run(*arguments)
         assert (code, printed, said.count("\n")) == (2, "", 1)

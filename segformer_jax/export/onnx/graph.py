@@ -1,4 +1,4 @@
-"""A graph in ONNX, written node by node."""
+"""Builds an ONNX graph node by node."""
 
 from collections.abc import Sequence
 from types import ModuleType

@@ -1,7 +1,7 @@
-"""Programs for ONNX's runtimes: the folded model, node by node, in standard operators.
+"""Exports ONNX files: the folded model in standard operators.
 
-Inputs and logits lie as in transformers' exports, channels first. Runtimes know the sizes of a
-graph beforehand where its input's are set, and then leave out the arithmetic on shapes.
+Inputs and logits have the layout of transformers' exports, channels first. If the input has a fixed
+size, runtimes know all sizes of the graph and skip the arithmetic on shapes.
 """
 
 import json
@@ -32,24 +32,23 @@ def export_onnx(
     processor: SegformerImageProcessor | None = None,
     opset: int = USUAL_OPSET,
 ) -> None:
-    """Writes the model as one ONNX file in float32, whole or not at all.
+    """Exports the model to one ONNX file in float32, written completely or not at all.
 
     The input is `pixel_values`, (b, channels, h, w) float32, or with "preprocess" `photos`,
     (b, h, w, 3) uint8. The output is `logits`, (b, labels, ⌈h/4⌉, ⌈w/4⌉), or with "argmax"
     `classes`, (b, h, w). The class names are in the file's metadata, as `id2label` in JSON.
 
     Args:
-        model: its parameters are copied, folded.
-        path: of the file.
-        signature: what it takes and gives; pixels and logits of any batch and size when left out.
-        processor: its scale, mean and deviation are built in by the step "preprocess".
+        model: its parameters are copied and folded.
+        path: the file to write.
+        signature: inputs and outputs; by default pixels and logits of any batch and size.
+        processor: needed for the step "preprocess", which applies its scale, mean and deviation.
         opset: version of ONNX's operators, at least 17.
 
     Raises:
         ImportError: the package onnx is missing.
-        ValueError: another kind of model, a layer of another type than SegFormer's, an opset that
-            is too old or unknown, a size that the network can't take, a missing processor, a path
-            that can't be written.
+        ValueError: the model or one of its layers is not SegFormer's, the opset is too old or
+            unknown, the size is too small, the processor is missing, or the path can't be written.
     """
     signature = signature or Signature()
     check_model(model)
@@ -58,8 +57,8 @@ def export_onnx(
     newest = onnx().defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(
-            f"opset is {opset}; the graph needs {OLDEST_OPSET} at least, and the installed onnx "
-            f"knows up to {newest}"
+            f"opset must be {OLDEST_OPSET} to {newest} (the newest of the installed "
+            f"onnx), got {opset}"
         )
     content = _model(model.folded(), signature, processor, opset).SerializeToString()
     with atomic_path(path) as temporary:
