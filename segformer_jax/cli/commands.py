@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
         app.command(command)
     return app.cli(
         prog="segformer-jax",
-        description="SegFormer in JAX: cuts pictures into classes, pixel by pixel.",
+        description="SegFormer in JAX: finds the class of every pixel of a picture.",
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )

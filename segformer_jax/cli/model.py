@@ -11,8 +11,8 @@ def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any
     """The model in use, in a process that keeps compiled programs and freed memory.
 
     Args:
-        model: a weights package, a folder, or a hub name.
-        dtype: what the matrix products compute in.
+        model: an installed weights package, a folder, or a name on the Hugging Face hub.
+        dtype: the type of the matrix products.
         options: those of `Segmenter.from_pretrained`.
     """
     import jax.numpy as jnp
@@ -28,7 +28,7 @@ def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any
 
 
 def say_licence(model: str) -> None:
-    """Of the model that nobody chose: what it is, and that its licence has a limit."""
+    """Says what the default model is, and the limit of its licence."""
     if model == DEFAULT_MODEL:
         say(
             "scene-b0: a small model of 32 classes of streets, rooms, people and nature; its "
