@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from segformer_jax.cli.model import DEFAULT_MODEL, open_segmenter
+from segformer_jax.cli.open_model import DEFAULT_MODEL, open_segmenter
 from segformer_jax.cli.printing import say
 
 EXAMPLES = Path(__file__).parents[2] / "examples"  # of a clone; an installed wheel has none

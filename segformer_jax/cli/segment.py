@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from segformer_jax.cli.model import DEFAULT_MODEL
+from segformer_jax.cli.open_model import DEFAULT_MODEL
 from segformer_jax.cli.protocol_options import Name, make_protocol
 from segformer_jax.images.flips import Flip
-from segformer_jax.inference.outputs import Output
+from segformer_jax.inference.result_files import Output
 
 
 def segment(

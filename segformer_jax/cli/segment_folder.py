@@ -25,7 +25,7 @@ from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.images.find import Found, find_pictures, is_pattern
-from segformer_jax.inference.outputs import ENDINGS
+from segformer_jax.inference.result_files import ENDINGS
 
 REPORT = "report.json"
 

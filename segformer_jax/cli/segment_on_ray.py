@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from segformer_jax.cli.model import say_licence
+from segformer_jax.cli.open_model import say_licence
 from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.segment_photos import print_segmentation
 from segformer_jax.cli.segment_request import Request

@@ -10,7 +10,7 @@ from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import make_console, make_table, one_line, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.inference.outputs import ENDINGS
+from segformer_jax.inference.result_files import ENDINGS
 
 
 def segment_photos(images: tuple[Path, ...], request: Request) -> int:

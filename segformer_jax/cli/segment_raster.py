@@ -11,7 +11,7 @@ from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import print_json
 from segformer_jax.cli.segment_photos import print_segmentation
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.inference.outputs import ENDINGS
+from segformer_jax.inference.result_files import ENDINGS
 
 TIFFS = (".tif", ".tiff")
 ALWAYS = (".vrt", ".jp2", ".img")

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segformer_jax.cli.model import open_segmenter
-from segformer_jax.inference.outputs import Output
+from segformer_jax.cli.open_model import open_segmenter
 from segformer_jax.inference.protocol import Protocol
+from segformer_jax.inference.result_files import Output
 
 
 @dataclass(frozen=True)

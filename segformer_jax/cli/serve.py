@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from segformer_jax.cli.model import DEFAULT_MODEL, say_licence
+from segformer_jax.cli.open_model import DEFAULT_MODEL, say_licence
 from segformer_jax.cli.printing import say
 
 

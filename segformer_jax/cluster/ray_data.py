@@ -12,7 +12,7 @@ from segformer_jax.cluster.resources import Workers, choose_workers
 from segformer_jax.cluster.worker import Job, SegmentBatch, clashes
 from segformer_jax.images.find import picture_endings
 from segformer_jax.images.read import MAX_PIXELS
-from segformer_jax.inference.outputs import ENDINGS, Output
+from segformer_jax.inference.result_files import ENDINGS, Output
 
 READING = 0.1  # CPUs of a task that reads files: it waits more than it computes
 AT_ONCE = 2  # batches of a worker: one is decoded or written while the other is computed

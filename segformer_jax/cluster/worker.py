@@ -13,7 +13,7 @@ from segformer_jax.cluster import store
 from segformer_jax.cluster.resources import Workers, limit_threads
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import read_image
-from segformer_jax.inference.outputs import ENDINGS
+from segformer_jax.inference.result_files import ENDINGS
 from segformer_jax.inference.segmentation import Segmentation
 
 CLASSES = pa.list_(

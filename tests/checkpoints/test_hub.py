@@ -101,7 +101,7 @@ def test_a_folder_and_a_file_are_themselves(stand_in, tmp_path):
     assert hub.resolve(str(tmp_path)) == tmp_path
     assert hub.resolve(tmp_path, subfolder="sub") == tmp_path / "sub"
     assert hub.resolve(tmp_path / "x.bin") == tmp_path / "x.bin"
-    with pytest.raises(WeightsError, match="there is no other in"):
+    with pytest.raises(WeightsError, match="there is no folder other in"):
         hub.resolve(tmp_path, subfolder="other")
 
 

@@ -306,7 +306,7 @@ def test_a_folder_that_takes_no_files_is_a_value_error(folder, tmp_path):
 
 def test_an_unknown_option_is_named_and_the_known_ones_listed(folder):
     for cls in (SegformerForSemanticSegmentation, SegformerConfig, SegformerImageProcessor):
-        with pytest.raises(TypeError, match=r"from_pretrained has no option foo;.* revision"):
+        with pytest.raises(TypeError, match=r"from_pretrained has no option foo: .* revision"):
             cls.from_pretrained(folder, foo=1)
 
 

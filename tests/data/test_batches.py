@@ -201,9 +201,9 @@ def test_shares_of_other_pictures_are_refused(dataset):
         (dict(batch_size=0), "batch_size .*, got 0"),
         (dict(process_count=3), "batch_size must be a multiple of .* 3, got 4"),
         (dict(process_index=2, process_count=2), "process_index must be in 0…1, got 2"),
-        (dict(seed=-1), "seed is -1"),
-        (dict(start=-1), "start is -1"),
-        (dict(workers=-1), "workers is -1"),
+        (dict(seed=-1), "seed must be at least 0, got -1"),
+        (dict(start=-1), "start must be at least 0, got -1"),
+        (dict(workers=-1), "workers must be at least 0, got -1"),
     ],
 )
 def test_impossible_numbers_are_refused_at_once(dataset, changes, message):

@@ -91,7 +91,7 @@ def test_other_columns_and_splits_are_told_what_there_is(saved, tmp_path):
     with pytest.raises(ValueError, match="choose one, train or validation"):
         open_dataset(saved)
     _table(1).remove_columns("label").save_to_disk(tmp_path / "one")
-    with pytest.raises(ValueError, match="has the columns image, scene, of which image hold"):
+    with pytest.raises(ValueError, match="got the columns image, scene, of which image hold"):
         open_dataset(tmp_path / "one")
 
 

@@ -48,5 +48,5 @@ def test_a_sheet_of_large_crops_is_made_smaller(tmp_path):
 
 def test_a_sheet_of_nothing_is_refused(tmp_path):
     dataset = open_dataset(write_folder(tmp_path, count=1), split="train")
-    with pytest.raises(ValueError, match="of 0 samples"):
+    with pytest.raises(ValueError, match="at least 1 sample, got 0"):
         contact_sheet(dataset, OPTIONS, seed=0, count=0)

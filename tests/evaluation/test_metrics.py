@@ -51,7 +51,7 @@ def test_a_confusion_matrix_is_the_one_of_torchmetrics(rng, num_classes):
 
 def test_more_classes_than_labels_are_refused():
     labels = np.array([[255, 299]], np.uint16)
-    with pytest.raises(ValueError, match="must be at most 255, got 300: the label 255 stands"):
+    with pytest.raises(ValueError, match=r"num_classes must be at most 255, .*, got 300"):
         confusion_matrix(labels, labels, num_classes=300)
 
 
