@@ -338,7 +338,8 @@ def test_bad_input_is_one_line_and_leaves_no_run(case, folder, run, tmp_path, mo
 def test_a_loss_that_is_no_number_is_told(folder, run):
     result = run(*command(folder, "nan", "--lr", "1e30", "--warmup", "0"))
     assert_told(
-        result, r"the loss of step \d is nan; the last checkpoint is of step 0: .*lower --lr"
+        result,
+        r"the loss of step \d must be finite, got nan \(last checkpoint: step 0\): .*lower --lr",
     )
     assert not (folder / "nan" / "best").exists()
 
