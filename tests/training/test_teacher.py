@@ -200,7 +200,9 @@ def test_a_teacher_that_can_not_teach_is_refused_before_anything_is_read(folder,
     settings = settings_of(folder, out=str(tmp_path / "out"))
     for teacher, message in {
         "nobody": "no model 'nobody'",
-        str(teacher_of(tmp_path / "sea", ["sea", "boat"])): "share none",
+        str(
+            teacher_of(tmp_path / "sea", ["sea", "boat"])
+        ): "must share two or more class names with the data, got none in common",
     }.items():
         with pytest.raises(ValueError, match=message):
             prepare(replace(settings, teacher=teacher))
