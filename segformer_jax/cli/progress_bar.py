@@ -28,7 +28,7 @@ def progress(total: int | None, *, unit: str) -> Iterator[Callable[[], None]]:
         done += 1
         bar.update()
         now = time.monotonic()
-        if bar.disable and now - told >= SECONDS:
+        if bar.disable and total != 1 and now - told >= SECONDS:
             told = now
             of = f"/{total:,}" if total else ""
             say(f"{done:,}{of} {unit}s, {done / (now - started):.1f} a second")
