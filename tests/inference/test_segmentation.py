@@ -78,7 +78,7 @@ def test_an_unknown_ending_leaves_nothing_behind(result, tmp_path):
 def test_a_folder_that_takes_no_files_is_a_value_error(result, tmp_path):
     (tmp_path / "file.jpg").touch()
     for folder in (tmp_path / "file.jpg", "/proc/x/x"):
-        with pytest.raises(ValueError, match=f"the output folder {folder} "):
+        with pytest.raises(ValueError, match=f"the output folder .*{folder}"):
             result.save(f"{folder}/x.png")
 
 
