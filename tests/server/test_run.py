@@ -184,7 +184,8 @@ def test_a_port_in_use_is_one_line(server):
         timeout=120,
     )
     assert again.returncode == 2
-    assert re.fullmatch(r"segformer-jax: error: 127.0.0.1:\d+ can't .*--port\n", again.stderr)
+    message = r"segformer-jax: error: can't listen on 127\.0\.0\.1:\d+: .*--port\n"
+    assert re.fullmatch(message, again.stderr)
 
 
 def test_ctrl_c_ends_it_with_all_its_processes(server):
