@@ -1,4 +1,4 @@
-"""Reads a picture of any kind as upright RGB with 8 bits; all problems are `ImageError`s."""
+"""Reads a picture of any kind as upright RGB with 8 bits; every problem is an `ImageError`."""
 
 import contextlib
 import io
