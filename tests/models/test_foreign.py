@@ -107,7 +107,9 @@ def test_a_part_of_another_type_is_refused_by_its_name(change, tmp_path):
     for weights in ("float", "float16", "int8"):
         with pytest.raises(ValueError, match=f"Hugging Face's .*, got {CHANGES[change]}keep the"):
             model.save_pretrained(tmp_path / "model", weights=weights)
-    with pytest.raises(ValueError, match=f"ONNX holds .*, got {CHANGES[change]}export_stablehlo"):
+    with pytest.raises(
+        ValueError, match=f"ONNX can write .*, got {CHANGES[change]}export_stablehlo"
+    ):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
