@@ -113,7 +113,7 @@ def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
         assert_same_map(result.class_map, by_hand(picture))
 
 
-def test_a_thousand_sizes_compile_a_dozen_programs():
+def test_a_thousand_sizes_compile_thirteen_programs():
     segmenter, compiled = Segmenter.from_pretrained("scene-b0"), []
 
     def listener(event, duration, **_):
@@ -137,7 +137,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
         segmenter([np.zeros((40, 50, 3), np.uint8)] * 8)
     finally:
         jax.monitoring.clear_event_listeners()
-    assert 0 < len(compiled) <= 12
+    assert 0 < len(compiled) <= 13  # 8 widths, 3 for a CPU, a batch of one and of eight
 
 
 def test_eight_devices_give_the_same_maps(segmenter, tmp_path):
