@@ -113,7 +113,7 @@ def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
         assert_same_map(result.class_map, by_hand(picture))
 
 
-def test_a_thousand_sizes_compile_thirteen_programs():
+def test_a_thousand_sizes_compile_a_dozen_programs():
     segmenter, compiled = Segmenter.from_pretrained("scene-b0"), []
 
     def listener(event, duration, **_):
@@ -124,10 +124,10 @@ def test_a_thousand_sizes_compile_thirteen_programs():
 
     rng = np.random.default_rng(0)
     sizes = [(int(h), int(w)) for h, w in rng.integers(1, 4097, (1000, 2))]
+    first = segmenter(np.zeros((40, 50, 3), np.uint8))  # 4, or fewer after other tests
+    assert first.class_map.shape == (40, 50)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
-        first = segmenter(np.zeros((40, 50, 3), np.uint8))
-        assert first.class_map.shape == (40, 50)
         logits = segmenter._each([segmenter.processor(STREET)["pixel_values"][0]])
         logits = next(iter(logits))
         with jax.set_mesh(None):  # as `start_class_map` calls them
@@ -137,7 +137,7 @@ def test_a_thousand_sizes_compile_thirteen_programs():
         segmenter([np.zeros((40, 50, 3), np.uint8)] * 8)
     finally:
         jax.monitoring.clear_event_listeners()
-    assert 0 < len(compiled) <= 13  # 8 widths, 3 for a CPU, a batch of one and of eight
+    assert 0 < len(compiled) <= 9  # 8 widths, and a batch of eight
 
 
 def test_eight_devices_give_the_same_maps(segmenter, tmp_path):
