@@ -18,28 +18,13 @@ import torch
 import transformers
 from PIL import Image
 
-from segformer_jax import SegformerConfig, Segmenter, cli, process
+from segformer_jax import SegformerConfig, Segmenter
 from segformer_jax.checkpoints import hub
 from segformer_jax.models.arithmetic import multiply_adds
 
 ROOT = Path(__file__).resolve().parents[2]
 STREET = ROOT / "examples" / "street.jpg"
 PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a command in this process: (exit code, standard output, standard error)."""
-    monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

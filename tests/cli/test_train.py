@@ -28,26 +28,10 @@ from training.runs import (
     write_shapes,
 )
 
-from segformer_jax import cli, process
 from segformer_jax.training import build, loop
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.loop import Outcome, train
 from segformer_jax.training.settings import MAY_CHANGE, TrainSettings
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a command in this process: (exit code, standard output, standard error)."""
-    monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
