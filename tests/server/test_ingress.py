@@ -7,9 +7,17 @@ import pytest
 from PIL import Image
 from starlette.requests import Request
 
+from segformer_jax.cluster.connection import LOOPBACK
 from segformer_jax.server.budget import Budget
 from segformer_jax.server.ingress import Answer, Ingress
 from segformer_jax.server.requests import Limits
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch):
+    """As in a process that started no Ray, whatever ran in this one before."""
+    for name in LOOPBACK:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
