@@ -13,11 +13,9 @@ import nox
 COMMANDS = {
     "quick": ["pytest -q -n 2 -m quick"],
     "tests": ["pytest -q -n 2"],
-    # Flax's other mode is about how modules are taken apart: not the real sizes, nor the classifier
-    "graph": [
-        "NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false pytest -q -n 2 tests/models "
-        "--ignore tests/models/test_variants.py -k 'not classification'"
-    ],
+    "full": ["pytest -q -n 2 -m ''"],
+    # Flax's other mode is about how modules are taken apart
+    "graph": ["NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false pytest -q -n 2 tests/models"],
     "lint": ["ruff check", "ruff format --check"],
     "types": ["pyrefly check"],
     "docs": ["pip install -q -e '.[docs]'", "sphinx-build -q -W --keep-going docs out/docs"],
@@ -28,6 +26,7 @@ COMMANDS = {
     ],
 }
 
+NEWEST = ("3.12", "3.13")  # the versions of Python on which the newest releases are tried
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "quick"]
 
@@ -48,3 +47,12 @@ def add(name: str, commands: list[str]) -> None:
 
 for name, commands in COMMANDS.items():
     add(name, commands)
+
+
+@nox.session(python=NEWEST, venv_backend="venv")
+def newest(session: nox.Session) -> None:
+    """The quick tests with the newest release of everything that the requirements admit."""
+    eager = ("--upgrade", "--upgrade-strategy", "eager")
+    session.install(*eager, "-e", ".[test]", "-e", "weights/scene-b0")
+    session.run("pip", "list", "--format", "freeze")
+    session.run(*COMMANDS["quick"][0].split())

@@ -17,7 +17,7 @@ def keep_compiled_programs() -> None:
     The folder is `JAX_COMPILATION_CACHE_DIR`, or `segformer-jax` in the user's cache. One that
     can't be written is done without.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if jax.config.jax_compilation_cache_dir is None:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "segformer-jax" / "compiled"
         try:

@@ -1,5 +1,6 @@
-"""Fixtures that tests of several rooms share."""
+"""Fixtures that tests of several rooms share, and which tests are the quick ones."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ QUICK = (  # of each room what is fast and breaks first, equality with PyTorch a
     "evaluation/test_metrics.py",
     "images",
     "inference/test_protocol.py",
-    "models/test_equality.py::test_segmentation_equals_transformers[standard-size0-False]",
+    "models/test_equality.py::test_segmentation_equals_transformers[-97x131-eval]",
     "test_atomic.py",
     "test_commands.py",
     "test_config.py",
@@ -23,6 +24,19 @@ QUICK = (  # of each room what is fast and breaks first, equality with PyTorch a
     "test_on_demand.py",
     "training/test_settings.py",
 )
+
+
+def pytest_configure(config):
+    """Equal programs are compiled once, in whichever process and run; in the short tier, fast."""
+    options = {
+        "jax_compilation_cache_dir": str(TESTS.parent / "out" / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+        "jax_disable_most_optimizations": config.option.markexpr in ("not full", "quick"),
+    }
+    for name, value in options.items():
+        if name.upper() not in os.environ:
+            os.environ[name.upper()] = str(value)  # for the processes that tests start
+            jax.config.update(name, value)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -53,6 +67,15 @@ def strict():
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optimized():
+    """For what is seen in the optimised program alone."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_contenders_take_turns_and_failures_are_named(folder):
     forward.check_agreement(lanes)
 
 
+@pytest.mark.full
 def test_a_contender_that_is_not_equal_is_refused(folder):
     pixels = np.zeros((1, 32, 32, 3), np.float32)
     lanes, _ = race([Entry("ours", folder, pixels, 32, 32)] * 2, rounds=2)

@@ -140,6 +140,7 @@ def test_a_case_runs_on_the_library_of_its_checkout(tmp_path):
         pass
 
 
+@pytest.mark.full
 def test_the_folder_is_segmented_anew_in_every_run():
     program = "from benchmarks import cases; cases.PHOTOS = 2; run = cases.folder(); run(), run()"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=two_commits.ROOT)

@@ -67,6 +67,7 @@ def test_json_is_one_object_and_nothing_else(run, tmp_path):
     assert first["outputs"]["mask"] == str(tmp_path / "out" / "street.mask.png")
 
 
+@pytest.mark.full
 def test_a_second_process_does_not_compile_and_an_unwritable_cache_does_no_harm(tmp_path):
     def segment(cache):
         command = [*PROGRAM, "segment", str(STREET), "--out-dir", str(tmp_path / "out")]
@@ -341,6 +342,7 @@ def test_an_empty_folder_that_was_there_before_stays(run, model, tmp_path):
     assert (tmp_path / "out").is_dir()
 
 
+@pytest.mark.full
 def test_verify_shows_every_stage_and_says_equal(run):
     transformers.utils.logging.enable_progress_bar()
     code, printed, said = run("verify", "scene-b0", "--image", STREET)

@@ -168,6 +168,7 @@ def test_a_file_gives_the_run_of_python_and_words_go_before_it(folder, by_python
     assert_same_run(folder / "again", by_python)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.*initialised at random")  # the classifier, of other classes
 def test_several_data_sets_with_weights_train_one_model_and_go_on(folder, run, tmp_path):
     other = write_shapes(tmp_path / "other", train=2, val=1)
@@ -328,6 +329,7 @@ def test_a_loss_that_is_no_number_is_told(folder, run):
     assert not (folder / "nan" / "best").exists()
 
 
+@pytest.mark.full
 def test_a_picture_that_is_damaged_during_the_run_is_named_and_nothing_is_lost(
     folder, run, stand_in, tmp_path
 ):

@@ -93,6 +93,7 @@ def test_two_workers_give_the_class_maps_of_one_process(ray, photos, one_process
     assert len([file for file in (tmp_path / "out").rglob("*") if file.is_file()]) == 12
 
 
+@pytest.mark.full
 def test_the_result_is_complete_when_a_worker_is_killed(ray, one_process, tmp_path):
     street, count = Image.open(STREET), 24
     (tmp_path / "in").mkdir()
@@ -124,6 +125,7 @@ def test_the_result_is_complete_when_a_worker_is_killed(ray, one_process, tmp_pa
     assert not [file for file in out.iterdir() if file.name.endswith(".part")]
 
 
+@pytest.mark.full
 def test_a_parquet_table_holds_masks_and_errors(ray, photos, one_process, tmp_path):
     pictures = ray.data.from_items(
         [

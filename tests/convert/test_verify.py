@@ -19,6 +19,7 @@ def test_scene_b0_is_equal_stage_by_stage():
     assert report["argmax_agreement"]["float64"] == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
 def test_the_other_models_are_compared_as_what_they_are(kind, tmp_path):
     reference.hf_model(kind).save_pretrained(tmp_path)
@@ -27,6 +28,7 @@ def test_the_other_models_are_compared_as_what_they_are(kind, tmp_path):
     assert ("logits" in report["stages"]) == (kind != "Model")
 
 
+@pytest.mark.full
 def test_weights_that_we_misread_are_found(monkeypatch, tmp_path):
     hf = reference.hf_model("Model")
     hf.save_pretrained(tmp_path)
@@ -53,6 +55,7 @@ def test_int8_weights_are_compared_as_the_floats_they_stand_for(tmp_path):
     assert verify.compare_with_torch(str(tmp_path / "int8"))["equal"]
 
 
+@pytest.mark.full
 def test_a_wrong_activation_is_found(monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "gelu", nnx.gelu)  # Flax's is the tanh approximation
     report = verify.compare_with_torch("scene-b0")

@@ -62,12 +62,14 @@ def street() -> Segmentation:
     return Segmenter.from_pretrained("scene-b0")(browser.STREET)
 
 
+@pytest.mark.full
 def test_the_legend_has_the_classes_and_their_shares(page, street):
     browser.upload(page, browser.STREET)
     expected = [(label, f"{100 * share:.1f} %") for label, share in street.areas().items()]
     assert browser.legend(page) == expected
 
 
+@pytest.mark.full
 def test_the_overlay_follows_the_opacity_and_the_network_does_not_run_again(page, street):
     browser.upload(page, browser.STREET)
     browser.legend(page)
@@ -90,6 +92,7 @@ def test_the_overlay_follows_the_opacity_and_the_network_does_not_run_again(page
     assert browser.requests(page) == []
 
 
+@pytest.mark.full
 def test_the_pointer_reads_the_class_below_it(page, street):
     browser.upload(page, browser.STREET)
     browser.legend(page)
@@ -107,6 +110,7 @@ def test_the_pointer_reads_the_class_below_it(page, street):
     assert len(seen) >= 4
 
 
+@pytest.mark.full
 def test_the_downloaded_mask_is_the_one_that_segment_writes(page, street, tmp_path):
     browser.upload(page, browser.STREET)
     browser.legend(page)
@@ -121,6 +125,7 @@ def test_the_downloaded_mask_is_the_one_that_segment_writes(page, street, tmp_pa
     assert np.array_equal(np.asarray(Image.open(mask)), street.class_map)
 
 
+@pytest.mark.full
 def test_a_file_that_is_no_picture_gets_a_message_and_the_page_goes_on(page, street, tmp_path):
     (tmp_path / "notes.jpg").write_text("hello")
     browser.upload(page, tmp_path / "notes.jpg")
@@ -130,6 +135,7 @@ def test_a_file_that_is_no_picture_gets_a_message_and_the_page_goes_on(page, str
     assert [name for name, _ in browser.legend(page)] == list(street.areas())
 
 
+@pytest.mark.full
 def test_the_camera_and_the_example_are_photos_too(page, street):
     browser.find(page, "#photo button[aria-label='Capture from camera']").click()
     browser.find(page, "#photo [title='grant webcam access']").click()
@@ -143,6 +149,7 @@ def test_the_camera_and_the_example_are_photos_too(page, street):
     browser.wait(lambda: [name for name, _ in browser.legend(page)] == list(street.areas()))
 
 
+@pytest.mark.full
 def test_nothing_is_asked_of_another_machine(driver, address):
     driver.get("about:blank")
     browser.requests(driver)
@@ -155,6 +162,7 @@ def test_nothing_is_asked_of_another_machine(driver, address):
     assert "default-src 'self'" in httpx.get(address).headers["content-security-policy"]
 
 
+@pytest.mark.full
 def test_ten_uploads_at_once_all_answer(address, street, tmp_path):
     photos = []
     for index in range(10):
@@ -177,6 +185,7 @@ def test_ten_uploads_at_once_all_answer(address, street, tmp_path):
             assert view["mask_name"] == f"{index}.mask.png"
 
 
+@pytest.mark.full
 def test_the_model_is_chosen_by_its_name(address, other_model, street):
     view = answer(address, browser.STREET, str(other_model))
     assert [row["label"] for row in view["legend"]] == [f"my {name}" for name in street.areas()]
@@ -186,6 +195,7 @@ def test_the_model_is_chosen_by_its_name(address, other_model, street):
     )
 
 
+@pytest.mark.full
 def test_a_file_that_was_not_uploaded_is_refused(address):
     photo = {"path": str(browser.STREET), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AssertionError, match="not uploaded by a user"):

@@ -9,6 +9,7 @@ from training.runs import ROOT
 NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_a_notebook_runs_from_top_to_bottom(notebook, monkeypatch):
     monkeypatch.chdir(ROOT / "docs")  # as Sphinx runs it

@@ -157,6 +157,7 @@ def test_the_device_has_the_next_batch_before_the_last_is_waited_for(
     assert events == ["start", *["start", "wait"] * (len(dataset) - 1), "wait"]
 
 
+@pytest.mark.full
 def test_two_processes_get_the_scores_of_the_whole(segmenter, checkpoint, tmp_path):
     folder = write_dataset(tmp_path)
     program = (

@@ -78,6 +78,7 @@ def pictures(batch: int, height: int, width: int, dtype: str) -> np.ndarray:
     return rng.integers(0, 256, shape, "uint8") if dtype == "uint8" else rng.normal(size=shape)
 
 
+@pytest.mark.full
 def test_one_file_gives_the_logits_of_every_size_in_a_process_without_us(models, program, tmp_path):
     hf, _ = models
     inputs = {

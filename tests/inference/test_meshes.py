@@ -87,6 +87,7 @@ for device in (None, jax.devices()[0]):
 """
 
 
+@pytest.mark.full
 def test_a_callers_mesh_changes_nothing(tmp_path):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(

@@ -13,6 +13,7 @@ import torch
 import transformers
 from flax import nnx
 from PIL import Image
+from tiers import short
 
 from segformer_jax import (
     ImageError,
@@ -69,8 +70,9 @@ def crops(count: int, *, largest: int = 1200, seed: int = 0) -> list[Image.Image
     return pictures
 
 
-def test_50_sizes_alone_and_in_mixed_batches_equal_the_three_steps(segmenter, by_hand):
-    pictures = crops(50)
+@pytest.mark.parametrize("count", short([5, 50], (5).__eq__))
+def test_many_sizes_alone_and_in_mixed_batches_equal_the_three_steps(segmenter, by_hand, count):
+    pictures = crops(count)
     together = segmenter(pictures)
     pixels, near_ties = 0, 0
     for picture, batched in zip(pictures, together, strict=True):
@@ -113,6 +115,7 @@ def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
         assert_same_map(result.class_map, by_hand(picture))
 
 
+@pytest.mark.full
 def test_a_thousand_sizes_compile_a_dozen_programs():
     segmenter, compiled = Segmenter.from_pretrained("scene-b0"), []
 
@@ -140,6 +143,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
     assert 0 < len(compiled) <= 9  # 8 widths, and a batch of eight
 
 
+@pytest.mark.full
 def test_eight_devices_give_the_same_maps(segmenter, tmp_path):
     pictures = crops(11, largest=300, seed=1)
     expected = [result.class_map for result in segmenter(pictures)]

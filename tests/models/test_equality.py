@@ -1,12 +1,16 @@
 """The same function as transformers', in float64: outputs, losses, gradients, statistics."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
 import torch
+from allpairspy import AllPairs
 from flax import nnx
+from tiers import short
 
 import segformer_jax
 from segformer_jax.checkpoints import names
@@ -16,45 +20,63 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 ROUNDING = 1e-9  # the bound that the project promises; what is seen is 1e-15
 
-CONFIGS = {
-    "standard": {},
-    "one stage": dict(stages=1),
-    "two stages": dict(stages=2),
-    "three stages": dict(stages=3),
-    "one channel": dict(num_channels=1),
-    "five channels": dict(num_channels=5),
-    "odd widths": dict(
-        hidden_sizes=[9, 15, 21, 33], num_attention_heads=[1, 3, 3, 1], decoder_hidden_size=19
-    ),
-    "relu": dict(hidden_act="relu"),
-    "silu": dict(hidden_act="silu"),
-    "gelu_new": dict(hidden_act="gelu_new"),
-    "other strides and patches": dict(
-        patch_sizes=[5, 3, 2, 3], strides=[3, 2, 2, 1], sr_ratios=[3, 2, 1, 2]
-    ),
-    "wide patches": dict(patch_sizes=[8, 5, 4, 1], strides=[4, 2, 2, 2]),
-    "patch 7 and stride 2": dict(patch_sizes=[7, 3, 3, 3], strides=[2, 2, 2, 2]),
-    "another ignored label": dict(semantic_loss_ignore_index=3),
-}
+# What a network can differ in; of each aspect first what is usual.
+ASPECTS = [
+    [{}, {"stages": 1}, {"stages": 2}, {"stages": 3}],
+    [{}, {"num_channels": 1}, {"num_channels": 5}],
+    [{}, {
+        "hidden_sizes": [9, 15, 21, 33],
+        "num_attention_heads": [1, 3, 3, 1],
+        "decoder_hidden_size": 19,
+    }],
+    [{}, {"hidden_act": "relu"}, {"hidden_act": "silu"}, {"hidden_act": "gelu_new"}],
+    [
+        {},
+        {"patch_sizes": [5, 3, 2, 3], "strides": [3, 2, 2, 1], "sr_ratios": [3, 2, 1, 2]},
+        {"patch_sizes": [8, 5, 4, 1], "strides": [4, 2, 2, 2]},
+        {"patch_sizes": [7, 3, 3, 3], "strides": [2, 2, 2, 2]},
+    ],
+    [{}, {"semantic_loss_ignore_index": 3}],
+]  # fmt: skip
 SIZES = [(64, 64), (97, 131), (29, 29), (224, 96), (512, 1024)]
-CASES = (
-    [("standard", size, train) for size in SIZES for train in (False, True)]
-    + [(name, (65, 71), False) for name in list(CONFIGS)[1:]]
-    + [(f"{count} stage{'s' * (count != 'one')}", (64, 64), True) for count in ("one", "three")]
-)
+SMALL_SIZES = [*SIZES[:4], (96, 256)]
+ONE_BY_ONE = [{}, *(config for aspect in ASPECTS for config in aspect[1:])]
 
 
-def settings(name: str) -> dict:
-    config = dict(CONFIGS[name])
-    stages = config.pop("stages", 4)
+def pairwise(*factors: list) -> list[tuple]:
+    """As few cases as hold every pair of values of two factors; the last are size and train."""
+    return [merged(*case) for case in AllPairs(list(factors))]
+
+
+def merged(*case) -> tuple[dict, tuple[int, int], bool]:
+    *configs, size, train = case
+    return {name: value for config in configs for name, value in config.items()}, size, train
+
+
+def name_of(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items()).replace("[", "").replace("]", "")
+    return "train" if value is True else "eval" if value is False else "x".join(map(str, value))
+
+
+MODES = [False, True]
+GRID = [
+    (config, size, train)
+    for config, size, train in itertools.product(ONE_BY_ONE, SIZES, MODES)
+    if size != (512, 1024) or config.get("strides", [4])[0] == 4  # else attentions of gigabytes
+]
+USUAL = [({}, (97, 131), train) for train in MODES]
+
+
+def settings(stages: int = 4, **config) -> dict:
+    """Of transformers, for so many stages."""
     if stages == 4:
         return config
-    per_stage = reference.TINY | dict(
-        sr_ratios=[8, 4, 2, 1], patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2]
-    )
-    return {n: v[:stages] for n, v in per_stage.items() if isinstance(v, list)} | dict(
-        num_encoder_blocks=stages
-    )
+    usual = dict(sr_ratios=[8, 4, 2, 1], patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2])
+    own = reference.TINY | usual | config
+    return {
+        name: value[:stages] if isinstance(value, list) else value for name, value in own.items()
+    } | dict(num_encoder_blocks=stages)
 
 
 def ours_of(hf, folder):
@@ -117,9 +139,20 @@ def subtracted_again(hf_model) -> tuple[str, ...]:
     return (f"stages.{stages - 1}.layer_norm.bias", *projections)
 
 
-@pytest.mark.parametrize(("name", "size", "train"), CASES)
-def test_segmentation_equals_transformers(name, size, train, tmp_path, rng):
-    hf = reference.hf_model("ForSemanticSegmentation", **settings(name)).double()
+@pytest.mark.parametrize(
+    ("config", "size", "train"), pairwise(*ASPECTS, SMALL_SIZES, MODES), ids=name_of
+)
+def test_a_network_for_segmentation_equals_transformers(config, size, train, tmp_path, rng):
+    assert_segmentation_equals(config, size, train, tmp_path, rng)
+
+
+@pytest.mark.parametrize(("config", "size", "train"), short(GRID, USUAL.__contains__), ids=name_of)
+def test_segmentation_equals_transformers(config, size, train, tmp_path, rng):
+    assert_segmentation_equals(config, size, train, tmp_path, rng)
+
+
+def assert_segmentation_equals(config, size, train, tmp_path, rng):
+    hf = reference.hf_model("ForSemanticSegmentation", **settings(**config)).double()
     model = ours_of(hf, tmp_path)
     x = reference.pixels(*size, channels=hf.config.num_channels)
     labels = rng.integers(0, hf.config.num_labels, (2, *size))
@@ -147,13 +180,20 @@ def test_segmentation_equals_transformers(name, size, train, tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "train"),
-    [("standard", size, False) for size in SIZES]
-    + [(name, (65, 71), False) for name in list(CONFIGS)[1:]]
-    + [(name, (97, 64), True) for name in ("standard", "two stages", "five channels")],
+    ("config", "size", "train"), pairwise(ASPECTS[0], SMALL_SIZES[1:4], MODES), ids=name_of
 )
-def test_classification_equals_transformers(name, size, train, tmp_path):
-    hf = reference.hf_model("ForImageClassification", **settings(name)).double().train(train)
+def test_a_network_for_classification_equals_transformers(config, size, train, tmp_path):
+    assert_classification_equals(config, size, train, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("config", "size", "train"), GRID, ids=name_of)
+def test_classification_equals_transformers(config, size, train, tmp_path):
+    assert_classification_equals(config, size, train, tmp_path)
+
+
+def assert_classification_equals(config, size, train, tmp_path):
+    hf = reference.hf_model("ForImageClassification", **settings(**config)).double().train(train)
     model = ours_of(hf, tmp_path)
     model.train() if train else model.eval()
     x = reference.pixels(*size, channels=hf.config.num_channels)

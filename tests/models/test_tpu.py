@@ -20,6 +20,7 @@ print(json.dumps(programs))
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="compiling for TPU needs libtpu: pip install 'segformer-jax[tpu]'",

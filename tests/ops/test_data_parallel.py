@@ -46,6 +46,7 @@ def splits():
     return json.loads(done.stdout)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [*PLATFORMS, "tpu, in pieces"])
 def test_a_training_step_over_eight_devices_gathers_nothing(splits, case):
     *split, holds = splits[case]

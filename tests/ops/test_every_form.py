@@ -142,6 +142,7 @@ for name, (function, *operands) in cases.items():
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu", "none"])
 def test_every_form_is_its_reference_on_one_device_and_on_eight(platform):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

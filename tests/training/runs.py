@@ -101,9 +101,10 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def environment(cache: Path, *flags: str, **more: str) -> dict[str, str]:
-    """Of a process that imports this tree, compiles fast, and shares what it compiles."""
-    flags = ("--xla_backend_optimization_level=0", *flags)
+def environment(cache: Path, *flags: str, optimized: bool = False, **more: str) -> dict[str, str]:
+    """Of a process that imports this tree, and shares what it compiles, fast or as users do."""
+    if not optimized:
+        flags = ("--xla_backend_optimization_level=0", *flags)
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(cache),
@@ -120,7 +121,10 @@ def compiled_once(folder: Path) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
-    before = {name: jax.config.values[name] for name in options}
+    read = {name: getattr(jax.config, name, None) for name in options}
+    before = read | {
+        "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations")
+    }
     for name, value in options.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()

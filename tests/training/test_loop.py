@@ -274,6 +274,7 @@ def test_several_data_sets_with_weights_go_on_where_they_were(folder, tmp_path, 
     assert weights(tmp_path / "broken") == weights(tmp_path / "alone")
 
 
+@pytest.mark.full
 def test_two_pictures_of_shapes_are_learnt_by_heart(folder):
     write_shapes(folder / "two", train=2)
     settings = settings_of(
@@ -302,6 +303,7 @@ def test_two_pictures_of_shapes_are_learnt_by_heart(folder):
     assert [name for name, mean in moments.items() if not np.abs(mean).max() > 0] == []
 
 
+@pytest.mark.full
 def test_adapters_are_kept_merged_and_averaged_and_what_is_frozen_stays(folder):
     frozen = "decode_head.linear_projections.0.*"
     settings = settings_of(

@@ -21,6 +21,7 @@ from training.runs import (
 
 from segformer_jax.training.checkpointing import whole_checkpoints
 
+pytestmark = pytest.mark.full
 STEPS = 120
 OPTIONS = ["--data", "data", "--model", "model", "--steps", str(STEPS), "--eval-every", "40"]
 OPTIONS += ["--batch-size", "4", "--ema", "0.9"]
@@ -38,7 +39,7 @@ def started(folder, out: str, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*PROGRAM, "train", "--out", out, *OPTIONS, *options],
         cwd=folder,
-        env=environment(folder / "cache"),
+        env=environment(folder / "cache", optimized=True),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -92,6 +92,7 @@ def assert_same_run(ours, single) -> None:
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["eight", "fsdp"])
 def test_eight_devices_give_the_single_devices_run(name, folder, runs):
     assert runs[0] == runs[1] == "['P()']"
@@ -99,12 +100,14 @@ def test_eight_devices_give_the_single_devices_run(name, folder, runs):
     assert_same_run(folder / name, folder / "one")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("teacher", ["taught", "model"])
 def test_eight_devices_learn_from_a_teacher_what_one_does(teacher, folder, runs):
     assert_same_run(folder / f"{teacher}-eight", folder / f"{teacher}-one")
     assert not np.allclose(losses(folder / f"{teacher}-one"), losses(folder / "one"), atol=1e-3)
 
 
+@pytest.mark.full
 def test_batch_norm_sees_the_global_batch(folder, runs):
     mean = "decode_head.batch_norm.running_mean"
     one, eight = (
@@ -116,6 +119,7 @@ def test_batch_norm_sees_the_global_batch(folder, runs):
     np.testing.assert_allclose(eight[mean], one[mean], rtol=0, atol=1e-9)
 
 
+@pytest.mark.full
 def test_two_processes_give_the_single_devices_run(folder, runs):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -9,6 +9,7 @@ import reference
 import torch
 import transformers
 from flax import nnx
+from tiers import short
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.checkpoints import names
@@ -179,7 +180,7 @@ class Small(nnx.Module):
         return SemanticSegmenterOutput(self.last(jax.nn.gelu(self.first(pixels))))
 
 
-def test_more_parts_take_no_more_memory():
+def test_more_parts_take_no_more_memory(optimized):
     skeleton, params, stats = split(Small())
     optimizer = optax.sgd(0.1)
     step = make_step(
@@ -207,7 +208,7 @@ def torch_divergence(own, teacher, taught):
     )
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", short([1, 2], (2).__eq__))
 def test_steps_that_learn_from_files_are_those_of_torch(hf, tmp_path, x64, parts):
     teaching = Distillation(0.4, 2.0, (1, 3), lambda batch, _: (batch["soft"], batch["taught"]))
     state, take = begun(tmp_path, parts=parts, distillation=teaching)
@@ -232,6 +233,7 @@ def test_steps_that_learn_from_files_are_those_of_torch(hf, tmp_path, x64, parts
     assert_same_model(state, hf, tolerance=1e-8)
 
 
+@pytest.mark.full
 def test_steps_that_learn_from_a_model_are_those_of_torch(hf, tmp_path, x64):
     teacher = reference.hf_model("ForSemanticSegmentation", hidden_sizes=[8, 16, 24, 36]).double()
     teacher.save_pretrained(tmp_path / "teacher")

@@ -97,6 +97,7 @@ def test_a_run_learns_from_its_teacher_and_says_so(folder, teacher):
     assert not np.allclose(losses(out), losses(folder / "plain"), atol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("teacher", "more"),
     [("soft", dict(ema=0.5, lora_rank=2, lr=1e-2)), ("model", dict(ema=0.5, accumulate=2))],
@@ -132,6 +133,7 @@ def test_pictures_without_masks_are_learned_from_the_teacher(folder):
     assert "2 of 6 pictures have no mask: learned from the teacher" in teller.lines
 
 
+@pytest.mark.full
 def test_pictures_alone_are_learned_with_the_teachers_classes(folder):
     data = copied(folder, "unlabelled")
     shutil.rmtree(data / "train" / "masks")
@@ -150,6 +152,7 @@ def test_pictures_alone_are_learned_with_the_teachers_classes(folder):
         prepare(replace(settings, teacher=None, out=str(folder / "untaught")))
 
 
+@pytest.mark.full
 def test_two_pictures_without_masks_are_learned_by_heart(folder):
     data = folder / "two"
     write_shapes(data, train=2)
