@@ -1,5 +1,6 @@
 """Fixtures that tests of several rooms share, and which tests are the quick ones."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def pytest_collection_modifyitems(items):
         name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if name.startswith(QUICK):
             item.add_marker("quick")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """A process keeps the compiled programs of one file of tests, not those of all."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -48,11 +48,11 @@ class Built:
     distillation: Distillation | None
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        """From a state, which it uses up, and a batch to the next state and the step's figures."""
+        """Runs one step; returns the next state and the metrics. The given state is donated."""
         return self.compiled(state, batch, self.distillation.values if self.distillation else {})
 
     def model(self, now: TrainState) -> Any:
-        """The model as it is kept: averaged and merged, in eval mode, whole in every process."""
+        """The model to save, in eval mode: averaged, adapters merged, whole in every process."""
         parts = {**now.averaged, **now.frozen}, now.stats
         params, stats = jax.tree.map(jnp.asarray, sharding.gathered(parts))
         model = self.skeleton.model(self.complete(params) | stats)
@@ -61,7 +61,7 @@ class Built:
 
 
 def build(record: Record, given: nnx.Module | None = None) -> tuple[Built, TrainState]:
-    """What a run computes with, and its state before the first step, in its place on the devices.
+    """Builds the compiled step and the first state, placed on the devices.
 
     Args:
         record: the run's.

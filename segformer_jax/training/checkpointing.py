@@ -109,6 +109,6 @@ def whole_checkpoints(folder: Path) -> list[int]:
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """The state's leaves by the names on the way to them, such as optimizer/1/mu/NAME."""
+    """The state's leaves by tree path, such as optimizer/1/mu/NAME."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -123,7 +123,7 @@ def train(
 
 
 class Run:
-    """The loop over a run's steps, and what it keeps while it turns."""
+    """The loop over a run's steps, and its state."""
 
     def __init__(self, folder: Path, plan: Plan, teller: Teller):
         self.folder, self.plan, self.teller = folder, plan, teller
@@ -144,7 +144,7 @@ class Run:
             raise
 
     def _begin(self) -> None:
-        """Goes back to the newest checkpoint, or writes down what is begun."""
+        """Restores the newest checkpoint, or records a new run."""
         if self.checkpoints.latest() is not None:
             self.state, about = self.checkpoints.restore(self.state)
             self.best, self.scores = about["best"], about["scores"]
@@ -169,7 +169,7 @@ class Run:
                 last.callback(tracker.close)
 
     def go(self) -> Outcome:
-        """All steps that are left."""
+        """Runs the remaining steps."""
         settings, first = self.settings, int(self.state.step)
         pending: tuple[int, Any, float] | None = None  # figures still being computed
         with collected_signals() as signals, contextlib.closing(self._batches(first)) as stream:
@@ -221,7 +221,7 @@ class Run:
     # --- what is written while it turns
 
     def _row(self, number: int, figures: Any, waited: float) -> Row:
-        """A step's line, once its figures are there: it lasted from the last one's until then."""
+        """Writes a step's metrics once they are computed; its time counts from the step before."""
         row = {name: float(figures[name]) for name in ("loss", "gradient_norm")}
         for name, value in row.items():
             if not math.isfinite(value):
@@ -244,7 +244,7 @@ class Run:
             tracker.write(row)
 
     def _overdue(self) -> bool:
-        """Whether the last checkpoint is older than it may be."""
+        """Whether it is time for another checkpoint."""
         limit = self.settings.checkpoint_seconds
         return limit is not None and time.monotonic() - self.saved > limit
 
@@ -253,7 +253,7 @@ class Run:
         self.saved = time.monotonic()
 
     def _keep_steps(self, pending: tuple[int, Any, float] | None) -> None:
-        """Saves the steps before an error; of several processes the others know nothing of it."""
+        """Saves a checkpoint after an error, unless other processes take part in the run."""
         if pending is not None and jax.process_count() == 1:
             self._tell(self._row(*pending))
             self._save()
@@ -293,7 +293,7 @@ class Run:
             write_card(self.folder / name, self.plan.record, step=number, scores=self.scores)
 
     def _finish(self, number: int) -> Outcome:
-        """The last model, the curves, pictures; then the mark that nothing is left to do."""
+        """Saves the last model, the curves and pictures, then marks the run as finished."""
         model = self.built.model(self.state)
         self._keep("last", model, number)
         if self.evaluation is None:  # of a process that was ended after its last step
@@ -337,7 +337,7 @@ def _percent(value: float | None) -> str:
 
 @contextlib.contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """The SIGTERMs and the first Ctrl-C that came, instead of an end; in the main thread only.
+    """Collects SIGTERM and the first Ctrl-C, so that a run ends after its step; main thread only.
 
     A second Ctrl-C is a KeyboardInterrupt.
     """

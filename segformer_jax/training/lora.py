@@ -74,7 +74,7 @@ def apply_lora(params: Mapping[str, Array], adapters: Mapping[str, Array], *, al
 def trained_names(
     params: Iterable[str], adapters: Iterable[str], *, beside: Iterable[str] = HEADS
 ) -> set[str]:
-    """What training changes: the adapters, and in full the head with its BatchNorm's parameters.
+    """The trained parameters: the adapters, and the whole head with its BatchNorm.
 
     A new classifier starts from noise, which no low-rank change can mend. The statistics of
     BatchNorm are not among them: no gradient moves them.

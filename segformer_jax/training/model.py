@@ -104,7 +104,7 @@ def given_model(
 
 
 def described(given: nnx.Module) -> str:
-    """What a user's own model is, in a line that tells it from another: its type, what is its own.
+    """One line that tells a user's own model from another: its type and what it adds.
 
     Raises:
         ValueError: it is no NNX module.
@@ -116,7 +116,7 @@ def described(given: nnx.Module) -> str:
 
 
 def kept_apart(model: nnx.Module) -> str | None:
-    """A line about a model that Hugging Face's layout can't say; None where it can."""
+    """Why a model can't be saved in Hugging Face's layout; None if it can."""
     foreign = foreign_parts(model)
     if not foreign:
         return None
@@ -181,7 +181,7 @@ def trainable(
 
 
 def save(model: Any, processor: SegformerImageProcessor, folder: Path) -> None:
-    """The model in Hugging Face's layout, or its parameters alone where that can't say it.
+    """Saves the model in Hugging Face's layout, or only its parameters if that can't express it.
 
     Each file is whole or not there at all.
     """

@@ -86,7 +86,7 @@ def make_optimizer(
 def group_factors(
     names: Iterable[str], *, rules: Sequence[Rule], layer_decay: float = 1.0
 ) -> dict[str, Rule]:
-    """What holds for every name: its first rule, or 1 and 1, times its layer's factor."""
+    """The factors of every name: its first matching rule, or 1 and 1, times its layer's factor."""
     layers = layer_factors(names, layer_decay)
     factors = {}
     for name, layer in layers.items():

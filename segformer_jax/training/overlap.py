@@ -94,7 +94,7 @@ def _probabilities_and_truth(logits, labels, ignore, first):
 
 
 def _mean(losses, weights, first):
-    """The mean over classes, of which each one's loss is multiplied by its weight."""
+    """The mean over the classes of loss × class weight."""
     if weights is not None:
         losses *= jnp.asarray(weights[first:], losses.dtype)
     return losses.mean()

@@ -169,7 +169,7 @@ TRACKERS = {"tensorboard": "tensorboard.summary", "trackio": "trackio"}
 
 
 def check_packages(settings: TrainSettings) -> None:
-    """Imports all that a run will need, before it costs anybody hours to find that one is missing.
+    """Imports every package that the run will need, so that a missing one is found at once.
 
     Raises:
         ImportError: one is missing; it says how to get it.

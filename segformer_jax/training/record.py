@@ -54,7 +54,7 @@ class Record:
 
 
 def read_record(file: Path) -> Record | None:
-    """The record of a run that was begun; None where there is none.
+    """The record of a run that was started; None if there is none.
 
     Raises:
         ValueError: the file is no record.
@@ -84,7 +84,7 @@ def read_record(file: Path) -> Record | None:
 
 
 def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -> ChosenSettings:
-    """The chosen settings of a run that goes on, with those that may change taken from now.
+    """The settings to resume a run with: the recorded ones, but for those that may change.
 
     Args:
         record: of the run.

@@ -90,7 +90,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def global_batch(parts: Sequence[Mapping[str, np.ndarray]], mesh: Mesh) -> dict[str, jax.Array]:
-    """The pictures of this process by parts, as its share of (parts, pictures, …) over all devices.
+    """The batch of all devices, of which this process holds its share of (parts, pictures, …).
 
     A part holds the same pictures however many processes share it.
     """
