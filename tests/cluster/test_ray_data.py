@@ -65,6 +65,7 @@ def one_process() -> Segmenter:
     return Segmenter.from_pretrained("scene-b0", batch_size=1)
 
 
+@pytest.mark.full
 def test_two_workers_give_the_class_maps_of_one_process(ray, photos, one_process, tmp_path):
     (tmp_path / "named.txt").write_text("no picture either")
     rows = segment_dataset(

@@ -5,13 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiers import short
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
 from segformer_jax.inference import compiled
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-@pytest.mark.parametrize(("batch", "loops"), [(6, True), (3, True), (2, False), (1, False)])
+@pytest.mark.parametrize(
+    ("batch", "loops"),
+    short([(6, True), (3, True), (2, False), (1, False)], (6, True).__eq__),
+)
 def test_pieces_of_a_batch_give_the_logits_of_the_whole(
     batch, loops, platform, x64, rng, monkeypatch
 ):
