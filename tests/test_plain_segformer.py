@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from tiers import short
 
 from examples.plain_segformer import load, segformer
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
@@ -22,7 +23,10 @@ STREET = SCRIPT.parent / "street.jpg"
 
 @pytest.mark.parametrize(
     ("form", "activation"),
-    [("cpu", "gelu"), ("tpu", "gelu"), ("cpu", "gelu_new"), ("cpu", "swish")],
+    short(
+        [("cpu", "gelu"), ("tpu", "gelu"), ("cpu", "gelu_new"), ("cpu", "swish")],
+        ("cpu", "gelu").__eq__,
+    ),
 )
 def test_its_logits_are_the_librarys(form, activation, x64, rng):
     config = SegformerConfig.b0(num_labels=7, hidden_act=activation)

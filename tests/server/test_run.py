@@ -25,6 +25,7 @@ from server import processes
 
 from segformer_jax import Segmenter
 
+pytestmark = pytest.mark.full
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()"]
 QUEUE, BATCH = 8, 2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
+from tiers import short
 from training.runs import NAMES, SMALL, compiled_once, losses, shapes, write_shapes
 
 from segformer_jax import (
@@ -101,7 +102,7 @@ def settings_of(folder, out, **changes):
     return TrainSettings(**(usual | changes))
 
 
-@pytest.mark.parametrize("make", [plain, with_head])
+@pytest.mark.parametrize("make", short([plain, with_head], plain.__eq__))
 def test_a_module_of_ones_own_is_trained_kept_and_taken_up_again(make, folder, tmp_path):
     model, heard = make(), Stops()
     before = jax.tree.map(np.asarray, flat_state(model))
@@ -127,7 +128,7 @@ def test_a_module_of_ones_own_is_trained_kept_and_taken_up_again(make, folder, t
         assert np.array_equal(value, kept[name]), name
 
 
-@pytest.mark.parametrize("make", [plain, with_head])
+@pytest.mark.parametrize("make", short([plain, with_head], plain.__eq__))
 def test_it_is_used_and_exported_as_it_was_trained(make, folder, tmp_path):
     train(settings_of(folder, tmp_path / "run"), model=make())
     model = make()
@@ -154,6 +155,7 @@ def test_it_is_used_and_exported_as_it_was_trained(make, folder, tmp_path):
         np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_segformer_given_as_it_is_is_kept_as_transformers_has_it(folder, tmp_path):
     model, heard = SegformerForSemanticSegmentation(CONFIG, rngs=nnx.Rngs(0)), Stops()
     train(settings_of(folder, tmp_path / "run", steps=2), model=model, teller=heard)

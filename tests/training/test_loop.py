@@ -242,6 +242,7 @@ def test_a_run_does_not_go_on_with_other_pictures(finished, folder, tmp_path):
         prepare(settings)
 
 
+@pytest.mark.full
 def test_several_data_sets_with_weights_go_on_where_they_were(folder, tmp_path, monkeypatch):
     for name, count in (("a", 2), ("b", 3)):
         write_shapes(tmp_path / name, train=count, val=1)
