@@ -14,7 +14,7 @@ from segformer_jax.inference import compiled
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize(
     ("batch", "loops"),
-    short([(6, True), (3, True), (2, False), (1, False)], (6, True).__eq__),
+    short([(6, True), (3, True), (2, False), (1, False)], [(6, True)]),
 )
 def test_pieces_of_a_batch_give_the_logits_of_the_whole(
     batch, loops, platform, x64, rng, monkeypatch

@@ -70,7 +70,7 @@ def crops(count: int, *, largest: int = 1200, seed: int = 0) -> list[Image.Image
     return pictures
 
 
-@pytest.mark.parametrize("count", short([5, 50], (5).__eq__))
+@pytest.mark.parametrize("count", short([5, 50], [5]))
 def test_many_sizes_alone_and_in_mixed_batches_equal_the_three_steps(segmenter, by_hand, count):
     pictures = crops(count)
     together = segmenter(pictures)

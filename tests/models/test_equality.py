@@ -146,7 +146,7 @@ def test_a_network_for_segmentation_equals_transformers(config, size, train, tmp
     assert_segmentation_equals(config, size, train, tmp_path, rng)
 
 
-@pytest.mark.parametrize(("config", "size", "train"), short(GRID, USUAL.__contains__), ids=name_of)
+@pytest.mark.parametrize(("config", "size", "train"), short(GRID, USUAL), ids=name_of)
 def test_segmentation_equals_transformers(config, size, train, tmp_path, rng):
     assert_segmentation_equals(config, size, train, tmp_path, rng)
 

@@ -102,7 +102,7 @@ def settings_of(folder, out, **changes):
     return TrainSettings(**(usual | changes))
 
 
-@pytest.mark.parametrize("make", short([plain, with_head], plain.__eq__))
+@pytest.mark.parametrize("make", short([plain, with_head], [plain]))
 def test_a_module_of_ones_own_is_trained_kept_and_taken_up_again(make, folder, tmp_path):
     model, heard = make(), Stops()
     before = jax.tree.map(np.asarray, flat_state(model))

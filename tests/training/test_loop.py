@@ -389,6 +389,7 @@ def test_the_processor_keeps_the_models_statistics(folder, tmp_path):
     assert processor.size == {"height": 64, "width": 64}
 
 
+@pytest.mark.full
 def test_best_keeps_the_best_and_last_the_last(folder, monkeypatch):
     scores = iter([0.5, 0.9, 0.4, 0.9])
     evaluated = loop.evaluate
