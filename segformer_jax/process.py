@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,7 +18,8 @@ def keep_compiled_programs() -> None:
     The folder is `JAX_COMPILATION_CACHE_DIR`, or `segformer-jax` in the user's cache. One that
     can't be written is done without.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    config: Any = jax.config  # its attributes are defined when JAX is imported
+    if config.jax_compilation_cache_dir is None:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "segformer-jax" / "compiled"
         try:
