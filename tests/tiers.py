@@ -7,7 +7,10 @@ import pytest
 
 
 def short(cases: Sequence[Any], kept: Sequence[Any]) -> list[Any]:
-    """Cases for `parametrize`: the kept ones run always, the others in the full tier alone."""
+    """Cases for `parametrize`: the kept ones run always, the others in the full tier alone.
+
+    A case that is a tuple holds the values of several parameters.
+    """
     assert kept
     assert all(case in cases for case in kept), "a case that is kept must be one of them"
     return [case if case in kept else _full(case) for case in cases]

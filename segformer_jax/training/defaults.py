@@ -62,7 +62,7 @@ def choose(
 
 
 def check_batch(settings: TrainSettings, *, devices: int) -> None:
-    """Raises a ValueError if the batch size is not a multiple of the number of devices."""
+    """Raises a ValueError if the batch size is not a multiple of devices × accumulated parts."""
     parts = devices * settings.accumulate
     if settings.batch_size is not None and settings.batch_size % parts:
         raise ValueError(

@@ -121,10 +121,8 @@ def compiled_once(folder: Path) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
-    read = {name: getattr(jax.config, name, None) for name in options}
-    before = read | {
-        "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations")
-    }
+    *cache, fast = options  # JAX has the first as attributes, the last is read by its name
+    before = {name: getattr(jax.config, name) for name in cache} | {fast: jax.config.read(fast)}
     for name, value in options.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
