@@ -156,11 +156,11 @@ class Twice(nnx.Module):
     """A part of the same attributes, of twice the output."""
 
     def __init__(self, own):
-        vars(self).update(vars(own))
-        self.own = own
+        vars(self).update(vars(own))  # not the part itself: a tree holds each parameter once
+        self.kind = type(own)
 
     def __call__(self, x):
-        return 2 * self.own(x)
+        return 2 * self.kind.__call__(self, x)
 
 
 class DoubleNorm(BatchNorm):
