@@ -14,7 +14,7 @@ COMMANDS = {
     "quick": ["pytest -q -n 2 -m quick"],
     "tests": ["pytest -q -n 2"],
     "full": ["pytest -q -n 2 -m ''"],
-    # Flax's other mode is about how modules are taken apart
+    # Flax's tree mode: it changes only how modules are split, so the tests of models suffice
     "graph": ["NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false pytest -q -n 2 tests/models"],
     "lint": ["ruff check", "ruff format --check"],
     "types": ["pyrefly check"],
@@ -26,13 +26,13 @@ COMMANDS = {
     ],
 }
 
-NEWEST = ("3.12", "3.13")  # the versions of Python on which the newest releases are tried
+NEWEST = ("3.12", "3.13")  # versions of Python that the session `newest` tests
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "quick"]
 
 
 def add(name: str, commands: list[str]) -> None:
-    """A session that runs commands, which may begin with NAME=value."""
+    """Adds a session that runs commands, which may begin with NAME=value."""
 
     @nox.session(name=name)
     def run(session: nox.Session) -> None:

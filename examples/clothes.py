@@ -1,6 +1,6 @@
 """Segments a photo with any SegFormer and shows photo and classes side by side.
 
-This is the script that most people start from with transformers, word for word but for the import:
+It uses the processor and the model as scripts for transformers do; only the import differs. Usage:
     python examples/clothes.py person.jpg
     python examples/clothes.py examples/street.jpg --model scene-b0 --out out/street.png
 """

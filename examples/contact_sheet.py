@@ -1,4 +1,4 @@
-"""Photos beside their classes, all on one sheet with one legend.
+"""Draws photos beside their classes, all on one sheet with one legend.
 
 python examples/contact_sheet.py a.jpg b.jpg c.jpg --model scene-b0 --out sheet.jpg
 """

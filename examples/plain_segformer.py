@@ -3,7 +3,7 @@
     python examples/plain_segformer.py examples/street.jpg --out street.png
     python examples/plain_segformer.py photo.jpg --model FOLDER --out classes.png
 
-The library computes the same function, to 1e-12 in float64, and fast. Maps are (b, h, w, c).
+The library computes the same function faster, equal to 1e-12 in float64. Maps are (b, h, w, c).
 Parameters are a dict of arrays: `segformer.stages.0.blocks.1.attention.q_proj.kernel` and so on.
 """
 
@@ -22,7 +22,7 @@ from segformer_jax.images.labels import palette_for
 
 
 def segformer(params, config, pixels):
-    """The logits, at 1/4 of the size, of normalised pictures (figure 2 of the paper)."""
+    """Computes the logits of normalised pictures, at 1/4 of their size (figure 2 of the paper)."""
     x, maps = pixels, []
     for i in range(config.num_encoder_blocks):
         stage = f"segformer.stages.{i}"
@@ -45,7 +45,7 @@ def patch_embeddings(params, config, name, x, stage):
 
 
 def block(params, config, name, x, stage):
-    """Attention, then Mix-FFN, each behind a norm and beside a skip connection."""
+    """Attention, then Mix-FFN, each after a layer norm and with a skip connection around both."""
     y = layer_norm(params, f"{name}.layernorm_before", x)
     x = x + attention(params, config, f"{name}.attention", y, stage)
     y = layer_norm(params, f"{name}.layernorm_after", x)
@@ -65,7 +65,7 @@ def attention(params, config, name, x, stage):
         linear(params, f"{name}.{projection}_proj", y).reshape(b, -1, heads, c // heads)
         for projection, y in (("q", x), ("k", small), ("v", small))
     )
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # a softmax of halves would be coarse
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # half precision is too coarse for a softmax
     scores = jnp.einsum("bnhd,bkhd->bhnk", q, k, preferred_element_type=wide)
     weights = jax.nn.softmax(scores * (c // heads) ** -0.5, axis=-1).astype(x.dtype)
     y = jnp.einsum("bhnk,bkhd->bnhd", weights, v).reshape(b, h, w, c)
@@ -73,7 +73,7 @@ def attention(params, config, name, x, stage):
 
 
 def mix_ffn(params, config, name, x):
-    """An MLP with a 3 × 3 depthwise convolution inside, which tells a cell where it lies."""
+    """An MLP with a 3 × 3 depthwise convolution inside, which replaces a positional encoding."""
     x = linear(params, f"{name}.fc1", x)
     x = conv(params, f"{name}.dwconv.dwconv", x, padding=1, groups=x.shape[-1])
     gelu = partial(jax.nn.gelu, approximate=config.hidden_act == "gelu_new")  # else exact, by erf
@@ -81,7 +81,7 @@ def mix_ffn(params, config, name, x):
     return linear(params, f"{name}.fc2", activation(x))
 
 
-# --- 3.2, the decoder: every map to the same width, to 1/4 of the picture, and together
+# --- 3.2, the decoder: maps are projected to one width, resized to 1/4, concatenated and fused
 
 
 def decode_head(params, name, maps):
@@ -100,7 +100,7 @@ def linear(params, name, x):
 
 
 def conv(params, name, x, *, padding, stride=1, groups=1):
-    """Zeros on both sides alike: "SAME" would shift the picture at strides of 2 and 4."""
+    """Convolution, zero-padded equally on all sides: "SAME" shifts pictures at strides 2 and 4."""
     kernel = params[f"{name}.kernel"].astype(x.dtype)
     options = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups)
     y = lax.conv_general_dilated(x, kernel, (stride,) * 2, ((padding,) * 2,) * 2, **options)
@@ -120,12 +120,12 @@ def batch_norm(params, name, x):
 
 
 def resize(x, height, width):
-    """Bilinear, torch's `align_corners=False`: never antialiased."""
+    """Bilinear resizing as torch's `align_corners=False`, without antialiasing."""
     return jax.image.resize(x, (len(x), height, width, x.shape[-1]), "bilinear", antialias=False)
 
 
 def load(model):
-    """The parameters and config of a weights package, a folder or a hub name."""
+    """Loads the parameters and config of a weights package, a folder or a name on the hub."""
     tensors = names.to_flax(files.read_weights(hub.resolve(model)))
     params = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
     return params, SegformerConfig.from_pretrained(model)

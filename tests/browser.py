@@ -1,6 +1,6 @@
-"""The page in a real Chromium, as a visitor has it.
+"""Opens the page of `segformer-jax demo` in a real Chromium, as a visitor would.
 
-`python tests/browser.py docs/demo.jpg` takes the picture of docs/browser.md.
+`python tests/browser.py docs/demo.jpg` makes the screenshot of docs/browser.md.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ OPTIONS = (
     "--no-first-run",
     "--force-color-profile=srgb",
     "--use-fake-device-for-media-stream",  # a camera that films a green disc
-    "--use-fake-ui-for-media-stream",  # and that nobody needs to allow
+    "--use-fake-ui-for-media-stream",  # access to it is granted without asking
 )
 
 
 @contextlib.contextmanager
 def serving(*models: str) -> Iterator[str]:
-    """The address of `segformer-jax demo`, running as a user runs it."""
+    """Runs `segformer-jax demo` as a user would, and yields its address."""
     command = [*PROGRAM, "demo", *models, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:
         assert server.stderr is not None
@@ -57,7 +57,7 @@ def serving(*models: str) -> Iterator[str]:
 
 
 def missing() -> str:
-    """Why there is no browser to test with; nothing where there is one."""
+    """Returns why there is no browser to test with, or an empty string if there is one."""
     programs = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if not programs:
         return ""
@@ -66,7 +66,7 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def chromium(profile: Path, *, width: int = 1280, height: int = 1060) -> Iterator[Any]:
-    """A headless Chromium with an empty profile, that saves what it downloads in `profile`."""
+    """Starts a headless Chromium with an empty profile; it saves downloads in `profile`."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -84,7 +84,7 @@ def chromium(profile: Path, *, width: int = 1280, height: int = 1060) -> Iterato
 
 
 def wait(condition: Any) -> Any:
-    """What `condition()` gives as soon as that is true."""
+    """Calls `condition()` until its result is true, and returns that result."""
     limit = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < limit, "nothing came"
@@ -93,7 +93,7 @@ def wait(condition: Any) -> Any:
 
 
 def find(driver: Any, selector: str) -> Any:
-    """The element, waited for until it is shown."""
+    """Waits until the element is shown, and returns it."""
     return wait(lambda: next((e for e in all_of(driver, selector) if e.is_displayed()), None))
 
 
@@ -102,7 +102,7 @@ def all_of(driver: Any, selector: str) -> list[Any]:
 
 
 def upload(driver: Any, photo: Path) -> None:
-    """Puts a photo where the last one was; returns as soon as it is sent."""
+    """Replaces the photo on the page; returns as soon as the new one is sent."""
     empty_page(driver)
     wait(lambda: all_of(driver, "#photo input[type=file]"))[0].send_keys(str(photo))
 
@@ -115,7 +115,7 @@ def empty_page(driver: Any) -> None:
 
 
 def legend(driver: Any) -> list[tuple[str, str]]:
-    """(class, share) as the legend shows them, once there is one."""
+    """Waits for the legend, and returns its rows as (class, share)."""
     rows = wait(
         lambda: driver.execute_script(
             "return [...document.querySelectorAll('#view .result:not([hidden]) .legend li')].map("
@@ -126,7 +126,7 @@ def legend(driver: Any) -> list[tuple[str, str]]:
 
 
 def set_opacity(driver: Any, percent: int) -> None:
-    """Moves the slider as a hand does: with an input event at its new place."""
+    """Moves the slider as a user would: sets its value and sends an input event."""
     driver.execute_script(
         "const slider = document.querySelector('#view .opacity input');"
         "slider.value = arguments[0]; slider.dispatchEvent(new Event('input', {bubbles: true}));",
@@ -135,7 +135,7 @@ def set_opacity(driver: Any, percent: int) -> None:
 
 
 def point_at(driver: Any, across: float, down: float) -> str:
-    """Moves the pointer to a place in the picture, 0…1, and reads the class that is shown."""
+    """Moves the pointer to a place in the picture, 0…1, and returns the class that is shown."""
     from selenium.webdriver import ActionChains
 
     canvas = find(driver, "#view canvas")
@@ -148,7 +148,7 @@ def point_at(driver: Any, across: float, down: float) -> str:
 
 
 def requests(driver: Any) -> list[str]:
-    """The addresses that the browser asked for since the last call."""
+    """Returns the addresses that the browser has requested since the last call."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     return [
         message["params"]["request"]["url"]
@@ -158,7 +158,7 @@ def requests(driver: Any) -> list[str]:
 
 
 def main(out: Path) -> None:
-    """The page with the street, the pointer over a roof, as a JPEG."""
+    """Saves a screenshot as a JPEG: the page with the street, with the pointer over a roof."""
     import tempfile
 
     os.environ.setdefault("PYTHONPATH", str(ROOT))
@@ -171,7 +171,7 @@ def main(out: Path) -> None:
         upload(driver, STREET)
         legend(driver)
         point_at(driver, 0.51, 0.55)
-        time.sleep(1)  # for the photo on the left
+        time.sleep(1)  # until the photo on the left is shown
         shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
         shot.save(out, quality=85, optimize=True)
 

@@ -1,4 +1,4 @@
-"""Fixtures that tests of several rooms share, and which tests are the quick ones."""
+"""Fixtures that several test folders share, and the list of the quick tests."""
 
 import gc
 import os
@@ -10,7 +10,7 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TESTS = Path(__file__).resolve().parent
-QUICK = (  # of each room what is fast and breaks first, equality with PyTorch among it
+QUICK = (  # fast tests that tend to fail first, for each folder; one is of equality with PyTorch
     "checkpoints/test_flat.py",
     "checkpoints/test_names.py",
     "documentation/test_imports.py",
@@ -28,7 +28,7 @@ QUICK = (  # of each room what is fast and breaks first, equality with PyTorch a
 
 
 def pytest_configure(config):
-    """Equal programs are compiled once, in whichever process and run; in the short tier, fast."""
+    """Shares compiled programs between processes and runs; short tiers skip most optimisations."""
     options = {
         "jax_compilation_cache_dir": str(TESTS.parent / "out" / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
@@ -41,7 +41,7 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Leaves the files without quick tests out of `-m quick`: importing them takes long."""
+    """Skips files without quick tests for `-m quick`, because importing them takes long."""
     if config.option.markexpr == "quick" and collection_path.suffix == ".py":
         name = collection_path.relative_to(TESTS).as_posix()
         if not any(name.startswith(own) or own.startswith(name) for own in QUICK):
@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Marks the tests of QUICK."""
+    """Marks the tests that QUICK lists as quick."""
     for item in items:
         name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if name.startswith(QUICK):
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """A process keeps the compiled programs of one file of tests, not those of all."""
+    """Frees the compiled programs after each test file, so that they do not accumulate."""
     yield
     jax.clear_caches()
     gc.collect()
@@ -67,7 +67,7 @@ def _forget_programs():
 
 @pytest.fixture
 def strict():
-    """No silent promotion of types or ranks, as careful users of JAX run it."""
+    """Forbids implicit promotion of types and ranks, as careful users of JAX do."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
 
@@ -80,7 +80,7 @@ def x64():
 
 @pytest.fixture
 def optimized():
-    """For what is seen in the optimised program alone."""
+    """Enables XLA's optimisations, for tests of what only the optimised program shows."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -89,7 +89,7 @@ def optimized():
 
 @pytest.fixture
 def shared() -> Path:
-    """Pictures and a trained checkpoint that may not be part of the repository."""
+    """Returns the folder of pictures and a trained checkpoint, kept outside the repository."""
     if not SHARED.is_dir():
         pytest.skip("needs the folder of data sets beside the repository, ../shared")
     return SHARED

@@ -1,4 +1,4 @@
-"""The PyTorch side of the tests: random models of transformers, exact in float64."""
+"""The PyTorch side of the tests: models of transformers with random weights, exact in float64."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ TINY = dict(
 
 
 def _exact_attention(module, query, key, value, mask, scaling=None, dropout=0.0, **_):
-    """Transformers' own attentions round the softmax to float32, or give no weights."""
+    """Exact attention: transformers' own round the softmax to float32, or return no weights."""
     weights = torch.softmax(query @ key.transpose(2, 3) * scaling, -1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
@@ -28,7 +28,7 @@ ALL_ATTENTION_FUNCTIONS.register("exact", _exact_attention)
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every parameter and statistic random, and none of a kind that hides a mistake."""
+    """Sets all parameters and statistics to random values; zeros and ones would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like, scale):
@@ -62,7 +62,7 @@ def hf_model(kind: str, *, seed: int = 0, **config) -> torch.nn.Module:
 
 
 def pixels(height: int, width: int, *, batch: int = 2, channels: int = 3, seed: int = 0):
-    """Normalised pictures, NHWC float64."""
+    """Returns random normalised pictures, NHWC float64."""
     return np.random.default_rng(seed).normal(size=(batch, height, width, channels))
 
 
@@ -76,13 +76,13 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
 
 
 def distance(ours, reference) -> float:
-    """‖Δ‖ / ‖reference‖."""
+    """Returns the relative error, ‖ours - reference‖ / ‖reference‖."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
 def flat(tree) -> dict[str, np.ndarray]:
-    """A state of Flax by dotted paths."""
+    """Returns the leaves of a Flax state by their dotted paths."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}

@@ -20,7 +20,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def steps(workflow: str) -> set[str]:
-    """What the jobs of a workflow run."""
+    """Returns the commands that the jobs of a workflow run."""
     file = ROOT / ".github" / "workflows" / workflow
     jobs = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
     return {step["run"] for job in jobs for step in job["steps"] if "run" in step}

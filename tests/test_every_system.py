@@ -1,4 +1,4 @@
-"""What macOS and Windows do otherwise, as far as Linux can tell."""
+"""Tests of what differs on macOS and Windows, as far as it can be tested on Linux."""
 
 import ast
 import ctypes

@@ -1,4 +1,4 @@
-"""What is built and shipped: both packages outside the checkout, the papers, the example."""
+"""Tests both built packages outside the checkout, the documents of a release and an example."""
 
 import os
 import re
@@ -30,7 +30,7 @@ LARGEST = {"segformer_jax": 500_000, "segformer_jax_scene_b0": 8_000_000}  # doc
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """A folder with what `python -m build` makes of both packages: the wheel from the sdist."""
+    """Builds both packages with `python -m build`, wheels from sdists; returns their folder."""
     folder = tmp_path_factory.mktemp("build")
     passing = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "out")
     shutil.copytree(ROOT, folder / "checkout", ignore=passing)
@@ -46,7 +46,7 @@ def wheel(built: Path, package: str) -> Path:
 
 
 class Installed:
-    """A new environment with wheels of ours; all other packages are this environment's."""
+    """A new environment with this project's wheels; other packages are linked from this one."""
 
     def __init__(self, folder: Path, *wheels: Path):
         venv.create(folder / "venv", symlinks=True)
@@ -55,7 +55,7 @@ class Installed:
         others.mkdir()
         for packages in site.getsitepackages():
             for item in Path(packages).iterdir():
-                if not OURS.match(item.name):  # `.pth` files count in site-packages alone
+                if not OURS.match(item.name):  # `.pth` files work in site-packages only
                     (others / item.name).symlink_to(item)
         (own,) = (folder / "venv" / "lib").glob("python*/site-packages")
         (own / "others.pth").write_text(f"{others}\n")
@@ -150,7 +150,7 @@ def test_the_library_alone_says_which_weights_to_install_or_name(built, tmp_path
     (line,) = done.stderr.splitlines()
     assert "pip install segformer-jax-scene-b0" in line
     assert "--model" in line
-    assert "CC BY-NC" not in line  # of weights that are not there
+    assert "CC BY-NC" not in line  # the licence of weights that are not installed
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""The network on one page is the library's function, and draws the classes of a photo."""
+"""examples/plain_segformer.py computes the library's function and draws a photo's classes."""
 
 import re
 import subprocess
@@ -46,7 +46,7 @@ def test_its_logits_are_the_librarys(form, activation, x64, rng):
 
 
 def shuffle(model, rng) -> None:
-    """Norms and statistics that are 0 or 1 would hide a mistake."""
+    """Randomises norms, biases and statistics, because values of 0 or 1 would hide a mistake."""
     for path, value in nnx.to_flat_state(nnx.state(model)):
         if path[-1] in ("scale", "mean", "var"):
             value[...] = jnp.asarray(rng.uniform(0.5, 2, value[...].shape), value[...].dtype)

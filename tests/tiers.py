@@ -1,4 +1,4 @@
-"""The two tiers: what `pytest` runs, and what only `pytest -m ''` does."""
+"""Divides test cases into two tiers: those of plain `pytest`, and those of `pytest -m ''` only."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 def short(cases: Sequence[Any], kept: Sequence[Any]) -> list[Any]:
-    """Cases for `parametrize`: the kept ones run always, the others in the full tier alone.
+    """Returns cases for `parametrize`: `kept` ones always run, the others in the full tier only.
 
     A case that is a tuple holds the values of several parameters.
     """

@@ -1,4 +1,4 @@
-"""The command line, of the extra `cli`: one function per command, their arguments made by tyro.
+"""The command line (extra `cli`): one function per command, from which tyro makes the options.
 
 It may import `training`, `evaluation`, `data`, `export`, `video`, `geo`, `cluster`, `server`,
 `demo`, `convert`, `inference`, `checkpoints`, `models` and `images`.
@@ -16,7 +16,11 @@ NEEDED = ("rich", "tqdm", "tyro")  # the extra `cli`
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command; exits 0, 1 if a comparison failed, 2 for a user's mistake, 130 on Ctrl-C."""
+    """Runs a command and exits.
+
+    The exit code is 0 for success, 1 if a comparison failed or an input is unreadable or damaged, 2
+    for a user's mistake, 130 for an interrupted command.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # Windows' code pages have no → and no Δ
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -28,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         say("interrupted")
         code = 130
-    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1  # as rich does
     except (ValueError, OSError, ImportError, MemoryError) as error:

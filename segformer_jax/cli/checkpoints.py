@@ -104,7 +104,7 @@ def _verify(model: str, *, image: Path | None, json: bool) -> int:
 
 
 def _config_and_weights(model: str) -> tuple[Any, str | None]:
-    """And what its weights are kept in: "float", "int8", or None where there are none."""
+    """Returns the config, and the format of the weights: "float", "int8", or None without any."""
     from segformer_jax import SegformerConfig
     from segformer_jax.checkpoints import files, hub
     from segformer_jax.checkpoints.pretrained import load_config

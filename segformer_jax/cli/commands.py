@@ -1,4 +1,4 @@
-"""All commands in one program."""
+"""The program that contains all commands."""
 
 import tyro
 
@@ -11,7 +11,7 @@ from segformer_jax.cli.train import evaluate, train_command
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the command that is named first; its exit code."""
+    """Runs the command that the first argument names; returns its exit code."""
     app = tyro.extras.SubcommandApp()
     commands = (
         *(segment, train_command(arguments), evaluate, export),

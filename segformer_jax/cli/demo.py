@@ -13,7 +13,7 @@ import tyro
 from segformer_jax.cli.open_model import DEFAULT_MODEL, open_segmenter
 from segformer_jax.cli.printing import say
 
-EXAMPLES = Path(__file__).parents[2] / "examples"  # of a clone; an installed wheel has none
+EXAMPLES = Path(__file__).parents[2] / "examples"  # in a clone only, not in a wheel
 
 
 def demo(
@@ -38,7 +38,7 @@ def demo(
         _listening(host, port) as listening,
         tempfile.TemporaryDirectory(prefix="segformer-jax-") as uploads,
     ):
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # photos are gone when the page is
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # uploaded photos are deleted at the end
         from segformer_jax.demo.page import build_page, serve
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `uploads` is removed
@@ -52,7 +52,7 @@ def demo(
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket bound before models are loaded: nobody waits for them in vain."""
+    """Returns a bound socket; called before models are loaded, to report errors at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)

@@ -8,7 +8,7 @@ import tyro
 from segformer_jax.cli.out_dir import output_folder
 
 FORMATS = ("stablehlo", "onnx")
-USUAL: dict[str, dict[str, Any]] = {  # the options that one format alone has
+USUAL: dict[str, dict[str, Any]] = {  # options of one format only: defaults
     "stablehlo": dict(platforms=("cpu", "cuda", "tpu"), precision="default", weights="inside"),
     "onnx": dict(opset=20),
 }
@@ -75,7 +75,7 @@ def _write(model: str, out: Path, kind: str, signature: Any, options: dict[str, 
     from segformer_jax.export.stablehlo import export_stablehlo, weights_path
 
     if kind == "onnx":
-        onnx()  # what is missing is said before anything is loaded
+        onnx()  # raises an error before the model is loaded if the package is missing
     signature.check(SegformerConfig.from_pretrained(model))
     network: Any = SegformerForSemanticSegmentation.from_pretrained(model, may_start=False)
     processor = Processor.from_pretrained(model) if signature.preprocess else None

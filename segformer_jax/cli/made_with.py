@@ -11,12 +11,12 @@ from segformer_jax.cli.segment_request import Request
 from segformer_jax.inference.protocol import Protocol
 
 FILE = "segment.json"
-# what changes no result, or only which of them there are
+# options that change no result; they affect at most which results are written
 NO_MATTER = ("out_dir", "outputs", "device", "batch_size", "max_pixels", "json", "overwrite")
 
 
 def settings_of(request: Request, root: Path) -> dict[str, Any]:
-    """All that a result depends on: the options, the model's files, where names are relative to."""
+    """Returns what results depend on: options, hash of the model's files, the pictures' folder."""
     options = dataclasses.asdict(request)
     kept = {name: value for name, value in options.items() if name not in NO_MATTER}
     if "overlay" not in request.outputs:
@@ -25,14 +25,14 @@ def settings_of(request: Request, root: Path) -> dict[str, Any]:
 
 
 def check_settings(settings: dict[str, Any], out_dir: Path) -> None:
-    """Raises a ValueError if the results in a folder were made with others."""
+    """Raises a ValueError if the results in a folder were made with other settings."""
     file = out_dir / FILE
     before = read_settings(out_dir)
     if before is None:
         return
-    if isinstance(before.get("protocol"), dict):  # written before it had all of today's options
+    if isinstance(before.get("protocol"), dict):  # older versions wrote fewer options
         before["protocol"] = _as_read(dataclasses.asdict(Protocol())) | before["protocol"]
-    for name in settings.keys() & before.keys():  # alpha is of no account without overlays
+    for name in settings.keys() & before.keys():  # alpha is absent without overlays
         if _as_read(settings[name]) != before[name]:
             raise ValueError(
                 f"{file} records that the results in this folder were made with {name} "
@@ -42,7 +42,7 @@ def check_settings(settings: dict[str, Any], out_dir: Path) -> None:
 
 
 def read_settings(out_dir: Path) -> dict[str, Any] | None:
-    """What `write_settings` wrote; None where there is nothing.
+    """Returns what `write_settings` wrote, or None if there is no such file.
 
     Raises:
         ValueError: the file is damaged.
@@ -62,18 +62,18 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
 
 
 def write_settings(settings: dict[str, Any], out_dir: Path) -> None:
-    """Beside the results; what is known of other options stays."""
+    """Writes the settings into the folder of the results; replaces those that were there."""
     with atomic_path(out_dir / FILE) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_read(value: Any) -> Any:
-    """A value as it is after the way through JSON, where tuples become lists."""
+    """Returns a value as it would be read from JSON, where tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def _fingerprint(model: str) -> str:
-    """Of the files that a model is read from: a folder's weights can be trained on meanwhile."""
+    """Hashes the files of a model, because more training may change the weights in a folder."""
     from segformer_jax.checkpoints import hub
 
     place = hub.resolve(model)

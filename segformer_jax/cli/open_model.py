@@ -1,4 +1,4 @@
-"""The model that a command uses."""
+"""Opens the model that a command uses."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ DEFAULT_MODEL = "scene-b0"
 
 
 def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any:
-    """The model in use, in a process that keeps compiled programs and freed memory.
+    """Opens a `Segmenter`, and sets this process to keep compiled programs and freed memory.
 
     Args:
         model: an installed weights package, a folder, or a name on the Hugging Face hub.
         dtype: the type of the matrix products.
-        options: those of `Segmenter.from_pretrained`.
+        options: further options of `Segmenter.from_pretrained`.
     """
     import jax.numpy as jnp
 
@@ -28,7 +28,7 @@ def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any
 
 
 def say_licence(model: str) -> None:
-    """Says what the default model is, and the limit of its licence."""
+    """Prints what the default model is, and the limit of its licence, if `model` is the default."""
     if model == DEFAULT_MODEL:
         say(
             "scene-b0: a small model of 32 classes of streets, rooms, people and nature; its "

@@ -1,4 +1,4 @@
-"""Shows the progress of a command: a bar in a terminal, else a line now and then."""
+"""Shows the progress of a command: a bar in a terminal, else a line every 30 seconds."""
 
 import sys
 import time
@@ -9,16 +9,16 @@ from tqdm import tqdm
 
 from segformer_jax.cli.printing import say
 
-SECONDS = 30.0  # from line to line
+SECONDS = 30.0  # between two lines
 
 
 @contextmanager
 def progress(total: int | None, *, unit: str) -> Iterator[Callable[[], None]]:
-    """Gives a function to be called once for each that is done.
+    """Shows progress; yields a function that is to be called after each item.
 
     Args:
-        total: how many there are; None if that is unknown.
-        unit: what is counted, in the singular.
+        total: number of items, or None if unknown; the progress of a single item is not shown.
+        unit: name of an item, in the singular.
     """
     started = told = time.monotonic()
     done = 0
@@ -39,6 +39,6 @@ def progress(total: int | None, *, unit: str) -> Iterator[Callable[[], None]]:
 
 
 def say_aside(text: str) -> None:
-    """A line on standard error, above the bar."""
+    """Prints a line on standard error, above the bar."""
     with tqdm.external_write_mode(file=sys.stderr):
         say(text)

@@ -21,19 +21,20 @@ def make_protocol(
     threshold: float = 0.5,
     **size: int | None,
 ) -> "Protocol":
-    """The named protocol, or the processor's, with the parts that are given in place of its own.
+    """Returns the named protocol, or the default one, with the given options instead of its own.
 
     Args:
-        name: whose options are the start; -ms is with all scales and flips.
-        slide: a window's side, and the stride: three quarters of it when left out.
-        scales: times the size, a view each.
-        flip: each view flipped as well.
-        flip_direction: which flipped views there are; left and right swapped when left out.
-        threshold: of the probability of a model's one class.
-        size: `short_side` and `divisor`; None leaves them as they are.
+        name: the protocol to start from; -ms adds all scales and flips. None starts from
+            `Protocol()`, which uses the processor's size.
+        slide: the side of the windows, and their stride, by default three quarters of the side.
+        scales: multiples of the size, one view for each.
+        flip: add a flipped view for each scale.
+        flip_direction: add flipped views in these directions; by default left and right swapped.
+        threshold: for models of one class: pixels above this probability belong to it.
+        size: `short_side` and `divisor`; None leaves the protocol's own.
 
     Raises:
-        ValueError: more than two numbers in `slide`, or one out of its range.
+        ValueError: `slide` has more than two numbers, or an option is out of its range.
     """
     from segformer_jax.inference.protocol import Protocol, Windows
 

@@ -17,12 +17,12 @@ ENDINGS = (
 
 
 def is_film(source: Path) -> bool:
-    """Whether a name ends as a film's does."""
+    """Whether the name of a file has the ending of a film."""
     return source.suffix.lower() in ENDINGS
 
 
 def segment_films(sources: tuple[Path, ...], request: Request) -> int:
-    """DIR/<stem>.overlay.mp4 and DIR/<stem>.masks/ for each film."""
+    """Writes DIR/<stem>.overlay.mp4 and DIR/<stem>.masks/ for each film; returns the exit code."""
     others = set(request.outputs) - {"overlay", "mask"}
     if others:
         raise ValueError(

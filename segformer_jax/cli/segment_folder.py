@@ -36,7 +36,7 @@ def names_many(source: Path) -> bool:
 
 
 def segment_many_files(source: Path, request: Request) -> int:
-    """DIR/<name>.overlay.png and so on for each picture, report.json and segment.json."""
+    """Writes DIR/<name>.overlay.png and so on for each picture, report.json and segment.json."""
     root, pictures = find_pictures(source, without=request.out_dir)
     if root.resolve() == request.out_dir.resolve():
         raise ValueError(
@@ -77,7 +77,7 @@ def segment_many_files(source: Path, request: Request) -> int:
 
 
 def output_files(picture: Found, request: Request) -> dict[str, Path]:
-    """Where the asked kinds of results of a picture go."""
+    """Returns the path of each requested kind of result of a picture."""
     return {kind: request.out_dir / f"{picture.name}{ENDINGS[kind]}" for kind in request.outputs}
 
 
@@ -121,7 +121,7 @@ def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) 
 
 
 def _check_names(pictures: list[Found], request: Request) -> None:
-    """None of the results may have the name of the run's own files."""
+    """Raises a ValueError if a result would have the name of report.json or segment.json."""
     own = {request.out_dir / name for name in (REPORT, FILE)}
     for picture in pictures:
         taken = own & set(output_files(picture, request).values())
@@ -133,7 +133,7 @@ def _check_names(pictures: list[Found], request: Request) -> None:
 
 
 def _check_known(pictures: Iterable[Found], request: Request) -> None:
-    """Results without a word on how they were made are not taken for this run's."""
+    """Raises a ValueError if results exist without segment.json, which says how they were made."""
     if (request.out_dir / FILE).exists():
         return
     for picture in pictures:
@@ -150,14 +150,14 @@ def _is_there(picture: Found, request: Request) -> bool:
 
 
 def _remove(pictures: Iterable[Found], out_dir: Path) -> None:
-    """All results, also those not asked for this time: they would be of other settings."""
+    """Removes all results, also kinds that are not requested, as they are of other settings."""
     for picture in pictures:
         for ending in ENDINGS.values():
             (out_dir / f"{picture.name}{ending}").unlink(missing_ok=True)
 
 
 def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
-    """What a killed run had begun; other runs may be at work on other pictures."""
+    """Removes unfinished files of a killed run; others may be in use by runs on other pictures."""
     names = {f"{picture.name}{ending}" for picture in pictures for ending in ENDINGS.values()}
     for place, _, files in os.walk(out_dir):
         for name in files:
@@ -168,7 +168,7 @@ def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
 
 def _print_report(report: dict[str, Any]) -> None:
     if report["done"]:
-        waited = report.get("device_waited_share")  # unknown where pictures go in windows
+        waited = report.get("device_waited_share")  # unknown with windows, scales or flips
         print(
             f"pictures done: {report['done']:,} in {report['seconds']:.1f} s, "
             f"{report['images_per_second']:.1f} a second"

@@ -15,10 +15,10 @@ ONE_SLASH = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)")
 
 
 def segment_on_ray(images: tuple[Path, ...], request: Request, address: str) -> int:
-    """As `segment_photos`, for pictures, folders and URIs that every machine of the cluster reads.
+    """Segments pictures, folders and URIs, which every machine of the cluster must be able to read.
 
     Returns:
-        0, or 1 when some of the pictures could not be read.
+        The exit code: 1 if some of the pictures could not be read, else 0.
     """
     from segformer_jax.cluster.connection import connect
 
@@ -63,7 +63,7 @@ def _refuse_others(request: Request) -> None:
 
 
 def as_given(place: Path) -> str:
-    """A URI that was taken for a path, which makes one slash of two, with both of them."""
+    """Restores a URI that was parsed as a `Path`, which turns its two slashes into one."""
     return ONE_SLASH.sub(r"\1://", str(place))
 
 
@@ -77,7 +77,7 @@ def _rows(ray: Any, sources: list[str], out: str, request: Request) -> list[dict
         batch_size=request.batch_size,
         max_pixels=request.max_pixels,
     )
-    if ray.util.client.ray.is_connected():  # ray://: the plan is carried out inside the cluster
+    if ray.util.client.ray.is_connected():  # ray://: the dataset must be run inside the cluster
         from segformer_jax.cluster.store import absolute
 
         task = ray.remote(num_cpus=0)(_segmented)

@@ -1,4 +1,4 @@
-"""`segment` for pictures named one by one; reports those that it can't read, and does the rest."""
+"""`segment` for pictures named one by one: reports unreadable pictures and segments the others."""
 
 import contextlib
 from pathlib import Path
@@ -14,20 +14,20 @@ from segformer_jax.inference.result_files import ENDINGS
 
 
 def segment_photos(images: tuple[Path, ...], request: Request) -> int:
-    """DIR/<stem>.overlay.png and so on for each picture, and a table of classes.
+    """Writes DIR/<stem>.overlay.png and so on for each picture; prints tables of their classes.
 
     Returns:
-        1 if one of several pictures can't be read, else 0.
+        The exit code: 1 if one of several pictures can't be read, else 0.
 
     Raises:
-        ImageError: the only picture can't be read.
+        ImageError: only one picture was given, and it can't be read.
     """
     from segformer_jax.images.read import check_image
     from segformer_jax.inference.pipeline import segment_many
 
     _check_names(images)
     alone = len(images) == 1
-    if alone:  # before the model is loaded
+    if alone:  # report errors before the model is loaded
         check_image(images[0], max_pixels=request.max_pixels)
 
     def save(image, result):
@@ -52,7 +52,7 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
                 else:
                     results.append(outcome.value)
                     if not request.json:
-                        with tqdm.external_write_mode():  # the bar steps aside
+                        with tqdm.external_write_mode():  # hides the bar meanwhile
                             print_segmentation(outcome.value)
                 step()
     if request.json:
@@ -74,7 +74,7 @@ def _check_names(images: tuple[Path, ...]) -> None:
 
 
 def print_segmentation(result: dict[str, Any]) -> None:
-    """A table of the classes, and the files that were written."""
+    """Prints a table of the classes, and the files that were written."""
     table = make_table(
         "class", "share", title=f"{result['image']}, {result['width']}×{result['height']}"
     )

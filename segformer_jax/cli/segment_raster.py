@@ -36,7 +36,7 @@ def is_raster(path: Path, request: Request) -> bool:
 
 
 def segment_rasters(paths: tuple[Path, ...], request: Request) -> int:
-    """DIR/<stem>.mask.tif and .overlay.tif for each raster, .json, and a table of classes."""
+    """Writes DIR/<stem>.mask.tif, .overlay.tif and .json per raster; prints tables of classes."""
     _check(paths, request)
     results = []
     with output_folder(request.out_dir):

@@ -37,7 +37,7 @@ class Request:
             raise ValueError(f"--smoothing must be in [0, 1), 0 for none, got {self.smoothing}")
 
     def segmenter(self) -> Any:
-        """The model in use, as `open_segmenter` gives it."""
+        """Opens the model with `open_segmenter`."""
         return open_segmenter(
             self.model,
             dtype=self.dtype,

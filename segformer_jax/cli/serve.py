@@ -55,7 +55,7 @@ def serve(
     stop = threading.Event()
 
     def ready(address: str) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # Ray had put its own there
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # replaces Ray's handler
         say(f"{model} is served at {address}/segment; stop with Ctrl-C")
 
     try:
@@ -71,13 +71,13 @@ def serve(
             ready=ready,
             stop=stop,
         )
-    except RuntimeError as error:  # what Ray says of a replica that does not start
+    except RuntimeError as error:  # Ray's reason why a replica does not start
         raise ValueError(f"the server did not start: {error}") from error
     return 0
 
 
 def _checked_model(model: str) -> str:
-    """Its name for workers elsewhere; what is wrong with it is said before Ray is started."""
+    """Checks a model before Ray is started; returns its absolute path, for the workers."""
     from segformer_jax.checkpoints.hub import resolve
     from segformer_jax.config import SegformerConfig
     from segformer_jax.images.processor import SegformerImageProcessor

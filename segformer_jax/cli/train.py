@@ -19,7 +19,7 @@ from segformer_jax.images.flips import Flip
 from segformer_jax.training.progress import Teller
 from segformer_jax.training.settings import TrainSettings
 
-LINES = 20  # of a run whose progress nobody watches
+LINES = 20  # number of progress lines of a run without a terminal
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Words(TrainSettings):  # its documentation is what `--help` shows
     __doc__ = TrainSettings.__doc__
 
     def __post_init__(self) -> None:
-        """Nothing is checked yet: tyro would draw a frame around the error."""
+        """Skips the checks of `TrainSettings`, because tyro would draw a frame around an error."""
 
 
 def train_command(arguments: list[str]) -> Callable[..., int]:
-    """The command `train`, whose defaults are those of the file that `--config` names."""
+    """Returns the command `train`, with its defaults from the file that `--config` names."""
     usual = TrainSettings()
     if arguments[:1] == ["train"]:
         for place, word in enumerate(arguments):
@@ -161,7 +161,7 @@ def _train(settings: TrainSettings) -> int:
     keep_compiled_programs()
     with _errors_told_once(), Bar() as bar:
         outcome = train(settings, teller=bar)
-    if jax.process_index() > 0:  # one of the processes speaks for all
+    if jax.process_index() > 0:  # only the first process prints
         return 0
     if not outcome.finished:
         say(f"stopped after step {outcome.step:,}: repeat the command to continue from there")
@@ -175,7 +175,7 @@ def _train(settings: TrainSettings) -> int:
 
 @contextlib.contextmanager
 def _errors_told_once() -> Iterator[None]:
-    """Silences what orbax, and asyncio below it, print of an error that is raised as well."""
+    """Silences messages of orbax and asyncio about an error that is also raised."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
 
@@ -211,7 +211,7 @@ def _preview(settings: TrainSettings, count: int) -> int:
 
 
 class Bar(Teller):
-    """A bar where somebody watches, else a line now and then."""
+    """Shows the progress of a run: a bar in a terminal, else about 20 lines."""
 
     def __init__(self) -> None:
         self._watched = sys.stderr.isatty()
@@ -227,16 +227,16 @@ class Bar(Teller):
             self._bar.close()
 
     def say(self, text: str) -> None:
-        """A line on standard error, above the bar."""
+        """Prints a line on standard error, above the bar."""
         with tqdm.external_write_mode(file=sys.stderr):
             say(text)
 
     def checking(self, pairs: Iterable[Any]) -> Iterable[Any]:
-        """A bar of its own for the check of the data."""
+        """Wraps the loop that checks the data's pairs with a bar of its own."""
         return tqdm(pairs, desc="checking", unit="picture", disable=not self._watched, leave=False)
 
     def step(self, row: dict[str, Any], *, steps: int) -> None:
-        """Loss, learning rate, pictures per second and the time that is left."""
+        """Shows loss, learning rate, pictures per second and the remaining time."""
         number = row["step"]
         figures = (
             f"loss {row['loss']:.4f}, lr {row['lr']:.1e}, {row['images_per_second']:.1f} images/s"
@@ -256,7 +256,7 @@ class Bar(Teller):
                 say(f"step {number:,}/{steps:,}: {figures}{ending}")
 
     def evaluating(self, done: int) -> None:
-        """Pictures of an evaluation; the bar waits meanwhile."""
+        """Does nothing: the bar stands still during an evaluation."""
 
 
 def _print_scores(title: str, scores: dict[str, Any]) -> None:

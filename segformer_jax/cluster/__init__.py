@@ -1,4 +1,4 @@
-"""Ray Data: pictures of any store segmented on all workers of a cluster.
+"""Segments pictures of any store on all workers of a cluster, with Ray Data.
 
-It may import `inference` and `images`; Ray is the extra `ray`.
+It may import `inference` and `images`. The extra `ray` installs Ray.
 """

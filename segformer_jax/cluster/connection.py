@@ -5,21 +5,21 @@ import os
 import secrets
 from typing import Any
 
-REACHED_WITHIN = 10  # seconds, for an address to answer
+REACHED_WITHIN = 10  # seconds that an address has to answer
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default, without its warning
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; avoids its warning
 }
-# Ray replaces 127.0.0.1 by an address that other machines reach, unless it is told, as it tells
-# itself on a Mac, that no cluster is wanted
+# Unless this is 0, the default on macOS and Windows, Ray assumes a cluster of machines and replaces
+# 127.0.0.1 by an address that other machines can reach
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def import_ray(*parts: str) -> Any:
-    """Ray and these parts of it ("data", "serve").
+    """Imports these submodules of Ray ("data", "serve"); returns the module `ray`.
 
     Raises:
-        ImportError: it is not installed; it says how to get it.
+        ImportError: Ray is not installed; the message says how to install it.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -32,14 +32,15 @@ def import_ray(*parts: str) -> Any:
 
 
 def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -> Any:
-    """Ray on this machine alone, ended with this process.
+    """Starts Ray on this machine only, until this process ends; returns the module `ray`.
 
-    All of its ports are on loopback, and take nothing from whoever does not know this run's token.
+    All of its ports listen on loopback. Unless RAY_AUTH_MODE is set, they only accept clients that
+    have the random token of this run.
 
     Args:
-        parts: as `import_ray`.
-        cpus: that Ray counts with; those of the machine when left out, and two at least.
-        driver_log: show what the workers print.
+        parts: submodules of Ray to import, as in `import_ray`.
+        cpus: number of CPUs that Ray schedules with; by default those of the machine, at least two.
+        driver_log: whether to show what the workers print.
     """
     os.environ.update(LOOPBACK)
     if "RAY_AUTH_MODE" not in os.environ:
@@ -57,12 +58,13 @@ def start_here(*parts: str, cpus: int | None = None, driver_log: bool = False) -
 
 
 def keep_replica_on_loopback() -> None:
-    """In a replica of Ray Serve on a Ray of `start_here`, before it opens its port to the others.
+    """Makes a replica of Ray Serve listen on loopback only, if `start_here` has started Ray.
 
-    It would listen on all of the machine's addresses, and there is no setting for it.
+    To be called in the replica, before it opens its gRPC port. By default it listens on all
+    addresses of the machine, and Ray has no setting for this, so a private function is replaced.
 
     Raises:
-        RuntimeError: this Ray opens the port by another function than the one known here.
+        RuntimeError: this version of Ray does not have that function.
     """
     if any(os.environ.get(name) != value for name, value in LOOPBACK.items()):
         return
@@ -78,15 +80,17 @@ def keep_replica_on_loopback() -> None:
 
 
 def connect(address: str, *parts: str) -> Any:
-    """Ray at an address: "local" starts it here, "auto" finds the one that runs here.
+    """Starts Ray or connects to a running one; returns the module `ray`.
 
     Args:
-        address: local, auto, HOST:PORT of a head node, or ray://HOST:PORT of a Ray client server.
-        parts: as `import_ray`.
+        address: local (start Ray here), auto (find the Ray that runs on this machine), HOST:PORT of
+            a head node, or ray://HOST:PORT of a Ray client server.
+        parts: submodules of Ray to import, as in `import_ray`.
 
     Raises:
-        ConnectionError: nothing answers there within seconds, or it is another version of Ray.
-        ValueError: it is no address.
+        ConnectionError: nothing answers at the address within seconds, or Ray refuses the
+            connection, for example because it has another version there.
+        ValueError: `address` has none of these forms.
     """
     if address == "local":
         return start_here(*parts)
@@ -94,13 +98,13 @@ def connect(address: str, *parts: str) -> Any:
     _check_reachable(ray, address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # of a dozen kinds
+    except Exception as error:  # Ray raises a dozen different types
         raise ConnectionError(f"Ray at {address} can't be used: {error}") from error
     return ray
 
 
 def _check_reachable(ray: Any, address: str) -> None:
-    """Ray's own attempts last minutes, and may end in an abort of this process."""
+    """Raises an error if nothing answers; Ray would try for minutes and may abort this process."""
     import grpc
 
     target = address.removeprefix("ray://")
@@ -118,7 +122,7 @@ def _check_reachable(ray: Any, address: str) -> None:
             f"the address of Ray must be local, auto, HOST:PORT or ray://HOST:PORT, got {address!r}"
         )
     direct = [("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel(target, options=direct) as channel:  # both kinds speak gRPC
+    with grpc.insecure_channel(target, options=direct) as channel:  # both kinds use gRPC
         try:
             grpc.channel_ready_future(channel).result(timeout=REACHED_WITHIN)
         except grpc.FutureTimeoutError as error:

@@ -14,8 +14,8 @@ from segformer_jax.images.find import picture_endings
 from segformer_jax.images.read import MAX_PIXELS
 from segformer_jax.inference.result_files import ENDINGS, Output
 
-READING = 0.1  # CPUs of a task that reads files: it waits more than it computes
-AT_ONCE = 2  # batches of a worker: one is decoded or written while the other is computed
+READING = 0.1  # CPUs that Ray reserves for a task that reads files, because it mostly waits
+AT_ONCE = 2  # concurrent batches per worker: one is decoded or written while one is computed
 
 
 def segment_dataset(
@@ -93,7 +93,8 @@ def segment_dataset(
 
 def _mapped(ray: Any, pictures: Any, job: Job, workers: Workers) -> Any:
     options = workers.options()
-    options["num_cpus"] /= 2  # as Ray counts: else its tasks that read and write never get a CPU
+    # Ray reserves only half of the CPUs: otherwise its tasks that read and write never get one
+    options["num_cpus"] /= 2
     return pictures.map_batches(
         SegmentBatch,
         fn_constructor_args=(job, workers),
@@ -110,7 +111,7 @@ def _mapped(ray: Any, pictures: Any, job: Job, workers: Workers) -> Any:
 
 
 def _opened(ray: Any, source: Any) -> tuple[Any, tuple[str, ...]]:
-    """The dataset of a source, and the folders that names of results start below."""
+    """Returns the dataset of a source, and the folders that names of results are relative to."""
     if isinstance(source, ray.data.Dataset):
         missing = {"path", "bytes"} - set(source.columns() or ())
         if missing:
@@ -146,7 +147,7 @@ def _reading(ray: Any, places: Sequence[str], *, endings: Sequence[str] | None =
 
 
 def _endings() -> list[str]:
-    """What the names of pictures end in, in folders that hold other files too."""
+    """Returns the file endings of pictures, to select them in folders that hold other files too."""
     return sorted(ending.removeprefix(".") for ending in picture_endings())
 
 
@@ -165,7 +166,7 @@ def _check_outputs(out: str, outputs: Any) -> None:
 
 
 def _write_parquet(rows: Any, out: str) -> None:
-    """A folder of Parquet files; on a disk it is there when the last of them is."""
+    """Writes a folder of Parquet files; on a disk, the folder appears when it is complete."""
     if store.is_uri(out):
         rows.write_parquet(out)
         return

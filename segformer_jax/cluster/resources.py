@@ -4,21 +4,21 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-CPUS = 2  # of a worker without an accelerator
-BESIDE_ACCELERATOR = 8  # threads
-ACCELERATORS = {"gpu": "GPU", "tpu": "TPU"}  # JAX's names, and Ray's of the resource
+CPUS = 2  # default of a worker without an accelerator
+BESIDE_ACCELERATOR = 8  # threads that decode and encode pictures in a worker with an accelerator
+ACCELERATORS = {"gpu": "GPU", "tpu": "TPU"}  # JAX's platform: Ray's resource
 
 
 @dataclass(frozen=True)
 class Workers:
-    """A number of equal workers.
+    """The number of workers, and the resources of each.
 
     Attributes:
-        count: how many.
-        device: JAX's platform.
-        cpus: CPUs of each, as Ray counts them.
-        gpus: GPUs of each.
-        resources: what else each takes.
+        count: number of workers.
+        device: JAX's platform: cpu, gpu or tpu.
+        cpus: CPUs that Ray reserves for each worker.
+        gpus: GPUs of each worker.
+        resources: Ray's other resources of each worker, such as {"TPU": 1}.
     """
 
     count: int
@@ -29,11 +29,11 @@ class Workers:
 
     @property
     def threads(self) -> int:
-        """How many pictures one worker decodes and encodes at a time."""
+        """Number of pictures that one worker decodes or encodes at a time."""
         return max(1, round(self.cpus)) if self.device == "cpu" else BESIDE_ACCELERATOR
 
     def options(self) -> dict[str, Any]:
-        """In Ray's words."""
+        """Returns the resources of a worker as options of a Ray actor."""
         return {
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
@@ -48,16 +48,18 @@ def choose_workers(
     cpus: int | None = None,
     device: str | None = None,
 ) -> Workers:
-    """One worker per accelerator where there are any, else one per few CPUs.
+    """Chooses one worker per accelerator if the cluster has any, else one per few CPUs.
 
     Args:
-        cluster: what the cluster has, `ray.cluster_resources()`.
-        workers: how many; all that fit when left out.
-        cpus: CPUs of each worker without an accelerator.
-        device: cpu, gpu or tpu; the fastest that the cluster has when left out.
+        cluster: the resources of the cluster, from `ray.cluster_resources()`.
+        workers: number of workers; by default all that fit.
+        cpus: CPUs of each worker without an accelerator; by default two, or one if `workers` would
+            not fit otherwise.
+        device: cpu, gpu or tpu; by default the first of gpu, tpu and cpu that the cluster has.
 
     Raises:
-        ValueError: the cluster has not enough of what is asked for.
+        ValueError: a number is below 1, the device is unknown, or the cluster has too few
+            resources.
     """
     for name, value in (("workers", workers), ("CPUs of a worker", cpus)):
         if value is not None and value < 1:
@@ -80,10 +82,10 @@ def choose_workers(
 
 
 def limit_threads(workers: Workers) -> None:
-    """The network's arithmetic keeps to the worker's CPUs; called before JAX is used."""
+    """On a CPU, limits XLA to the worker's number of threads; call it before JAX is used."""
     if workers.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["NPROC"] = str(workers.threads)  # XLA's pool of threads is as large
+        os.environ["NPROC"] = str(workers.threads)  # size of XLA's thread pool
 
 
 def _fitting(wanted: int | None, there: int, has: str) -> int:

@@ -12,12 +12,12 @@ URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
 def is_uri(place: str) -> bool:
-    """Whether it is s3://…, gs://… and so on, not a path of this machine."""
+    """Whether a place is a URI such as s3://… or gs://…, not a path or file:// on this machine."""
     return URI.match(place) is not None and not place.startswith("file://")
 
 
 def absolute(place: str | Path) -> str:
-    """A path that holds in every worker, whatever its folder; a URI as it is."""
+    """Makes paths and file:// URIs absolute paths, valid in every worker; keeps other URIs."""
     place = str(place)
     return (
         place if is_uri(place) else str(Path(place.removeprefix("file://")).expanduser().absolute())
@@ -25,12 +25,12 @@ def absolute(place: str | Path) -> str:
 
 
 def inside_store(place: str) -> str:
-    """As Ray writes paths into its rows: a URI without its scheme."""
+    """Returns a place as Ray writes it into its rows: a path, or a URI without its scheme."""
     return open_store(place)[1] if is_uri(place) else place
 
 
 def is_folder(place: str) -> bool:
-    """Whether pictures are looked for below it."""
+    """Whether a path or URI is a folder, which is searched for pictures."""
     if not is_uri(place):
         return Path(place).is_dir()
     from pyarrow.fs import FileType
@@ -40,24 +40,24 @@ def is_folder(place: str) -> bool:
 
 
 def write(out: str, name: str, content: bytes) -> str:
-    """Writes out/name, whole or not at all, and gives its address."""
+    """Writes the file out/name, completely or not at all, and returns its path or URI."""
     if not is_uri(out):
         file = Path(out) / name
         with atomic_path(file) as temporary:
             temporary.write_bytes(content)
         return str(file)
     store, path = open_store(out)
-    with store.open_output_stream(posixpath.join(path, name)) as stream:  # there when it is closed
+    with store.open_output_stream(posixpath.join(path, name)) as stream:  # appears when closed
         stream.write(content)
     return f"{out.rstrip('/')}/{name}"
 
 
 @functools.cache
 def open_store(uri: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path in it.
+    """Returns the pyarrow file system of a URI, and the path in it.
 
     Raises:
-        ValueError: pyarrow knows no such scheme.
+        ValueError: pyarrow does not support the URI's scheme.
     """
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem

@@ -1,4 +1,4 @@
-"""A Ray worker: takes a batch of pictures as bytes and returns a row about each of them."""
+"""The Ray worker, which takes pictures as bytes in batches and returns one row per picture."""
 
 import itertools
 import posixpath
@@ -32,17 +32,18 @@ TABLE = pa.schema(ROW | {"mask": pa.binary()})
 
 @dataclass(frozen=True)
 class Job:
-    """What all workers of a run are told.
+    """The settings of a run, which all of its workers share.
 
     Attributes:
-        model: a weights package, a folder that every machine has, or a hub name.
-        dtype: what the matrix products compute in.
-        batch_size: pictures that go through the network together.
-        max_pixels: the largest picture that is opened.
-        out: the folder of the results, absolute, or its URI; None makes a table.
-        outputs: the kinds of files; a row lists them in this order.
-        roots: folders that are left out of the results' names.
-        alpha: weight of the colours in the overlay.
+        model: a weights package, a folder that every machine has, or a name on the hub.
+        dtype: type of the matrix products.
+        batch_size: number of pictures per run of the network.
+        max_pixels: largest picture, in pixels, that is opened.
+        out: absolute path or URI of the folder of the results; None puts masks into the rows, for a
+            table.
+        outputs: the kinds of files to write; each row lists the files in this order.
+        roots: folders that the names of the results are relative to.
+        alpha: opacity of the colours in the overlay, 0 to 1.
     """
 
     model: str
@@ -56,7 +57,7 @@ class Job:
 
 
 class SegmentBatch:
-    """A segmenter in a process of its own, kept by Ray for many batches."""
+    """A segmenter in its own process, which Ray uses for many batches."""
 
     def __init__(self, job: Job, workers: Workers):
         limit_threads(workers)
@@ -78,7 +79,7 @@ class SegmentBatch:
         self._threads = ThreadPoolExecutor(min(job.batch_size, workers.threads))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row for each of the columns `path` and `bytes`; what can't be read has an `error`."""
+        """Turns rows of `path` and `bytes` into results; unreadable pictures get an `error`."""
         paths, contents = (batch.column(name).to_pylist() for name in ("path", "bytes"))
         read = list(self._threads.map(self._read, contents))
         pictures = [picture for picture in read if not isinstance(picture, ImageError)]
@@ -109,9 +110,10 @@ class SegmentBatch:
 
 
 def result_stem(path: str, roots: tuple[str, ...]) -> str:
-    """The name of a picture's results, without their ending: as its folders lie below its root.
+    """Returns the name of a picture's results without ending: its path relative to its root.
 
-    Only the innermost of the roots counts. Without any the whole path is kept.
+    If several roots contain the picture, the innermost one counts; if none does, the whole path is
+    used.
     """
     inside = [root for root in roots if path.startswith(root.rstrip("/") + "/")]
     root = max(inside, key=len, default="")
@@ -120,7 +122,7 @@ def result_stem(path: str, roots: tuple[str, ...]) -> str:
 
 
 def clashes(paths: list[str], roots: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """The pictures whose results would have one name, by that name."""
+    """Returns the pictures whose results would have the same name, grouped by that name."""
     by_stem = sorted((result_stem(path, roots), path) for path in set(paths))
     groups = itertools.groupby(by_stem, key=lambda pair: pair[0])
     listed = {stem: [path for _, path in group] for stem, group in groups}

@@ -1,7 +1,7 @@
 """The page in the browser to try models on photos.
 
-Everything the page needs comes from this process; the browser is told to load nothing from
-elsewhere.
+Everything the page needs comes from this process, and a Content-Security-Policy forbids the browser
+to load anything from elsewhere.
 """
 
 import os
@@ -25,8 +25,8 @@ except ImportError as error:
         f"the page needs gradio ({error}): pip install 'segformer-jax[demo]'"
     ) from error
 
-WIDTH = 1280  # of the page, in CSS pixels
-POLICY = (  # gradio's templates are compiled in the browser, hence the unsafe words
+WIDTH = 1280  # largest width of the page, in CSS pixels
+POLICY = (  # gradio compiles its templates in the browser, which needs the 'unsafe-…' sources
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self'"
 )
@@ -37,11 +37,11 @@ FRAME_CSS = f"""
 
 
 def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> gr.Blocks:
-    """The page: photo and model on the left, classes on the right.
+    """Builds the page: photo and model on the left, classes on the right.
 
     Args:
         segmenters: the models to choose from, by name; the first is chosen at the start.
-        examples: pictures to try it with.
+        examples: pictures that the page offers as examples.
     """
     names = list(segmenters)
 
@@ -80,7 +80,7 @@ def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> 
             segment,
             inputs=[photo, model],
             outputs=view,
-            preprocess=False,  # gradio would decode the photo, and read it otherwise than we do
+            preprocess=False,  # gradio would decode the photo differently from `read_image`
             trigger_mode="always_last",
             api_name="segment",
         )
@@ -88,23 +88,23 @@ def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> 
 
 
 def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
-    """Answers until Ctrl-C or SIGTERM, which are raised again once all is closed.
+    """Serves the page until Ctrl-C or SIGTERM, which uvicorn raises again after closing.
 
     Raises:
-        RuntimeError: this gradio can't be told to take uploaded files alone.
+        RuntimeError: this version of gradio can't be told to accept uploaded files only.
     """
     if getattr(page, "has_launched", None) is not False:
         raise RuntimeError(
             "gradio must be a version whose mounted pages can be told to take uploaded files "
             f"alone, got {gr.__version__}: pip install 'segformer-jax[demo]'"
         )
-    page.has_launched = True  # else a mounted page of gradio's takes paths that nobody uploaded
+    page.has_launched = True  # otherwise a mounted page accepts files that nobody uploaded
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
         path="/",
         footer_links=[],
-        run_history=False,  # gradio's would keep photos in the browser
+        run_history=False,  # it would keep photos in the browser
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
@@ -120,9 +120,9 @@ def serve(page: gr.Blocks, *, listening: socket.socket) -> None:
 def _answer(
     segmenters: Mapping[str, Segmenter], photo: Mapping[str, Any], model: str
 ) -> dict[str, Any]:
-    """What to show: the view, or `message`, why there is none.
+    """Returns the data of the view, or `message`, the reason why there is none.
 
-    The photo's path was checked by gradio: it lies in the folder of uploads.
+    Gradio has checked that the photo's path lies in the folder of uploads.
     """
     path = photo.get("path")
     name = photo.get("orig_name") or "photo"
@@ -139,7 +139,7 @@ def _answer(
 
 
 def _asking_nobody_else(app: Any) -> Any:
-    """The same app, each of whose answers forbids the browser to load anything from elsewhere."""
+    """Wraps the app: each answer forbids the browser to load anything from elsewhere."""
     header = (b"content-security-policy", POLICY.encode())
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
@@ -154,7 +154,7 @@ def _asking_nobody_else(app: Any) -> Any:
 
 
 def _theme() -> gr.themes.Base:
-    """Fonts come with gradio, or from the visitor's machine."""
+    """Returns the theme, whose fonts come with gradio or from the visitor's machine."""
     font = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
     return gr.themes.Default(
         primary_hue="teal", neutral_hue="slate", font=(font, "system-ui", "sans-serif")

@@ -1,4 +1,4 @@
-"""The data of a segmented picture, as JSON that `view.js` draws on the page."""
+"""Converts a segmented picture to JSON data, which `view.js` draws on the page."""
 
 import base64
 import io
@@ -13,21 +13,21 @@ from segformer_jax.images.draw import index_png
 from segformer_jax.images.labels import palette_for
 from segformer_jax.inference.segmentation import Segmentation
 
-LONGEST_SIDE = 2048  # of what is shown, in pixels; the mask to download has the picture's own size
+LONGEST_SIDE = 2048  # pixels, of the shown picture; the mask to download keeps the original size
 
 
 def view_of(result: Segmentation, *, name: str) -> dict[str, Any]:
-    """A picture, its classes, its legend and its mask.
+    """Converts a picture, its classes, its legend and its mask to JSON data.
 
     Args:
         result: the segmented picture.
-        name: what the picture's file is called, without its ending.
+        name: name of the picture's file, without its ending.
 
     Returns:
-        `photo`, a JPEG; `classes`, the class of every shown pixel as 16 bits, little-endian,
-        row by row, deflated (zlib), in base64; their `width` and `height`; `legend`, the rows of
-        `Segmentation.to_dict` with a `colour` each, "#rrggbb"; `mask`, the index PNG that
-        `Segmentation.save` writes, to be saved as `mask_name`.
+        `photo`, a JPEG as a data URL; `classes`, the class of every shown pixel as 16 bits,
+        little-endian, row by row, deflated (zlib), in base64; their `width` and `height`; `legend`,
+        the classes of `Segmentation.to_dict` with a `colour` each, "#rrggbb"; `mask`, the index PNG
+        that `Segmentation.save` writes, as a data URL, to be saved as `mask_name`.
     """
     size = shown_size(result.image.size)
     palette = palette_for(result.id2label)
@@ -48,18 +48,18 @@ def view_of(result: Segmentation, *, name: str) -> dict[str, Any]:
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height with the longest side cut down to `LONGEST_SIDE`; smaller ones stay."""
+    """Scales (width, height) down to a longest side of `LONGEST_SIDE`; smaller sizes stay."""
     width, height = size
     scale = min(1.0, LONGEST_SIDE / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def shrunk(class_map: UInt[np.ndarray, "H W"], *, size: tuple[int, int]) -> UInt[np.ndarray, "h w"]:
-    """The class below the middle of each pixel of a smaller map: classes can't be averaged.
+    """Shrinks a class map; each pixel gets the class at its centre, as classes can't be averaged.
 
     Args:
-        class_map: the whole map.
-        size: width and height of the smaller one.
+        class_map: the class map at full size.
+        size: width and height of the smaller map, in pixels.
     """
     rows, columns = (
         ((np.arange(short) + 0.5) * whole / short).astype(np.intp)

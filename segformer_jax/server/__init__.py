@@ -1,4 +1,4 @@
-"""Ray Serve: a model behind HTTP.
+"""Serves a model by HTTP, with Ray Serve.
 
-It may import `cluster`, `inference` and `images`; Ray is the extra `ray`.
+It may import `cluster`, `inference` and `images`. The extra `ray` installs Ray.
 """

@@ -17,7 +17,7 @@ from segformer_jax.server.budget import Budget
 from segformer_jax.server.ingress import Answer, Ingress
 from segformer_jax.server.requests import Limits, Wanted
 
-BATCH_WAIT = 0.005  # seconds for a batch to fill where none is computed
+BATCH_WAIT = 0.005  # seconds that a batch waits for more pictures while the network is idle
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Replica:
         keep_freed_memory()
         keep_compiled_programs()
         self._limits = limits
-        self._network = ThreadPoolExecutor(1)  # never behind pictures that are decoded
+        self._network = ThreadPoolExecutor(1)  # a thread that is never busy decoding
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pixels = Budget(limits.decoded_pixels)  # decoded at one time; others wait as bytes
+        self._pixels = Budget(limits.decoded_pixels)  # of decoded pictures; others wait as bytes
         self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))
-        self._pictures = ThreadPoolExecutor(workers.threads)  # more would only take its cores away
+        self._pictures = ThreadPoolExecutor(workers.threads)  # more would slow the network
         self._segmenter = Segmenter.from_pretrained(
             model.name,
             dtype=jnp.dtype(model.dtype),
@@ -70,14 +70,15 @@ class Replica:
             self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
 
     async def segment(self, body: bytes, pixels: int, wish: Wanted) -> Answer:
-        """A JPEG's or PNG's content → what was asked for; the event loop computes nothing."""
+        """Segments the content of a JPEG or PNG file; threads compute, not the event loop."""
         loop = asyncio.get_running_loop()
         async with self._decoded, self._pixels.taking(pixels):
             try:
                 picture, values = await loop.run_in_executor(self._pictures, self._prepared, body)
             except ImageError as error:
                 return Answer(422, str(error).encode())
-            await self._idle.wait()  # Ray would make a batch of whatever comes within `BATCH_WAIT`
+            # otherwise Ray would already form a batch of what arrives within `BATCH_WAIT`
+            await self._idle.wait()
             classes, batch = await self._class_maps((values, (picture.height, picture.width)))
             result = Segmentation(classes, self._segmenter.id2label, picture)
             answer = await loop.run_in_executor(self._pictures, requests.answer, result, wish)
@@ -85,7 +86,7 @@ class Replica:
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT)
     async def _class_maps(self, requests: list[Any]) -> list[tuple[Any, int]]:
-        """While a batch is computed, all that come wait for it to end, and are the next one."""
+        """Computes a batch; requests that arrive meanwhile wait, and form the next batch."""
         inputs, sizes = zip(*requests, strict=True)
         loop = asyncio.get_running_loop()
         self._idle.clear()
@@ -105,30 +106,30 @@ class Replica:
 def application(
     model: Model, limits: Limits, workers: Workers, *, name: str = "segformer"
 ) -> serve.Application:
-    """The application for `ray.serve.run`: one HTTP entry in front of the replicas."""
+    """Makes the application for `ray.serve.run`: one HTTP entry in front of the replicas."""
     replicas = serve.deployment(
         Replica,
         name=f"{name}-replica",
         num_replicas=workers.count,
         ray_actor_options=workers.options(),
-        max_ongoing_requests=limits.queue,  # Ray lets those above it come back after up to seconds
+        max_ongoing_requests=limits.queue,  # Ray retries those above it, up to seconds later
         health_check_timeout_s=120,
     ).bind(model, limits, workers)
     return serve.deployment(
         Ingress,
         name=f"{name}-ingress",
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=4 * limits.queue + 100,  # those above the queue's limit are told so
+        max_ongoing_requests=4 * limits.queue + 100,  # so that the ingress can answer with 503
         health_check_timeout_s=120,
     ).bind(replicas, limits, model.batch_size)
 
 
 def build(arguments: dict[str, str]) -> serve.Application:
-    """The application for Ray's command `serve run segformer_jax.server.app:build model=scene-b0`.
+    """Makes the application for `serve run segformer_jax.server.app:build model=scene-b0` (Ray).
 
     Args:
         arguments: model, dtype, batch_size; max_body_mib, max_pixels, max_queue, max_queue_mib;
-            replicas, and of each replica cpus, gpus or tpus.
+            replicas; and cpus, gpus or tpus of each replica.
     """
     usual = {
         "model": "scene-b0", "dtype": "float32", "batch_size": 8, "max_body_mib": 32,

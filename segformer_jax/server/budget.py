@@ -1,4 +1,4 @@
-"""A limited amount of a resource; requests for more wait in the order of their arrival."""
+"""A limited amount of a resource, for which tasks wait in the order of their arrival."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 
 class Budget:
-    """Units that are lent and come back, within one event loop.
+    """A number of units that the tasks of one event loop take and give back.
 
     Args:
-        units: how many there are; who wants more than all gets all.
+        units: total number of units; a task that asks for more gets all of them.
     """
 
     def __init__(self, units: int):
@@ -19,7 +19,7 @@ class Budget:
 
     @contextlib.asynccontextmanager
     async def taking(self, units: int) -> AsyncIterator[None]:
-        """Waits until they are there, and has them inside the block."""
+        """Waits until `units` are free, and holds them inside the block."""
         units = min(units, self._all)
         async with self._turn:
             while self._left < units:

@@ -15,13 +15,19 @@ from segformer_jax.server.prometheus import Metrics
 from segformer_jax.server.requests import Limits, Refused
 
 RETRY_AFTER = "1"  # seconds
-CLIENT_GONE = 499  # as nginx counts them
+CLIENT_GONE = 499  # nginx's status for a connection that the client has closed
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A replica's: the body, or what is wrong; and the batch that this request was the first of."""
+    """The answer of a replica.
+
+    Attributes:
+        status: the HTTP status.
+        body: the result, or the error message if `status` is not 200.
+        batch: size of the request's batch if the request was the first in it, else 0.
+    """
 
     status: int
     body: bytes
@@ -29,7 +35,7 @@ class Answer:
 
 
 class Ingress:
-    """POST /segment, GET /health, GET /metrics; a request says neither files nor addresses."""
+    """Answers POST /segment, GET /health and GET /metrics; no request can name a file or URL."""
 
     def __init__(self, replicas: Any, limits: Limits, batch_size: int):
         keep_replica_on_loopback()
@@ -38,7 +44,7 @@ class Ingress:
         self._inside = self._bytes = 0
 
     async def __call__(self, request: Request) -> Response:
-        """One request; whatever is wrong with it is JSON, {"error": …}."""
+        """Answers one request; errors are answered in JSON, {"error": …}."""
         status = CLIENT_GONE
         try:
             try:
@@ -99,7 +105,7 @@ class Ingress:
         return Response(answer.body, media_type=wish.media_type)
 
     async def _body(self, request: Request) -> bytes:
-        """Not a byte more than the limit is kept."""
+        """Reads the body; keeps no byte beyond the limit."""
         parts: list[bytes] = []
         length = 0
         try:

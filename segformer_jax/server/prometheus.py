@@ -13,7 +13,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The figures of one server."""
+    """The metrics of one server."""
 
     def __init__(self, batch_size: int):
         disable_created_metrics()
@@ -40,21 +40,21 @@ class Metrics:
         )
 
     def count(self, status: int) -> None:
-        """One request's end."""
+        """Counts a finished request by its HTTP status."""
         self._requests.labels(str(status)).inc()
 
     def answered(self, seconds: float) -> None:
-        """A picture was segmented, and how long that took."""
+        """Records the time from a picture's headers to its answer."""
         self._seconds.observe(seconds)
 
     def batch(self, size: int) -> None:
-        """One run of the network."""
+        """Records the number of pictures in one run of the network."""
         self._batches.observe(size)
 
     def inside(self, number: int) -> None:
-        """How many requests there are now."""
+        """Sets the number of requests that are read, waiting or computed now."""
         self._inside.set(number)
 
     def text(self) -> bytes:
-        """All of it."""
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._all)

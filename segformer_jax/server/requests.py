@@ -13,7 +13,7 @@ from segformer_jax.inference.segmentation import Segmentation
 SIGNATURES = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
-)  # JPEG, PNG: the only decoders that are reached
+)  # JPEG, PNG: other decoders are never called
 HEADER_BYTES = 16 * 1024
 OUTPUTS = ("mask", "overlay", "json")
 
@@ -36,8 +36,8 @@ class Limits:
         queue: largest number of requests that are read, waiting or computed at one time.
         queue_bytes: largest total of their bodies, in bytes; a body without a declared length
             counts as the largest.
-        decoded_pixels: largest total of the pictures that a replica has decoded at one time; a
-            larger picture is decoded when there is no other.
+        decoded_pixels: largest total of the pictures that a replica has decoded at one time, in
+            pixels; a larger picture is decoded when there is no other.
         seconds: time in which a body must arrive.
     """
 
@@ -78,10 +78,10 @@ class Wanted:
 
 
 def wanted(query: Mapping[str, str], accept: str = "") -> Wanted:
-    """Of ?output=mask|overlay|json&alpha=0.5&mask=base64, or of the header Accept.
+    """Parses ?output=mask|overlay|json&alpha=0.5&mask=base64, or else the header Accept.
 
     Raises:
-        Refused: 422, an unknown parameter or value.
+        Refused: 422, a parameter or its value is unknown.
     """
     unknown = set(query) - {"output", "alpha", "mask"}
     if unknown:
@@ -110,7 +110,8 @@ def check_length(headers: Mapping[str, str], limits: Limits) -> int:
     """Checks the headers of a request; returns the number of bytes that its body may have.
 
     Raises:
-        Refused: 431, headers beyond 16 KiB; 413, a body that says that it is too long.
+        Refused: 431, the headers are longer than 16 KiB; 413, the body's declared length is above
+            the limit.
     """
     if sum(len(name) + len(value) for name, value in headers.items()) > HEADER_BYTES:
         raise Refused(431, f"the headers are longer than {HEADER_BYTES:,} bytes")
@@ -130,7 +131,8 @@ def check_picture(body: bytes, limits: Limits) -> int:
     """Checks the header of a picture without decoding it; returns its number of pixels.
 
     Raises:
-        Refused: 400, no body; 415, neither JPEG nor PNG; 413, too many pixels; 422, damaged.
+        Refused: 400, the body is empty; 415, it is neither JPEG nor PNG; 422, it is damaged; 413,
+            the picture has too many pixels.
     """
     if not body:
         raise Refused(400, "the body must be the content of a JPEG or PNG file, got nothing")
@@ -154,7 +156,7 @@ def check_picture(body: bytes, limits: Limits) -> int:
 
 
 def answer(result: Segmentation, wish: Wanted) -> bytes:
-    """The body of an answer."""
+    """Encodes a result as the body of an answer."""
     if wish.output == "json":
         told: dict[str, Any] = result.to_dict()
         if wish.with_mask:

@@ -24,8 +24,8 @@ def check_port(host: str, port: int) -> None:
     """Checks that the port is free, because Ray Serve would share it with another program.
 
     Raises:
-        ValueError: no such port.
-        OSError: it is in use, or the host is not this machine.
+        ValueError: the port is not in 1…65535.
+        OSError: the port is in use, or the host is not an address of this machine.
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"the port must be in 1…65535, got {port}")
@@ -59,7 +59,7 @@ def run(
         model: a weights package, a folder, or a name on the hub.
         host: address that the HTTP server listens on; Ray's other ports are on loopback.
         port: port of the HTTP server.
-        limits: of requests.
+        limits: the limits of requests.
         dtype: type of the matrix products.
         device: cpu, gpu or tpu; by default an accelerator if there is one.
         batch_size: largest number of pictures per run of a replica's network.
@@ -86,7 +86,7 @@ def run(
             try:
                 ray.serve.start(http_options={"host": host, "port": port})
                 break
-            except TimeoutError:  # after a minute that is written into Ray; it goes on starting
+            except TimeoutError:  # Ray's fixed limit of a minute; Serve goes on starting
                 if time.monotonic() > until:
                     raise
         app = application(Model(model, dtype, batch_size), limits, workers)
@@ -102,7 +102,7 @@ def run(
 
 def _wait_until_answering(host: str, port: int, until: float) -> None:
     local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy on the way
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no HTTP proxy
     while True:
         try:
             with opener.open(f"http://{local}:{port}/health", timeout=10):
