@@ -1,4 +1,4 @@
-"""Augmentation: scales, crops, flips and recolours a picture, and its mask accordingly."""
+"""Augmentation: scales, crops, flips and recolours a picture, and transforms its mask likewise."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ PADDING = (124, 116, 104)  # ImageNet's mean colour, about 0 once normalised
 CROP_TRIES = 10
 BRIGHTNESS = 32.0  # of 255
 CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 36.0  # degrees; OpenCV counts 18 of its 180
+HUE = 36.0  # degrees; 18 in OpenCV's units, 180 to a circle
 
 Mask = UInt8[np.ndarray, "H W"]
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -27,10 +27,11 @@ class Augmentation:
 
     Attributes:
         crop: (height, width) of the result; smaller pictures are padded below and to the right.
-        short_side: resize the picture to this shorter side before the random scale; None does not.
+        short_side: resize the picture to this shorter side before the random scale; None keeps its
+            size.
         scale: smallest and largest random factor.
-        cat_max_ratio: draw a crop again, up to ten times, if one class has this share of its pixels
-            that are not ignored; 1 uses the first crop.
+        cat_max_ratio: draw a crop again, up to ten times, if one class has at least this share of
+            its pixels that are not ignored; 1 uses the first crop.
         flip: probability of flipping, 0…1.
         flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
             right, "vertical" top and bottom, "diagonal" both.
@@ -67,15 +68,15 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a crop lies in its picture: what was drawn for it, without the colours.
+    """Where a crop lies in its picture, and how it was flipped.
 
     Attributes:
-        scaled: (height, width) of the whole picture before it was cropped.
-        top: the crop's first row of that.
-        left: its first column.
-        size: (height, width) of what is picture; padding is below and to the right of it.
-        mirrored: whether left and right of that were swapped.
-        upside_down: whether top and bottom were.
+        scaled: (height, width) of the whole picture after scaling, before cropping.
+        top: the crop's first row in the scaled picture.
+        left: the crop's first column in the scaled picture.
+        size: (height, width) of the crop without the padding below and to the right of it.
+        mirrored: whether left and right of this part were swapped.
+        upside_down: whether its top and bottom were swapped.
     """
 
     scaled: tuple[int, int]
@@ -89,19 +90,20 @@ class Placement:
 def augment(
     image: Image.Image, mask: Mask, *, options: Augmentation, rng: np.random.Generator
 ) -> tuple[Picture, Crop, Placement]:
-    """A random crop of a picture with its mask, both of the size `options.crop`, and its place.
+    """Returns a random crop of a picture, that of its mask, and where the crop lies.
 
-    It is what resizing the whole picture (bilinear, antialiased where it shrinks; the mask by
-    nearest neighbour) and cropping give; only what is needed is resized.
+    Both have the size `options.crop`. The result is that of resizing the whole picture (bilinear,
+    antialiased when it shrinks; the mask by nearest neighbour) and then cropping it, but only the
+    pixels of the crop are resized.
 
     Args:
-        image: RGB.
-        mask: class indices, 255 = ignored; of the picture's size.
-        options: what to draw from.
-        rng: draws.
+        image: an RGB picture.
+        mask: class indices, 255 for ignored pixels, of the picture's size.
+        options: the ranges and probabilities.
+        rng: the source of random numbers.
 
     Raises:
-        ValueError: the sizes differ.
+        ValueError: picture and mask differ in size.
     """
     if image.size[::-1] != mask.shape:
         raise ValueError(
@@ -132,7 +134,7 @@ def augment(
 
 
 def _direction(options: Augmentation, rng: np.random.Generator) -> Flip | None:
-    """One draw for whether and how, so that one direction draws as it does among several."""
+    """Draws a direction or no flip; takes one random number, however many directions there are."""
     drawn = rng.random()
     if drawn >= options.flip:
         return None
@@ -150,7 +152,7 @@ def _scaled_size(
 
 
 def _nearest(size: int, scaled: int) -> np.ndarray:
-    """The pixel that is nearest to each pixel of a scaled axis, as Pillow's NEAREST has it."""
+    """Returns the nearest original index for each pixel of a scaled axis, as Pillow's NEAREST."""
     return ((np.arange(scaled) + 0.5) * (size / scaled)).astype(np.intp).clip(max=size - 1)
 
 
@@ -162,9 +164,9 @@ def _crop(
     options: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[int, int, Crop]:
-    """Top and left of a crop of the scaled picture, and its labels.
+    """Draws a crop of the scaled picture; returns its top, its left, and its labels.
 
-    As in mmsegmentation, the last of the tries is taken whatever it holds.
+    As in mmsegmentation, the last try is taken even if one class covers too much of it.
     """
     h, w = min(options.crop[0], len(rows)), min(options.crop[1], len(columns))
     tries = CROP_TRIES if options.cat_max_ratio < 1 else 0
@@ -183,10 +185,11 @@ def _is_mixed(labels: Crop, ratio: int | float) -> bool:
 
 
 def distort(pixels: Picture, rng: np.random.Generator) -> Picture:
-    """The picture with other brightness, contrast, saturation and hue, each half of the time.
+    """Changes brightness, contrast, saturation and hue, each with probability 1/2.
 
-    mmsegmentation's ranges and order: brightness, contrast, saturation, hue; or contrast last.
-    Values are cut off at 0 and 255 after every step, and rounded once, at the end.
+    Ranges and order are mmsegmentation's: brightness, contrast, saturation, hue, or, with
+    probability 1/2, contrast last. Values are clipped to 0…255 after every step, and rounded once,
+    at the end.
     """
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
     brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if rng.random() < 0.5 else None
@@ -206,15 +209,15 @@ def distort(pixels: Picture, rng: np.random.Generator) -> Picture:
 
 
 def turn_colours(planes: Planes, *, saturation: int | float, hue: int | float) -> Planes:
-    """RGB planes with their HSV saturation multiplied (1 at most) and their hue turned.
+    """Multiplies the HSV saturation of RGB planes (to 1 at most) and rotates their hue.
 
-    The value stays: with the largest channel V, the chroma C and the hue in sixths of the circle,
-    each channel is V − C·max(0, min(k, 4 − k, 1)), k = (5, 3, 1) + hue mod 6.
+    HSV's value does not change. With the largest channel V, the chroma C and the hue in sixths of
+    the circle, each channel is V − C·max(0, min(k, 4 − k, 1)), k = ((5, 3, 1) + hue) mod 6.
 
     Args:
-        planes: values of 0…255.
-        saturation: a factor.
-        hue: degrees.
+        planes: values in 0…255.
+        saturation: a factor of the saturation.
+        hue: the rotation in degrees.
     """
     red, green, blue = planes
     value = planes.max(0)
@@ -222,7 +225,7 @@ def turn_colours(planes: Planes, *, saturation: int | float, hue: int | float) -
     new_chroma = np.minimum(chroma * np.float32(saturation), value)
     if not hue:
         return value - (value - planes) * (new_chroma / np.maximum(chroma, 1))
-    inverse = 1 / np.maximum(chroma, 1)  # greys have no hue: whatever they get is times chroma 0
+    inverse = 1 / np.maximum(chroma, 1)  # greys have no hue; theirs is multiplied by chroma 0
     sixth = np.where(
         value == red,
         (green - blue) * inverse,

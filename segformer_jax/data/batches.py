@@ -49,7 +49,7 @@ def batches(
         dataset: the pictures; if there are fewer than a batch has, they repeat within it.
         batch_size: number of samples per batch, over all processes.
         augment: the augmentation of a picture.
-        seed: of the order and of the augmentation, 0 or more.
+        seed: seed of the order and the augmentation, 0 or more.
         start: number of the first batch.
         process_index: index of this process.
         process_count: number of processes that share a batch.
@@ -98,24 +98,27 @@ def batches(
         ),
         workers=workers,
     )
-    atexit.register(_close, weakref.ref(stream))  # while the modules are there that it needs
+    atexit.register(_close, weakref.ref(stream))  # closes it while its modules still exist
     return stream
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The samples of one process, one after the other, as a function of their number.
+    """The samples of one process, as a function of their number.
+
+    The samples of all processes form one stream, in which this process has a run of consecutive
+    positions in every batch.
 
     Attributes:
         dataset: the pictures.
-        augment: what is done to them.
-        seed: of the random numbers.
-        order: the picture at each position of the stream of all processes.
+        augment: the augmentation.
+        seed: seed of the random numbers.
+        order: the picture at each position of the stream.
         first: the position of the first sample.
-        run: how many samples follow one another in the stream.
-        stride: from the first of a run to the first of the next.
-        skip_unreadable: as `batches`.
-        soft: as `batches`.
+        run: number of consecutive positions in a run.
+        stride: distance from the start of a run to the start of the next.
+        skip_unreadable: as in `batches`.
+        soft: as in `batches`.
     """
 
     dataset: Dataset
@@ -129,10 +132,10 @@ class Samples:
     soft: SoftClasses | None
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """The sample, as `batches` has them, and in "skipped" what was wrong with others.
+        """Returns a sample with the keys of `batches` and "skipped", errors of skipped pictures.
 
-        Or "error" alone: what is wrong with its picture, or, where such are skipped, with all. An
-        exception would come out of grain with grain's own words added.
+        If the picture can't be read (with `skip_unreadable`: if no picture of its source can), the
+        result is only "error", a message. It is not raised, because grain would add its own text.
         """
         runs, place = divmod(number, self.run)
         position = self.first + runs * self.stride + place
@@ -167,7 +170,7 @@ class Samples:
 def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarray]]:
     grain = import_grain()
     stream = grain.MapDataset.range(ENDLESS).map(samples)
-    if workers:  # each makes whole batches, so that only those travel between processes
+    if workers:  # each makes whole batches, so that only batches are sent between processes
         _mark_flags_as_parsed()
         alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         batched = stream.batch(samples.run, batch_fn=_batch).to_iter_dataset(alone)
@@ -188,12 +191,12 @@ def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarra
                 if message not in warned:
                     warnings.warn(f"skipped: {message}", stacklevel=2)
                     warned.add(message)
-            # Copied from the memory that is shared with a worker: that is scarce, and given back.
+            # Copied out of memory shared with a worker, which is scarce and is reused.
             yield {name: np.array(array, copy=bool(workers)) for name, array in batch.items()}
     except RuntimeError as error:
         if "Worker process was terminated" not in str(error):
             raise
-        reason = str(error).splitlines()[0]  # grain adds lines on its traceback
+        reason = str(error).splitlines()[0]  # grain appends lines of its traceback
         raise OSError(
             f"{reason} Workers hand over batches in shared memory (/dev/shm): if that is full, "
             "enlarge it (docker run --shm-size=8g), or take fewer workers, 0 for threads"
@@ -219,7 +222,7 @@ def _batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _in_worker(index: int, count: int) -> None:
-    """Ctrl-C is for the parent, which ends its workers; a killed parent ends them as well."""
+    """Ignores Ctrl-C, because the parent ends its workers; ends this worker if the parent dies."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
@@ -233,7 +236,7 @@ def _end_with(sentinel: int) -> None:
 
 
 def _mark_flags_as_parsed() -> None:
-    """Grain's workers read a flag of absl's, which fails in programs that don't use absl."""
+    """Marks absl's flags as parsed: grain's workers read one, which fails if absl is not used."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,4 +1,4 @@
-"""Checks a data set before the first step, and counts its sizes and classes."""
+"""Checks a data set before the first training step, and counts its sizes and classes."""
 
 import functools
 import os
@@ -22,12 +22,13 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """The problems of one pair, or else its size and its pixels by class.
+    """The problems of one pair of picture and mask, its size, and its pixels by class.
 
     Attributes:
         problems: one line each.
-        size: (height, width) of the picture, where it can be read.
-        counts: (256,) pixels of each class index; the last are ignored. Zeros without a mask.
+        size: (height, width) of the picture; None if it can't be read.
+        counts: (256,) number of pixels of each class index, the last of ignored pixels. All pixels
+            count as ignored if a teacher replaces the mask; zeros if the mask can't be read.
     """
 
     problems: tuple[str, ...]
@@ -44,7 +45,7 @@ class Survey:
         class_pixels: number of pixels of each class; for a single class, of the background and the
             class.
         ignored_pixels: number of ignored pixels.
-        parts: number of pictures of each of several data sets; empty for one.
+        parts: number of pictures of each data set if there are several; empty for one.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -87,11 +88,11 @@ def check(
 
 
 def examine(dataset: Dataset, *, threads: int | None = None) -> Iterator[Examined]:
-    """Every pair, in order, one after the other as they are done."""
+    """Yields the result of every pair in order, each as soon as it is there."""
     pool = ThreadPoolExecutor(threads or os.cpu_count())
     try:
         yield from pool.map(functools.partial(_examine, dataset), range(len(dataset)))
-    finally:  # Ctrl-C does not wait for the rest
+    finally:  # so that Ctrl-C does not wait for the rest
         pool.shutdown(cancel_futures=True)
 
 
@@ -117,7 +118,7 @@ def _examine(dataset: Dataset, index: int) -> Examined:
 
 
 def _size(dataset: Dataset, index: int) -> tuple[int, int]:
-    """(height, width) of the upright picture, from its header."""
+    """Returns (height, width) of the upright picture, read from its header."""
     place: Any = dataset.pictures[index]
     source = place if isinstance(place, Path) else place.open()
     if isinstance(source, Image.Image):
@@ -133,7 +134,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _one_class_only(dataset: Dataset, counts: Int[np.ndarray, "256"]) -> list[str]:
-    """Masks of 0 and 255 that were meant as two classes."""
+    """Finds masks of 255 alone, or of one class and 255 that were probably meant as two classes."""
     present = np.flatnonzero(counts[:IGNORED])
     if len(present) == 0:
         return [f"every pixel of the {len(dataset)} masks is {IGNORED}, which is ignored"]
@@ -147,7 +148,7 @@ def _one_class_only(dataset: Dataset, counts: Int[np.ndarray, "256"]) -> list[st
 
 
 def listed(problems: list[str], *, of: str) -> str:
-    """A line for each of the first problems, and how many more there are."""
+    """Returns a message with a line for each of the first problems and the number of the others."""
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
     have = "have" if of.endswith("s") else "has"
     lines = [f"{of} {have} {count}", *(f"  {problem}" for problem in problems[:LISTED])]

@@ -7,18 +7,19 @@ from typing import Any
 
 from segformer_jax.data.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO, Coding, Colour
 
-IGNORED_NAMES = ("ignore", "ignored", "null", "void", str(IGNORED))  # unless a class is called so
+IGNORED_NAMES = ("ignore", "ignored", "null", "void", str(IGNORED))  # unless a class has this name
 
 
 def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -> dict[int, str]:
-    """Class names by index, from id2label.json in the folder or the one above.
+    """Reads class names by index from id2label.json in the folder or the one above.
 
     Args:
-        folder: of the masks.
-        otherwise: what to give where there is no such file; None makes that an error.
+        folder: the folder of a data set or of one of its splits.
+        otherwise: the classes if there is no such file; None makes that an error.
 
     Raises:
-        ValueError: no such file, no JSON, indices other than 0, 1, 2, …, or more than 255 classes.
+        ValueError: the file is missing or is not JSON, its indices are not 0, 1, 2, …, or it has
+            more than 255 classes.
     """
     path = _beside(folder, "id2label.json")
     if path is None and otherwise is not None:
@@ -43,10 +44,10 @@ def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -
 
 
 def read_coding(folder: Path, id2label: Mapping[int, str], *, reduce_zero_label: bool) -> Coding:
-    """What the pixels of the masks mean: indices, or colours where there is a palette.json.
+    """Returns the coding of the masks: class indices, or colours if there is a palette.json.
 
     Raises:
-        ValueError: as `read_palette`; `reduce_zero_label` for colours.
+        ValueError: as `read_palette`, or `reduce_zero_label` is set for masks of colours.
     """
     colours = read_palette(folder, id2label)
     if colours and reduce_zero_label:
@@ -54,18 +55,19 @@ def read_coding(folder: Path, id2label: Mapping[int, str], *, reduce_zero_label:
             "reduce_zero_label must be used with masks of indices only: for masks "
             'of colours, write the ignored colour under "ignore" in palette.json'
         )
-    num_values = max(len(id2label), 2)  # one class alone is told from everything else
+    num_values = max(len(id2label), 2)  # a single class is 1, everything else 0
     return Coding(num_values, WITHOUT_ZERO if reduce_zero_label else AS_THEY_ARE, colours)
 
 
 def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colour, int], ...]:
-    """The colours of palette.json with their class indices; nothing where there is no such file.
+    """Returns the colours of palette.json with their class indices; empty without such a file.
 
-    Keys are the names or the indices of `id2label`; of one class alone "1" and its name, and "0"
-    is everything else.
+    Keys of the file are names or indices of `id2label`, or a name for ignored pixels. With a single
+    class, its key is "1" or its name, and "0" or "background" is everything else.
 
     Raises:
-        ValueError: no JSON, a name that is no class, what is no colour, or one colour twice.
+        ValueError: the file is not JSON, a key is not a class, a value is not a colour, or two
+            classes have one colour.
     """
     path = _beside(folder, "palette.json")
     if path is None:
@@ -117,7 +119,7 @@ def _beside(folder: Path, name: str) -> Path | None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF-8
         raise ValueError(f"{path} can't be read as JSON: {error}") from error
 
 

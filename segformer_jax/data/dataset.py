@@ -22,15 +22,15 @@ class Dataset:
     """Pictures with their masks, in a fixed order.
 
     Attributes:
-        names: one for each pair, unique; for messages and for the names of output files.
+        names: a unique name for each pair, for messages and output files.
         id2label: class names by index, 0, 1, 2, …
-        pictures: where each picture is: a path, or whatever else has `open()`.
-        masks: where each mask is; None where there is none.
+        pictures: where each picture is: a path, or an object with `open()`.
+        masks: where each mask is, likewise; None for a picture without a mask.
         coding: what the pixels of a mask mean.
         strays: masks that have no picture.
-        soft: where each picture's soft targets are, None where there are none; empty where the
-            data set has none at all.
-        taught: whether a teacher stands in for missing masks: their pixels are all ignored then.
+        soft: the file of each picture's soft targets, None if it has none; empty if the data set
+            has none at all.
+        taught: whether a teacher replaces missing masks; all pixels of such a mask are ignored.
     """
 
     names: tuple[str, ...]
@@ -46,7 +46,7 @@ class Dataset:
         return len(self.names)
 
     def image(self, index: int) -> Image.Image:
-        """The picture, RGB, upright.
+        """Reads a picture, as RGB and upright.
 
         Raises:
             ImageError: it can't be read; the message names it.
@@ -56,13 +56,13 @@ class Dataset:
             return read_image(_source(place))
 
     def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
-        """The class index of each pixel, 255 where it is ignored.
+        """Reads a mask: the class index of each pixel, or 255 for ignored pixels.
 
-        One class alone in `id2label` has two values: 0 is everything else, 1 the class.
+        If `id2label` has a single class, 1 is the class and 0 is everything else.
 
         Raises:
-            ImageError: there is none, it can't be read, or it holds what is no class; the message
-                names it.
+            ImageError: the mask is missing, can't be read, or holds values that are not classes;
+                the message names it.
         """
         place = self.masks[index]
         if place is None:
@@ -71,14 +71,14 @@ class Dataset:
             return read_mask(_source(place), coding=self.coding)
 
     def has_mask(self, index: int) -> bool:
-        """Whether the picture must have a mask, or has one."""
+        """Whether the picture has a mask or needs one; False if a teacher replaces its mask."""
         return not self.taught or self.masks[index] is not None
 
     def pair(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "h w"]]:
-        """The picture and its mask, or 255 everywhere where a teacher stands in for it.
+        """Reads a picture and its mask, which is 255 everywhere if a teacher replaces it.
 
         Raises:
-            ImageError: as `image` and `mask`; their sizes differ.
+            ImageError: as `image` and `mask`, or their sizes differ.
         """
         image = self.image(index)
         if not self.has_mask(index):
@@ -89,7 +89,7 @@ class Dataset:
         return image, mask
 
     def first(self, count: int) -> "Dataset":
-        """The first pairs alone."""
+        """Returns a data set of the first `count` pairs."""
         return replace(
             self,
             names=self.names[:count],
@@ -100,7 +100,7 @@ class Dataset:
         )
 
     def sizes_differ(self, index: int, *, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
-        """The message for a mask of another size, both (height, width)."""
+        """Returns the error message for a mask of another size; both sizes are (height, width)."""
         return (
             f"{self.masks[index]} is {mask[1]}×{mask[0]}, its picture {image[1]}×{image[0]} "
             "(width × height)"
@@ -108,7 +108,7 @@ class Dataset:
 
 
 def joined(datasets: Iterable[Dataset]) -> Dataset:
-    """The pairs of several data sets of the same classes, one after the other.
+    """Joins data sets of the same classes, one after the other.
 
     Raises:
         ValueError: their classes differ, or their masks are coded differently.
@@ -146,7 +146,7 @@ def _source(place: Any) -> Any:
 
 @contextlib.contextmanager
 def _named(name: str) -> Generator[None]:
-    """Errors of what has no path of its own, too, say which picture it is."""
+    """Adds a picture's name to an ImageError that does not contain it."""
     try:
         yield
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""`open_dataset`: finds the pictures, masks and classes of a data set; a function per layout."""
+"""`open_dataset`: finds the pictures, masks and classes of a data set in any known layout."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ PICTURES = {
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
     ".jp2", ".avif",
 }  # fmt: skip
-CITYSCAPES = {  # labelIds' values of the 19 classes that are trained, by cityscapesScripts
+CITYSCAPES = {  # values in labelIds of the 19 trained classes, from cityscapesScripts
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
     26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
@@ -24,7 +24,7 @@ CITYSCAPES = {  # labelIds' values of the 19 classes that are trained, by citysc
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay out a data set: how to know it, how to read it, and words for messages."""
+    """A layout of data sets: how to detect it, how to read it, and its description for messages."""
 
     is_at: Callable[[Path], bool]
     read: Callable[..., Dataset]
@@ -76,7 +76,7 @@ def _read(
     reduce_zero_label: bool,
     teacher: Mapping[int, str] | None,
 ) -> Dataset:
-    """The data set at `root`, or one split of the data set above it.
+    """Reads the data set at `root`, or one split of the data set in the folder above.
 
     Raises:
         ValueError: as `open_dataset`.
@@ -113,9 +113,10 @@ def folder(
     reduce_zero_label: bool,
     teacher: Mapping[int, str] | None = None,
 ) -> Dataset:
-    """`images/` and `masks/` in the folder itself, or in one folder a split; paired by stem.
+    """Opens a folder with `images/` and `masks/`, or with one such folder per split.
 
-    `soft/NAME.npz` beside them are soft targets.
+    Pictures and masks are paired by their names without the ending. `soft/NAME.npz` beside them are
+    soft targets.
     """
     place = root if split is None else _split_folder(root, split)
     if split is None and not (place / "images").is_dir():
@@ -136,8 +137,8 @@ def folder(
 
 
 def ade20k(root: Path, *, split: str | None, reduce_zero_label: bool = True) -> Dataset:
-    """ADEChallengeData2016: value 0 is ignored, 1…150 are the classes."""
-    del reduce_zero_label  # always so
+    """Opens ADEChallengeData2016: value 0 is ignored, 1…150 are the classes."""
+    del reduce_zero_label  # always true here
     root = _inner(root, "ADEChallengeData2016")
     part = _split_folder(root / "images", split).name
     return _paired(
@@ -150,7 +151,7 @@ def ade20k(root: Path, *, split: str | None, reduce_zero_label: bool = True) -> 
 
 
 def cityscapes(root: Path, *, split: str | None, reduce_zero_label: bool = False) -> Dataset:
-    """Cityscapes: `*_labelTrainIds` where every picture has them, else `*_labelIds`."""
+    """Opens Cityscapes: uses `*_labelTrainIds` if every picture has one, else `*_labelIds`."""
     _check_zero(reduce_zero_label, "Cityscapes")
     part = _split_folder(root / "leftImg8bit", split)
     ending = "_leftImg8bit.png"
@@ -162,7 +163,7 @@ def cityscapes(root: Path, *, split: str | None, reduce_zero_label: bool = False
     )
     converted = bool(train_ids) and train_ids.keys() >= pictures.keys()
     table = tuple(
-        CITYSCAPES.get(value, IGNORED if value < 34 or value == 255 else 254)  # 254: no label
+        CITYSCAPES.get(value, IGNORED if value < 34 or value == 255 else 254)  # 254: an error
         for value in range(256)
     )
     return _paired(
@@ -175,7 +176,7 @@ def cityscapes(root: Path, *, split: str | None, reduce_zero_label: bool = False
 
 
 def pascal_voc(root: Path, *, split: str | None, reduce_zero_label: bool = False) -> Dataset:
-    """Pascal VOC: the names in ImageSets/Segmentation/SPLIT.txt; 21 classes, 255 between them."""
+    """Opens Pascal VOC: the names in ImageSets/Segmentation/SPLIT.txt; 21 classes, 255 ignored."""
     _check_zero(reduce_zero_label, "Pascal VOC")
     root = _inner(root, "VOC2012", "VOCdevkit/VOC2012")
     lists = {path.stem: path for path in (root / "ImageSets" / "Segmentation").glob("*.txt")}
@@ -197,7 +198,10 @@ def _paired(
     place: Path,
     may_lack: bool = False,
 ) -> Dataset:
-    """Pictures and masks of the same name, which all may lack; `place` is for messages."""
+    """Pairs pictures and masks by name; with `may_lack`, all masks may be missing.
+
+    `place` is for messages.
+    """
     if not pictures:
         raise ValueError(f"there is no picture in {place}")
     if not pictures.keys() & masks.keys() and (masks or not may_lack):
@@ -216,7 +220,7 @@ def _paired(
 
 
 def _by_stem(place: Path) -> dict[str, Path]:
-    """The pictures in a folder by their names without the ending, sorted."""
+    """Returns the pictures in a folder by their names without the ending, sorted."""
     if not place.is_dir():
         raise ValueError(f"there is no folder {place}")
     found: dict[str, Path] = {}
@@ -238,7 +242,7 @@ def _split_folder(root: Path, split: str | None) -> Path:
 
 
 def _inner(root: Path, *inside: str) -> Path:
-    """The folder itself, or the one inside it that a download unpacks to."""
+    """Returns the folder, or the folder inside it that unpacking the download creates."""
     return next((root / name for name in inside if (root / name).is_dir()), root)
 
 

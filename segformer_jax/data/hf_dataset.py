@@ -21,17 +21,17 @@ MASK_COLUMNS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture in a row of a table of one column, not yet read."""
+    """A picture in a row of a table with one column, not yet read."""
 
     table: Any
     row: int
     name: str
 
     def open(self) -> Image.Image | Path:
-        """The picture, not yet decoded, or the path where it lies.
+        """Returns the picture, not yet decoded, or its path.
 
         Raises:
-            ImageError: there is none, or it is no picture.
+            ImageError: the cell is empty or does not hold a picture.
         """
         (cell,) = self.table[self.row].values()
         if not cell or not (cell["bytes"] or cell["path"]):
@@ -40,7 +40,7 @@ class Cell:
             return Path(cell["path"])
         try:
             return Image.open(io.BytesIO(cell["bytes"]))
-        except Exception as error:  # damaged headers raise nearly anything
+        except Exception as error:  # a damaged header can raise almost any exception
             raise ImageError(f"{self.name} is not a picture of a kind that Pillow reads") from error
 
     def __str__(self) -> str:
@@ -48,16 +48,17 @@ class Cell:
 
 
 def is_saved_dataset(root: Path) -> bool:
-    """Whether `save_to_disk` has written the folder."""
+    """Whether the folder was written by `save_to_disk`."""
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
 def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> Dataset:
-    """The pairs of a `datasets.Dataset`, or of one split of a `datasets.DatasetDict`.
+    """Opens a saved `datasets.Dataset`, or one split of a saved `datasets.DatasetDict`.
 
     Raises:
-        ValueError: no such split, no columns of pictures and masks, no id2label.json.
-        ImportError: without the package.
+        ValueError: it can't be loaded, there is no such split, it has no rows or no columns of
+            pictures and masks, or id2label.json is missing or wrong.
+        ImportError: the package datasets is missing.
     """
     try:
         import datasets
@@ -68,7 +69,7 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
         ) from error
     try:
         loaded: Any = datasets.load_from_disk(str(root))
-    except Exception as error:  # damaged tables raise nearly anything
+    except Exception as error:  # a damaged table can raise almost any exception
         raise ValueError(f"{root} can't be loaded as a saved data set: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
         loaded = loaded[split_name(split, map(str, loaded), place=root)]

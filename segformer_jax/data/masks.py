@@ -1,4 +1,4 @@
-"""Reads mask files of any kind as class indices, with 255 for ignored pixels."""
+"""Reads masks of class indices or colours as class indices, with 255 for ignored pixels."""
 
 import functools
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from segformer_jax.images.read import INDEX_MODES, open_image, read_class_indice
 
 IGNORED = 255
 AS_THEY_ARE = tuple(range(256))
-WITHOUT_ZERO = (IGNORED, *range(254), IGNORED)  # ADE20K's: 0 is no class, 1 is class 0
+WITHOUT_ZERO = (IGNORED, *range(254), IGNORED)  # as in ADE20K: 0 is ignored, 1 is class 0
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What the pixels of a data set's masks mean.
+    """The meaning of the pixel values of a data set's masks.
 
     Attributes:
-        num_values: class indices are 0…num_values − 1, and 255.
+        num_values: class indices are 0…num_values − 1, and 255 for ignored pixels.
         table: the class index of each pixel value 0…255.
-        colours: pairs of an RGB colour and the value that it stands for, where masks are coloured.
+        colours: for coloured masks, pairs of an RGB colour and the pixel value that it stands for.
     """
 
     num_values: int
@@ -34,15 +34,15 @@ class Coding:
 
 
 def read_mask(source: Any, *, coding: Coding) -> UInt8[np.ndarray, "h w"]:
-    """The class index of every pixel, 255 where it is ignored.
+    """Returns the class index of every pixel, or 255 for ignored pixels.
 
     Args:
         source: a path or a PIL image.
         coding: what its pixels mean.
 
     Raises:
-        ImageError: a file that can't be read, a mask of another kind, or pixels that are no class;
-            it lists their values.
+        ImageError: the file can't be read, the mask is of another kind, or some pixels are not
+            classes; the message lists their values.
     """
     image = source if isinstance(source, Image.Image) else open_image(source)
     values = _coloured(image, coding.colours) if coding.colours else _indices(image)
@@ -82,7 +82,7 @@ def _indices(image: Image.Image) -> Int[np.ndarray, "h w"]:
 def _coloured(
     image: Image.Image, colours: tuple[tuple[Colour, int], ...]
 ) -> Int[np.ndarray, "h w"]:
-    pixels = np.asarray(image.convert("RGB").convert("RGBA"))  # 4 bytes a pixel: one whole number
+    pixels = np.asarray(image.convert("RGB").convert("RGBA"))  # 4 bytes per pixel: an integer
     packed = pixels.view("<u4")[..., 0] & 0xFFFFFF
     values = _colour_table(colours)[packed]
     if not values.all():
@@ -97,7 +97,7 @@ def _coloured(
 
 @functools.lru_cache(maxsize=2)
 def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> Int[np.ndarray, "16777216"]:
-    """The value + 1 of each packed colour, 0 for none: untouched zeros take no memory."""
+    """Returns value + 1 of each packed colour, else 0: zeros never written take no memory."""
     table = np.zeros(1 << 24, np.int16)
     for (red, green, blue), value in colours:
         table[red | green << 8 | blue << 16] = value + 1

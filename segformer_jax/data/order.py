@@ -1,4 +1,4 @@
-"""The picture of each training sample, as a function of the seed and the sample's number."""
+"""Chooses the picture of each training sample, from the seed and the sample's number alone."""
 
 import functools
 import math
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-ENDLESS = 1 << 40  # samples
+ENDLESS = 1 << 40  # samples; more than any run takes
 
 
 @dataclass(frozen=True)
 class Share:
-    """One of several sources of pictures, and how often it is drawn from.
+    """The size of one of several sources of pictures, and how often it is drawn from.
 
     Attributes:
-        pictures: how many it has.
-        weight: its share of the samples is this ÷ the sum over all sources.
+        pictures: number of its pictures.
+        weight: the source's share of the samples is this ÷ the sum of all sources' weights.
     """
 
     pictures: int
@@ -32,22 +32,22 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The pictures in the order in which a run sees them, without end.
+    """The endless order in which a run sees the pictures.
 
     Attributes:
-        sources: of each, the number of its first picture, how many it has, and all of them once an
-            epoch, every epoch in another order.
-        turns: by position, the source whose turn it is, and how many turns it had before; None for
-            one source, whose turn it always is.
+        sources: for each source, the index of its first picture, the number of its pictures, and an
+            endless sequence that holds each of them once per epoch, shuffled anew every epoch.
+        turns: for each position, the source to draw from and how often it was drawn from before;
+            None if there is only one source.
     """
 
     sources: tuple[tuple[int, int, Any], ...]
     turns: Any
 
     def pictures(self, position: int) -> Iterator[int]:
-        """The number of the picture at a position; then those that may stand in for it.
+        """Yields the index of the picture at a position, then those of its possible replacements.
 
-        These are the other pictures of its source, in the order of the epoch.
+        These are the other pictures of the same source, in the order of the epoch.
         """
         source, turn = (0, position) if self.turns is None else self.turns[position]
         first, count, shuffled = self.sources[source]
@@ -57,25 +57,25 @@ class Order:
 
 
 def make_order(pictures: int, *, shares: Sequence[Share] = (), seed: int) -> Order:
-    """Every picture once an epoch; with shares, every picture once an epoch of its source.
+    """Makes an order with every picture once per epoch; with shares, once per epoch of its source.
 
-    Any run of samples holds each source's share of them, to within a few samples; grain rounds
-    weights down to hundredths of the smallest.
+    With shares, any sequence of consecutive samples has each source's share of them, to within a
+    few samples. grain rounds weights down to hundredths of the smallest.
 
     Args:
-        pictures: how many there are.
-        shares: of the sources, whose pictures lie one source after the other.
-        seed: of the order, 0 or more.
+        pictures: number of all pictures.
+        shares: the sources, in the order in which their pictures are joined; empty for one source.
+        seed: seed of the order, 0 or more.
 
     Raises:
-        ValueError: the sources have another number of pictures.
+        ValueError: the number of the sources' pictures is not `pictures`.
         ImportError: grain is missing.
     """
     grain = import_grain()
     counts = [share.pictures for share in shares] or [pictures]
     if sum(counts) != pictures:
         raise ValueError(f"the sources have {sum(counts)} pictures, the data set {pictures}")
-    seeds = np.random.SeedSequence(seed).generate_state(len(counts))  # shuffle takes 32 bits
+    seeds = np.random.SeedSequence(seed).generate_state(len(counts))  # `shuffle` takes 32 bits
     sources = tuple(
         (sum(counts[:place]), count, grain.MapDataset.range(count).shuffle(seed=int(own)).repeat())
         for place, (count, own) in enumerate(zip(counts, seeds, strict=True))
@@ -94,10 +94,10 @@ def _turn(source: int, number: int) -> tuple[int, int]:
 
 
 def import_grain() -> Any:
-    """The package.
+    """Imports and returns grain.
 
     Raises:
-        ImportError: it is missing; it says how to get it.
+        ImportError: it is missing; the message says how to install it.
     """
     try:
         import grain

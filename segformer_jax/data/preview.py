@@ -26,20 +26,20 @@ def contact_sheet(
     count: int,
     shares: Sequence[Share] = (),
 ) -> Image.Image:
-    """The first samples of a training run: each crop beside itself with its mask over it.
+    """Draws the first samples of a training run: each crop, and beside it the crop under its mask.
 
-    Where the second is as the first, pixels are ignored. A legend names the classes that are there.
+    Ignored pixels show the crop in both. A legend names the classes that occur.
 
     Args:
         dataset: the pictures.
-        augment: what is done to them.
-        seed: of the run.
-        count: how many samples.
-        shares: as `batches`.
+        augment: the augmentation.
+        seed: the seed of the run.
+        count: number of samples.
+        shares: as in `batches`.
 
     Raises:
-        ValueError: a count below 1.
-        ImageError: a picture or mask that can't be read.
+        ValueError: `count` is below 1.
+        ImageError: a picture or mask can't be read.
     """
     if count < 1:
         raise ValueError(f"the contact sheet must have at least 1 sample, got {count}")
@@ -48,7 +48,7 @@ def contact_sheet(
     ) as stream:
         batch = next(stream)
     labels = dict(dataset.id2label)
-    if len(labels) == 1:  # masks tell the class, 1, from all else
+    if len(labels) == 1:  # masks hold 1 for the class, 0 for all else
         labels = {0: "all else", 1: labels[0]}
     palette = palette_for(labels)
     height, width = augment.crop

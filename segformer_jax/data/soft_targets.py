@@ -1,9 +1,10 @@
 """Soft targets in files: logits of a teacher, read and cropped together with the masks.
 
-`soft/NAME.npz`, beside `masks/`, has the logits of a teacher of any kind for a picture:
+`soft/NAME.npz`, beside `masks/`, has the logits of a teacher of any kind for the picture NAME:
 
-- `logits`, (rows, columns, classes) uint8, standing for (logits − `zero_point`) · `scale`;
-- `classes`, their names;
+- `logits`, (rows, columns, classes) uint8, which mean (`logits` − `zero_point`) · `scale`;
+- `scale` and `zero_point`, two numbers;
+- `classes`, the names of the classes;
 - `offset`, (first, step): cell (i, j) belongs to the pixel (first + step·i, first + step·j) of the
   whole picture resized to (rows·step, columns·step); SegFormer's own logits have (1.5, 4).
 """
@@ -27,8 +28,8 @@ from segformer_jax.errors import ImageError
 STRIDE = 4  # pixels of a crop per cell, in each direction
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
-# NumPy parses a header as Python, which CPython 3.11 can get wrong in two threads at once: once in
-# some 20,000 files it was a SystemError.
+# NumPy parses a header as Python code, which in CPython 3.11 can fail in two threads at once: about
+# one of 20,000 files raised a SystemError.
 _parsing = threading.Lock()
 
 
@@ -37,11 +38,11 @@ class SoftTargets:
     """A teacher's logits of a whole picture.
 
     Attributes:
-        logits: as they are stored.
-        wanted: the indices of the classes that are asked for.
-        scale: a logit is (stored − zero_point) · scale.
-        zero_point: what stands for 0.
-        border: from the picture's border to the middle of cell 0, in cells; 0.5 as a rule.
+        logits: the values as they are stored.
+        wanted: indices of the classes to use.
+        scale: a logit is (stored value − zero_point) · scale.
+        zero_point: the stored value that means 0.
+        border: distance from the picture's border to the centre of cell 0, in cells; usually 0.5.
     """
 
     logits: UInt8[np.ndarray, "rows columns classes"]
@@ -53,19 +54,19 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class SoftClasses:
-    """Which classes of the files are wanted, in this order.
+    """The classes to read from files of soft targets, in this order.
 
     Attributes:
-        names: of the classes as the files spell them.
+        names: the names of the classes as the files spell them.
     """
 
     names: tuple[str, ...]
 
     def read(self, file: Path | None) -> SoftTargets | None:
-        """What a file holds of these classes; None where there is no file.
+        """Reads the soft targets of these classes from a file; None if `file` is None.
 
         Raises:
-            ImageError: it can't be read, lacks a part, or has not these classes.
+            ImageError: the file can't be read, lacks an array, or lacks one of these classes.
         """
         if file is None:
             return None
@@ -82,10 +83,10 @@ class SoftClasses:
 
 
 def soft_classes(file: Path) -> tuple[str, ...]:
-    """The names of a file's classes; everything but the logits themselves is checked.
+    """Returns the names of a file's classes; checks everything except the logits.
 
     Raises:
-        ImageError: it can't be read, or lacks a part.
+        ImageError: the file can't be read, or lacks an array.
     """
     with _opened(file) as parts:
         _numbers(parts)
@@ -95,16 +96,17 @@ def soft_classes(file: Path) -> tuple[str, ...]:
 def cells(
     soft: SoftTargets | None, view: Placement, *, crop: tuple[int, int], classes: int
 ) -> tuple[Float32[np.ndarray, "h w classes"], Bool[np.ndarray, "h w"]]:
-    """The logits at the cells of a crop, a quarter of its size, and which cells have any.
+    """Returns the logits at the cells of a crop, a quarter of its size, and which cells have any.
 
-    Bilinear between the file's cells, the outermost continued to the border, like the network's own
-    logits. Cells in the padding have none, nor have those of a picture without a file.
+    Logits are interpolated bilinearly between the file's cells; the outermost cells are extended to
+    the border, as when the network's own logits are resized. Cells in the padding have no logits,
+    nor have those of a picture without a file.
 
     Args:
-        soft: of the picture.
-        view: the crop's place in it.
-        crop: its height and width.
-        classes: how many the logits have.
+        soft: the soft targets of the picture; None without a file.
+        view: where the crop lies in the picture.
+        crop: height and width of the crop.
+        classes: number of classes.
     """
     height, width = (-(-side // STRIDE) for side in crop)
     logits = np.zeros((height, width, classes), np.float32)
@@ -123,7 +125,7 @@ def cells(
 
 
 def _middles(count: int, crop: int, size: int) -> Float[np.ndarray, " n"]:
-    """The middles of a crop's cells, in pixels, as far as the picture goes."""
+    """Returns the centres of a crop's cells, in pixels, without those in the padding."""
     middles = (np.arange(count) + 0.5) * (crop / count)
     return middles[middles < size]
 
@@ -135,7 +137,7 @@ def _at(
     *,
     axis: int,
 ) -> Float32[np.ndarray, "_ _ classes"]:
-    """Rows or columns at shares of the picture's side, by the two that lie about each."""
+    """Interpolates along an axis at positions given as fractions of the picture's side."""
     last = logits.shape[axis] - 1
     place = np.clip(shares * (last + 1) - border, 0, last)
     low, high, weight = neighbours_at(place, last + 1, np.float32)
@@ -145,7 +147,7 @@ def _at(
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Generator[zipfile.ZipFile]:
-    """The file's arrays; whatever is wrong with it is an ImageError that names it."""
+    """Opens a file; any error of reading it becomes an ImageError that names it."""
     rule = "soft targets are logits (rows, columns, classes) uint8, scale, zero_point, classes"
     try:
         with zipfile.ZipFile(file) as parts:
@@ -155,7 +157,7 @@ def _opened(file: Path) -> Generator[zipfile.ZipFile]:
 
 
 def _array(parts: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One of the arrays that `numpy.savez` wrote."""
+    """Reads one of the arrays that `numpy.savez` wrote."""
     if f"{name}.npy" not in parts.namelist():
         raise ValueError(f"it lacks {name}")
     with parts.open(f"{name}.npy") as content:
@@ -178,7 +180,7 @@ def _classes(parts: zipfile.ZipFile) -> tuple[str, ...]:
 
 
 def _numbers(parts: zipfile.ZipFile) -> tuple[float, float, float, float]:
-    """Scale, zero point, and the offset's two numbers."""
+    """Returns scale, zero point, and the two numbers of the offset."""
     scale, zero_point = float(_array(parts, "scale")), float(_array(parts, "zero_point"))
     first, step = (float(number) for number in _array(parts, "offset"))
     if not (np.isfinite([scale, zero_point, first, step]).all() and scale > 0 and step > 0):

@@ -11,16 +11,18 @@ class NoSplitError(ValueError):
 
 
 def is_split(name: str) -> bool:
-    """Whether a folder of this name is customarily one split of a data set."""
+    """Whether a name is a customary name of a split, such as that of a folder."""
     return any(name in names for names in SPLITS)
 
 
 def split_name(split: str | None, there: Iterable[str], *, place: Path) -> str:
-    """The name that the data set at `place` has for a split, out of those that are there.
+    """Returns the name of a split among those that exist: `split` itself or a synonym.
+
+    `place` is for messages.
 
     Raises:
-        ValueError: no split is chosen.
-        NoSplitError: there is none of that name or its synonyms.
+        ValueError: `split` is None.
+        NoSplitError: no split has that name or a synonym of it.
     """
     names = sorted(there)
     if split is None:

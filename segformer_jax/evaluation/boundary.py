@@ -13,15 +13,16 @@ DILATION = 0.02  # the band's width, as a share of the picture's diagonal (paper
 def boundary_counts(
     labels: UInt[np.ndarray, "H W"], classes: UInt[np.ndarray, "H W"], *, num_classes: int
 ) -> Int[np.ndarray, "2 C"]:
-    """The intersection (row 0) and union (row 1) of each class's two bands, in pixels, int64.
+    """Returns the intersection (row 0) and union (row 1) of each class's true and predicted band.
 
-    Sums over pictures give the set's boundary IoU. Ignored pixels count nowhere and are no edge,
-    neither of the labels nor of the predictions; the picture's frame is one, as in the paper.
+    They are int64 numbers of pixels; their sums over all pictures give the data set's boundary IoU.
+    Ignored pixels are not counted, and their borders are not edges, neither of the labels nor of
+    the predictions. The picture's border is an edge, as in the paper.
 
     Args:
-        labels: the true classes, 255 where ignored.
-        classes: the predicted ones.
-        num_classes: how many there are.
+        labels: the true classes, 255 for ignored pixels.
+        classes: the predicted classes.
+        num_classes: number of classes.
     """
     width = max(1, round(DILATION * math.hypot(*labels.shape)))
     ignored = labels == IGNORED
@@ -38,10 +39,11 @@ def boundary_counts(
 def band(
     class_map: UInt[np.ndarray, "H W"], ignored: Bool[np.ndarray, "H W"], *, width: int
 ) -> Bool[np.ndarray, "H W"]:
-    """Where a pixel lies within `width` of the edge of its own class's mask.
+    """Selects the pixels that lie within `width` of the edge of their own class's mask.
 
-    That is a mask less its erosion by a square of 2 · width + 1 pixels, for all classes at once:
-    such a square around a pixel holds another class just if its least and largest class differ.
+    For each class this is the mask without its erosion by a square of 2 · width + 1 pixels. All
+    classes are computed at once: the square around a pixel contains another class if and only if
+    its smallest and largest class differ.
     """
     height, wide = class_map.shape
     largest = np.iinfo(class_map.dtype).max
@@ -54,9 +56,10 @@ def band(
 
 
 def _running(extreme: np.ufunc, values: np.ndarray, width: int) -> np.ndarray:
-    """The extreme of the square around each pixel, one axis after the other, in log(width) steps.
+    """Computes the minimum or maximum of the square around each pixel, in log(width) steps.
 
-    Windows are cut off at the picture's frame, where every pixel is in the band anyway.
+    It computes one axis after the other. Squares are cut off at the picture's border, where every
+    pixel is in the band anyway.
     """
     for axis in (0, 1):
         values = np.swapaxes(values, 0, 1) if axis else values

@@ -41,7 +41,7 @@ class Evaluation:
     """The scores of a model on a data set.
 
     Attributes:
-        scores: of the whole set.
+        scores: scores of the whole data set.
         confusion: (C, C) int64 numbers of pixels; rows are true classes, columns predicted ones.
         id2label: the classes, in the model's order.
         per_image: mean IoU of each picture, by name, over the classes in its labels or prediction;
@@ -132,7 +132,7 @@ def evaluate(
         protocol: windows, scales, flips, and the threshold for one class. It has its own
             `short_side` and `divisor`.
         boundary: also compute the boundary IoU, which takes a few milliseconds per picture.
-        beta: of the F-score: recall counts this many times as much as precision.
+        beta: in the F-score, recall counts this many times as much as precision.
         progress: called with the number of pictures that have just been finished.
         process_index: index of this process among those that share the work; by default JAX's.
         process_count: number of these processes. If they are JAX's processes, all must call this
@@ -162,7 +162,7 @@ def evaluate(
 
     def read(index: int) -> tuple[Any, UInt8[np.ndarray, "H W"]]:
         image, labels = dataset.pair(index)
-        whole = protocol.simple  # else the picture is cut up or resized when its turn comes
+        whole = protocol.simple  # otherwise `whole_class_map` resizes or cuts the picture
         return protocol.inputs(segmenter.processor, image) if whole else image, table[labels]
 
     confusion = RunningConfusion(count)
@@ -206,13 +206,14 @@ def evaluate(
 
 
 def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "256"]:
-    """The model's index of every label of the data set; 255 stays 255.
+    """Returns the model's class index for every label of the data set; 255 stays 255.
 
-    The names decide, so that another order does no harm. One class alone, of a model or a data
-    set, has "background" beside it; such a model takes any name for that.
+    Classes are matched by name, so their order may differ. A single class, of a model or a data
+    set, gets "background" as class 0 beside it; for a model of one class, the data set may use any
+    name for the background.
 
     Raises:
-        ValueError: the classes differ; the error lists both.
+        ValueError: the classes differ; the message lists both.
     """
     own, given = dict(segmenter.id2label), dict(dataset.id2label)
     check_countable(max(len(own), len(given)))
@@ -235,8 +236,8 @@ def model_labels(segmenter: Segmenter, dataset: Dataset) -> UInt8[np.ndarray, "2
 def _start(
     segmenter: Segmenter, protocol: Protocol, inputs: Sequence[Any], masks: Sequence[np.ndarray]
 ) -> Callable[[], list[UInt[np.ndarray, "_ _"]]]:
-    """Tells the device what to compute of a batch; the function waits for its class maps."""
-    if not protocol.simple:  # windows are many runs of the network already
+    """Starts to compute a batch on the device; the returned function waits for its class maps."""
+    if not protocol.simple:  # each picture is already computed as many windows or views
         return lambda: [
             whole_class_map(segmenter, ImagePixels(image), protocol)[0] for image in inputs
         ]
@@ -268,7 +269,7 @@ def _check(dataset: Dataset, batch_size: int, process_index: int, process_count:
 def _ahead(
     function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result; a thread computes the next one meanwhile."""
+    """Yields each item with its result, while a thread computes the result of the next item."""
     with ThreadPoolExecutor(1) as thread:
         waiting = None
         for item in items:
@@ -281,7 +282,7 @@ def _ahead(
 
 
 def _a_turn_later(items: Iterable[Item]) -> Iterator[Item]:
-    """Each item once the next one is there, or there is none."""
+    """Yields each item only after the next one was produced, or at the end."""
     waiting: list[Item] = []
     for item in items:
         yield from waiting
@@ -290,14 +291,14 @@ def _a_turn_later(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _padded(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels in a row, a power of two of them, so that a few programs serve all sizes."""
+    """Flattens and pads both to a power of two, so that few programs are compiled for all sizes."""
     more = (1 << (labels.size - 1).bit_length()) - labels.size
     labels = np.pad(labels.reshape(-1), (0, more), constant_values=IGNORED)
     return labels, np.pad(classes.reshape(-1), (0, more))
 
 
 def _over_processes(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Sums over all processes; sent as halves, for JAX would cut 64 bits down to 32."""
+    """Sums over all processes; sends uint32 halves, because JAX would cut 64-bit numbers to 32."""
     gathered = multihost_utils.process_allgather([array.view(np.uint32) for array in arrays])
     return [
         np.ascontiguousarray(all_).view(own.dtype).sum(0)

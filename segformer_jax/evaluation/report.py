@@ -18,7 +18,7 @@ from segformer_jax.images.draw import colorize, legend
 from segformer_jax.images.labels import palette_for
 from segformer_jax.inference.segmenter import Segmenter
 
-READABLE = 32  # classes whose names and numbers still fit beside and into the matrix
+READABLE = 32  # with more classes, names and numbers do not fit the matrix and are left out
 LONGEST = 720  # pixels of a panel's longer side
 CAPTION, GAP = 28, 4  # pixels above and between the panels
 
@@ -34,15 +34,15 @@ def write_report(
     """Writes evaluation.json, confusion_matrix.png and `worst/01_IOU_NAME.jpg`, `02_…`.
 
     Args:
-        evaluation: what `evaluate` gave for the segmenter and the data set.
-        segmenter: makes the worst pictures' class maps once more.
-        dataset: has the pictures.
-        folder: made when missing; an earlier report in it is replaced.
-        worst: how many pictures to show, those of the lowest mean IoU.
+        evaluation: the result of `evaluate` for the segmenter and the data set.
+        segmenter: computes the class maps of the worst pictures again.
+        dataset: the data set that was evaluated.
+        folder: created if missing; an earlier report in it is replaced.
+        worst: number of pictures to show, those with the lowest mean IoU.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: a folder that can't be written.
+        ValueError: the folder can't be written.
     """
     folder = Path(folder)
     with atomic_path(folder / "evaluation.json") as temporary:
@@ -62,7 +62,7 @@ def write_report(
 def draw_confusion(
     confusion: Int[np.ndarray, "C C"], id2label: Mapping[int, str], path: str | Path
 ) -> None:
-    """A PNG of where each true class's pixels went: rows sum to 100 %, absent classes are grey.
+    """Draws the confusion matrix as a PNG, in percent of each row; absent classes are grey.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -73,7 +73,7 @@ def draw_confusion(
     named = count <= READABLE
     side = max(4.0, 0.45 * count) if named else 8.0
     figure = figure_of(figsize=(side + 2.5, side + 1.5), layout="constrained")
-    canvas = canvas_of(figure)  # of its own: pyplot's state is the user's
+    canvas = canvas_of(figure)  # without pyplot, whose state belongs to the user
     axes = figure.subplots()
     axes.set_facecolor("lightgrey")
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -85,7 +85,7 @@ def draw_confusion(
         axes.set_yticks(range(count), names, parse_math=False)
         for row, column in zip(*np.nonzero(percent >= 0.5), strict=True):
             text, colour = f"{percent[row, column]:.0f}", "black"
-            if percent[row, column] > 60:  # where the blue is dark
+            if percent[row, column] > 60:  # readable on dark blue
                 colour = "white"
             axes.text(column, row, text, ha="center", va="center", color=colour, size=8)
     figure.colorbar(image, ax=axes, label="% of the true class's pixels", shrink=0.8)
@@ -95,7 +95,7 @@ def draw_confusion(
 def comparison(
     evaluation: Evaluation, segmenter: Segmenter, dataset: Dataset, index: int
 ) -> Image.Image:
-    """Photo, labels and prediction side by side with a legend; black is ignored."""
+    """Draws photo, labels and prediction side by side with a legend; ignored pixels are black."""
     image, mask = dataset.pair(index)
     labels = model_labels(segmenter, dataset)[mask]
     classes = segmenter(image, protocol=evaluation.protocol).class_map
@@ -121,14 +121,14 @@ def _panel_size(image: Image.Image) -> tuple[int, int]:
 def _present(
     labels: np.ndarray, classes: np.ndarray, id2label: Mapping[int, str], palette: np.ndarray
 ) -> list[tuple[str, Any]]:
-    """The rows of the legend: what occurs in either map."""
+    """Returns the rows of the legend: the classes that occur in either map."""
     indices = np.union1d(labels, classes).tolist()
     rows = [(id2label[i], palette[i]) for i in indices if i != IGNORED]
     return [*rows, ("not counted", draw.IGNORED)] if IGNORED in indices else rows
 
 
 def _in_a_row(panels: Mapping[str, Image.Image]) -> Image.Image:
-    """The panels from left to right, each below its caption."""
+    """Puts the panels side by side, each below its caption."""
     height = max(panel.height for panel in panels.values())
     width = sum(panel.width + GAP for panel in panels.values()) - GAP
     whole = Image.new("RGB", (width, CAPTION + height), "white")

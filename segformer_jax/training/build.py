@@ -27,16 +27,16 @@ from segformer_jax.training.teacher import distillation
 
 @dataclass(frozen=True)
 class Built:
-    """What stays the same from step to step.
+    """The parts of a run that stay the same from step to step.
 
     Attributes:
-        compiled: the step of `make_step`, which uses up its state.
-        schedule: the encoder's learning rate by the number of steps taken.
-        processor: how pictures are prepared when the model is used.
+        compiled: the jitted step of `make_step`; it donates the state that it is given.
+        schedule: the encoder's learning rate as a function of the number of steps taken.
+        processor: prepares pictures when the model is used.
         mesh: the devices.
         skeleton: the model without its values.
-        complete: makes the model's parameters of those of a state.
-        distillation: how the run learns from a teacher, whose parameters lie on the devices.
+        complete: turns the parameters of a state into the model's, by merging adapters.
+        distillation: how the run learns from a teacher; None without one.
     """
 
     compiled: Any
@@ -52,7 +52,10 @@ class Built:
         return self.compiled(state, batch, self.distillation.values if self.distillation else {})
 
     def model(self, now: TrainState) -> Any:
-        """The model to save, in eval mode: averaged, adapters merged, whole in every process."""
+        """Returns the model to save, in eval mode, with averaged weights and merged adapters.
+
+        Every process gets all values, so all processes must call this.
+        """
         parts = {**now.averaged, **now.frozen}, now.stats
         params, stats = jax.tree.map(jnp.asarray, sharding.gathered(parts))
         model = self.skeleton.model(self.complete(params) | stats)
@@ -64,11 +67,11 @@ def build(record: Record, given: nnx.Module | None = None) -> tuple[Built, Train
     """Builds the compiled step and the first state, placed on the devices.
 
     Args:
-        record: the run's.
+        record: of the run.
         given: the model to train, instead of the one that the settings name.
 
     Raises:
-        ValueError: settings that the model, the loss or the optimizer refuse.
+        ValueError: the settings do not fit the model, the loss, the optimizer or the teacher.
         WeightsError: as `from_pretrained`.
     """
     settings = record.chosen

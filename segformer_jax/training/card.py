@@ -16,10 +16,10 @@ def write_card(folder: Path, record: Record, *, step: int, scores: dict[str, Any
     """Writes `folder`/README.md.
 
     Args:
-        folder: holds the model.
+        folder: the folder of the saved model.
         record: of the run.
-        step: after which the weights were taken.
-        scores: `Evaluation.to_dict()`.
+        step: number of the step after which the weights were saved.
+        scores: from `Evaluation.to_dict()`.
     """
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(_card(folder, record, step, scores), encoding="utf-8")
@@ -28,7 +28,7 @@ def write_card(folder: Path, record: Record, *, step: int, scores: dict[str, Any
 def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> str:
     settings = record.chosen
     name = f"{Path(settings.out).resolve().name}-{folder.name}"
-    apart = (folder / PARAMETERS).is_file()  # what Hugging Face's layout can't say
+    apart = (folder / PARAMETERS).is_file()  # Hugging Face's layout can't represent the model
     rows = [
         f"| {_cell(label)} | {_percent(iou)} | {_percent(scores['per_class_accuracy'][label])} |"
         for label, iou in scores["per_class_iou"].items()
@@ -127,7 +127,7 @@ def _taught(settings: TrainSettings) -> str:
 
 
 def command(settings: TrainSettings) -> str:
-    """The command line that these settings are."""
+    """Returns the command line with these settings."""
     usual, words = TrainSettings().to_dict(), ["segformer-jax", "train"]
     for name, value in settings.to_dict().items():
         if value == usual[name]:
@@ -142,7 +142,7 @@ def command(settings: TrainSettings) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text as a cell of a Markdown table."""
+    """Escapes a text for a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""Saves the checkpoints of a run with orbax, in the background, completely or not at all."""
+"""Saves the checkpoints of a run with orbax in the background, each completely or not at all."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import jax
 from segformer_jax.training.state import TrainState
 
 KEPT = 2  # the newest, and the one before it while the newest is being written
-BY_PATH = "by path"  # how arrays are named; earlier they were numbered, and nothing said so
+BY_PATH = "by path"  # how arrays are named; earlier checkpoints numbered them and lack this
 
 
 class Checkpoints:
@@ -26,14 +26,14 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """Returns the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, about: dict[str, Any]) -> None:
-        """Starts to write a state and a few JSON values; a second call waits for the first.
+        """Starts to write a state and JSON values, after waiting for an earlier call to finish.
 
         Raises:
-            OSError: this one or an earlier one could not be written.
+            OSError: this checkpoint or an earlier one could not be written.
         """
         step = int(state.step)
         if step == self.latest():
@@ -49,10 +49,10 @@ class Checkpoints:
             )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state, placed as `like` is, and what was saved beside it.
+        """Returns the newest state, sharded as `like`, and the JSON values saved with it.
 
         Raises:
-            ValueError: the checkpoint is not of this run.
+            ValueError: the checkpoint does not fit this run, or has an earlier version's format.
         """
         step, args = self.latest(), self._ocp.args
         where = f"the checkpoint of step {step} in {self._manager.directory}"
@@ -74,16 +74,16 @@ class Checkpoints:
         return jax.tree.structure(like).unflatten(arrays), about["about"]["about"]
 
     def wait(self) -> None:
-        """Waits for what is being written.
+        """Waits until all checkpoints are written.
 
         Raises:
-            OSError: it could not be.
+            OSError: one could not be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the threads that write.
+        """Waits until all checkpoints are written, and ends the threads that write them.
 
         Raises:
             OSError: as `wait`.
@@ -104,11 +104,11 @@ class Checkpoints:
 
 
 def whole_checkpoints(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder; those being written have another name."""
+    """Returns the steps of the complete checkpoints in a folder; they are the folders' names."""
     return [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal()]
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """The state's leaves by tree path, such as optimizer/1/mu/NAME."""
+    """Returns the state's leaves by tree path, such as optimizer/1/mu/NAME."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

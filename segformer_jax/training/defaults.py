@@ -1,4 +1,4 @@
-"""Chooses the settings that a run leaves open, from its pictures and its device."""
+"""Chooses the settings that the user leaves open, from the pictures and the device."""
 
 import json
 import math
@@ -9,32 +9,32 @@ import numpy as np
 from segformer_jax.data.check import Survey
 from segformer_jax.training.settings import VARIANTS, ChosenSettings, TrainSettings
 
-EPOCHS = 40  # of a run whose number of steps is left open
-PAPERS_RATE, PAPERS_STEPS = 6e-5, 160_000  # of the encoder, from ImageNet's weights
-HIGHEST_RATE = 6e-4  # of shorter runs, and from scratch
-SMALLEST = 32  # what the network takes, rounded up
-SIDES = {"cpu": 256}  # of the crop; 512 elsewhere, as in the paper
-STEPS = {"cpu": (300, 4_000)}  # the fewest and the most
+EPOCHS = 40  # if the number of steps is left open
+PAPERS_RATE, PAPERS_STEPS = 6e-5, 160_000  # the encoder's, from ImageNet's weights
+HIGHEST_RATE = 6e-4  # for short runs, and from scratch
+SMALLEST = 32  # pixels; the network's smallest input, rounded up
+SIDES = {"cpu": 256}  # the crop's largest side; 512 elsewhere, as in the paper
+STEPS = {"cpu": (300, 4_000)}  # the fewest and the most; 1,000 and 40,000 elsewhere
 PICTURES = {"cpu": 8}  # per step, 16 elsewhere
 
 
 def choose(
     settings: TrainSettings, survey: Survey, *, platform: str, devices: int
 ) -> tuple[ChosenSettings, list[str]]:
-    """The settings with nothing left open, and a line for each choice that was made.
+    """Returns the settings with every value chosen, and a line for each choice that was made.
 
     Args:
-        settings: what the user asked for.
-        survey: of the pictures that are trained on.
+        settings: as the user gave them.
+        survey: of the pictures to train on.
         platform: "cpu", "gpu" or "tpu".
-        devices: how many there are, over all processes.
+        devices: number of devices of all processes.
 
     Raises:
-        ValueError: a batch that the devices do not divide.
+        ValueError: the batch size is not a multiple of devices × accumulated parts.
     """
     scratch = settings.model in VARIANTS
     short = int(np.median([min(size) for size in survey.sizes]))
-    wanted = max(512, *settings.crop) if settings.crop else 512  # else a crop would be padding
+    wanted = max(512, *settings.crop) if settings.crop else 512  # less would pad the crops
     short_side = settings.short_side or min(max(short, SMALLEST), wanted)
     side = min(SIDES.get(platform, 512), 32 * math.ceil(short_side / 32))
     parts = devices * settings.accumulate
@@ -73,15 +73,15 @@ def check_batch(settings: TrainSettings, *, devices: int) -> None:
 
 
 def _rate(steps: int) -> float:
-    """The paper's learning rate, higher in a shorter run by the root of their ratio."""
+    """Returns the paper's learning rate times √(its steps ÷ `steps`), up to `HIGHEST_RATE`."""
     rate = PAPERS_RATE * math.sqrt(PAPERS_STEPS / steps)
     return float(f"{min(max(rate, PAPERS_RATE), HIGHEST_RATE):.2g}")
 
 
 def processor_size(survey: Survey, short_side: int) -> dict[str, int]:
-    """The size that pictures are given when the model is used.
+    """Returns the size to which pictures are resized when the model is used.
 
-    It has the short side that was trained on, and their median aspect ratio.
+    It has the short side of the training, and the pictures' median aspect ratio.
     """
     sizes = np.array(survey.sizes)
     ratio = float(np.median(sizes[:, 1] / sizes[:, 0]))
@@ -92,22 +92,22 @@ def processor_size(survey: Survey, short_side: int) -> dict[str, int]:
 
 
 def class_weights(choice: str, survey: Survey) -> tuple[float, ...] | None:
-    """The weight of each class in the loss.
+    """Returns the weight of each class in the loss; None if all weigh the same.
 
     Args:
-        choice: "none"; "balanced", the square root of the median share of a class ÷ its own, 1/4
-            to 4; or a JSON list of numbers.
-        survey: of the pictures that are trained on.
+        choice: "none"; "balanced", which is √(the median of the classes' pixels ÷ the class's own
+            pixels), in [1/4, 4]; or a JSON list of numbers.
+        survey: of the pictures to train on.
 
     Raises:
-        ValueError: neither of these, or another number of weights than of classes.
+        ValueError: `choice` is none of these, or does not have one weight for each class.
     """
     if choice == "none":
         return None
     pixels = np.array(survey.class_pixels, np.float64)
     if choice == "balanced":
         there = pixels > 0
-        if not there.any():  # all is learned from a teacher
+        if not there.any():  # no masks: everything is learned from a teacher
             return None
         median = np.median(pixels[there])
         weights = np.sqrt(median / np.where(there, pixels, median))
@@ -122,7 +122,7 @@ def class_weights(choice: str, survey: Survey) -> tuple[float, ...] | None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """The numbers of a JSON list; none where it is anything else."""
+    """Returns the numbers of a JSON list; empty unless the text is a list of numbers ≥ 0."""
     try:
         values = json.loads(text)
         numbers = tuple(float(value) for value in values)

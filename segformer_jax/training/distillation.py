@@ -1,7 +1,8 @@
-"""The distillation loss: learns from a teacher's logits besides the masks.
+"""The distillation loss: a student learns from a teacher's logits besides the masks.
 
-(1 − w)·loss + w·T²·KL(teacher ‖ student), both softened by the temperature T (Hinton, Vinyals and
-Dean, *Distilling the knowledge in a neural network*, 2015); T² keeps the size of the gradients.
+It is (1 − w)·loss + w·T²·KL(teacher ‖ student), where the logits of both are divided by the
+temperature T (Hinton, Vinyals and Dean, *Distilling the knowledge in a neural network*, 2015). The
+factor T² keeps the size of the gradients.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,21 +16,22 @@ from jaxtyping import Array, Bool, Float
 
 from segformer_jax import ops
 
-SOFT = "soft"  # the teacher's name where its logits come from files
+SOFT = "soft"  # the name of the teacher if its logits come from files
 
 Targets = tuple[Float[Array, "b h w shared"], Bool[Array, "b h w"]]
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """How a step learns from a teacher.
+    """How a training step learns from a teacher.
 
     Attributes:
         weight: w, in (0, 1].
         temperature: T, above 0.
         classes: the student's indices of the classes that both know, in the order of the targets.
-        targets: of a batch's part and `values`: the teacher's logits, and where they count.
-        values: the teacher's parameters; none where it speaks through files.
+        targets: a function of a part of the batch and of `values`, which returns the teacher's
+            logits and the cells where they count.
+        values: the teacher's parameters; empty if its logits come from files.
     """
 
     weight: float
@@ -41,7 +43,7 @@ class Distillation:
     def loss(
         self, hard: Float[Array, ""], logits: Float[Array, "b h w labels"], targets: Targets
     ) -> Float[Array, ""]:
-        """The loss against the masks and that against the teacher, weighted."""
+        """Returns the weighted sum of the loss against the masks and that against the teacher."""
         soft = divergence(logits, *targets, classes=self.classes, temperature=self.temperature)
         return (1 - self.weight) * hard + self.weight * self.temperature**2 * soft
 
@@ -54,18 +56,18 @@ def divergence(
     classes: Sequence[int],
     temperature: float,
 ) -> Float[Array, ""]:
-    """The mean over all taught cells of KL(teacher ‖ student); 0 where none is taught.
+    """Returns the mean of KL(teacher ‖ student) over all taught cells, or 0 if there are none.
 
-    Both are probabilities of the shared classes alone: what the teacher gives to classes that the
-    student lacks is shared out among the others in proportion, and so it is with the student's. A
-    single class has everything else beside it, with the logit 0.
+    Both distributions are softmaxes over the shared classes only. The probability of the other
+    classes is thus distributed among the shared ones in proportion. A single class is compared with
+    everything else, which gets the logit 0.
 
     Args:
         logits: the student's.
-        teacher: resized bilinearly to the student's cells where they differ.
-        taught: cells that count.
-        classes: which of the student's classes the teacher's are.
-        temperature: by which both are divided.
+        teacher: the teacher's logits, resized bilinearly if they differ from the student's in size.
+        taught: the cells that count.
+        classes: for each of the teacher's classes, its index among the student's.
+        temperature: the logits of both are divided by this.
     """
     dtype = ops.at_least_float32(logits.dtype)
     own, teacher = logits.astype(dtype), teacher.astype(dtype)
@@ -73,7 +75,7 @@ def divergence(
         size = own.shape[1:3]
         teacher = ops.resize_bilinear(teacher, size=size)
         share = ops.resize_bilinear(taught[..., None].astype(dtype), size=size)[..., 0]
-        taught = share > 0.999  # all neighbours are taught
+        taught = share > 0.999  # all cells that were interpolated are taught
     if tuple(classes) != tuple(range(own.shape[-1])):
         own = own[..., np.asarray(classes)]
     if len(classes) == 1:
@@ -87,18 +89,18 @@ def divergence(
 def shared_classes(
     id2label: Mapping[int, str], taught: Sequence[str]
 ) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
-    """The classes that student and teacher both know, by their names; case doesn't matter.
+    """Returns the classes that student and teacher both know, by name; case doesn't matter.
 
     Args:
-        id2label: the student's.
-        taught: the teacher's.
+        id2label: the student's classes.
+        taught: the names of the teacher's classes.
 
     Returns:
-        The student's indices, the teacher's names in the same order, and lines to tell about what
-        only one of the two knows.
+        The student's indices, the teacher's names in the same order, and messages about the classes
+        that only one of the two knows.
 
     Raises:
-        ValueError: they share fewer than two classes, and are not both of the same single class.
+        ValueError: they share fewer than two classes, unless both have the same single class.
     """
     known = {_folded(name): name for name in taught}
     shared = [(index, known[_folded(name)]) for index, name in sorted(id2label.items())

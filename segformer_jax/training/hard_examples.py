@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segformer_jax.ops.cross_entropy import Weighting, divisor
 
-SHARE = 16  # of a picture's pixels, one in so many is kept at least, unless a number is given
+SHARE = 16  # by default, at least one of so many pixels is kept
 
 
 def ohem(
@@ -18,19 +18,19 @@ def ohem(
     threshold: float | None,
     min_kept: int | None,
 ) -> Float[Array, ""]:
-    """The cross entropy of the hard pixels; the divisor is that of the cross entropy of all.
+    """Returns the cross entropy of the hard pixels, divided as the cross entropy of all pixels.
 
-    mmsegmentation's `OHEMPixelSampler` selects the pixels of the whole batch in the same way, and
-    its `CrossEntropyLoss` divides by pixels that are not selected, too.
+    As in mmsegmentation, pixels are selected from the whole batch (`OHEMPixelSampler`), and the
+    divisor includes pixels that are not selected (`CrossEntropyLoss`).
 
     Args:
         logits: at the labels' size.
-        labels: of each pixel.
+        labels: the true class of each pixel.
         weighting: class weights, label smoothing, ignored pixels and the divisor.
-        threshold: pixels are kept whose true class has a lower probability than this. With None,
-            exactly the `min_kept` pixels per picture with the largest loss are.
-        min_kept: the least number of pixels to keep, times the pictures of the batch; None is a
-            sixteenth of the pixels.
+        threshold: keeps the pixels whose true class has a lower probability than this. None keeps
+            the pixels with the largest loss, exactly as many as `min_kept` says.
+        min_kept: smallest number of pixels to keep per picture, counted over the whole batch; None
+            is a sixteenth of the pixels.
     """
     valid = labels != weighting.ignore
     classes = jnp.where(valid, labels, 0)
@@ -52,7 +52,7 @@ def ohem(
 def _improbable(
     log_p: Float[Array, "b H W"], valid: Bool[Array, "b H W"], count: int, threshold: float
 ) -> Bool[Array, "b H W"]:
-    """Pixels below the threshold, which is raised until `count` pixels are below it."""
+    """Selects the pixels below the threshold, which is raised until `count` pixels are below it."""
     p = jnp.where(valid, jnp.exp(log_p), jnp.inf)
     place = jnp.clip(valid.sum() - 1, 0, min(count, p.size - 1))
     return valid & (p < jnp.maximum(jnp.sort(p.reshape(-1))[place], threshold))
@@ -61,7 +61,7 @@ def _improbable(
 def _largest(
     losses: Float[Array, "b H W"], valid: Bool[Array, "b H W"], count: int
 ) -> Bool[Array, "b H W"]:
-    """The `count` pixels of the largest loss, of those that are valid."""
+    """Selects the `count` valid pixels with the largest loss."""
     order = jnp.argsort(jnp.where(valid, losses, -jnp.inf).reshape(-1), descending=True)
     kept = jnp.zeros(losses.size, bool).at[order[:count]].set(True, unique_indices=True)
     return kept.reshape(losses.shape) & valid

@@ -1,4 +1,4 @@
-"""`train`: runs a training from its first step to its last; read it from top to bottom."""
+"""`train`: runs a training from its first step to its last."""
 
 import contextlib
 import json
@@ -60,7 +60,7 @@ class Outcome:
     Attributes:
         step: number of optimizer steps taken.
         finished: True after the last step; False if SIGTERM or Ctrl-C stopped the run.
-        scores: of the last evaluation, as `Evaluation.to_dict()`; None before the first.
+        scores: scores of the last evaluation, as `Evaluation.to_dict()`; None before the first.
         best: the best mean IoU, and its step.
         interrupted: whether Ctrl-C stopped the run.
     """
@@ -152,7 +152,7 @@ class Run:
         elif self.lead:
             self.plan.record.write(self.folder / RECORD)
         if self.lead:
-            for remains in self.folder.rglob(".*.part"):  # of a process that was killed
+            for remains in self.folder.rglob(".*.part"):  # left by a process that was killed
                 if LEFT_OVER.fullmatch(remains.name) and remains.is_file():
                     remains.unlink()
             self.journal = Journal(self.folder / METRICS, after=int(self.state.step))
@@ -160,7 +160,7 @@ class Run:
         self.saved = time.monotonic()
 
     def close(self) -> None:
-        """Waits for checkpoints that are being written."""
+        """Waits until checkpoints are written, then closes the journal and the trackers."""
         with contextlib.ExitStack() as last:
             last.callback(self.checkpoints.close)
             if self.journal is not None:
@@ -171,7 +171,7 @@ class Run:
     def go(self) -> Outcome:
         """Runs the remaining steps."""
         settings, first = self.settings, int(self.state.step)
-        pending: tuple[int, Any, float] | None = None  # figures still being computed
+        pending: tuple[int, Any, float] | None = None  # metrics still being computed
         with collected_signals() as signals, contextlib.closing(self._batches(first)) as stream:
             self.since = time.monotonic()
             any_process = sharding.SharedFlags(first)
@@ -195,14 +195,14 @@ class Run:
                     pending = None
                     self._tell(row | (self._evaluate(number) if evaluated else {}))
                     self._save()
-                    self.since = time.monotonic()  # evaluating is no training
+                    self.since = time.monotonic()  # the time of evaluating does not count
                 if stop and number < settings.steps:
                     interrupted = signal.SIGINT in signals
                     return Outcome(number, False, self.scores, self.best, interrupted)
             return self._finish(settings.steps)
 
     def _batches(self, start: int) -> Generator[dict[str, np.ndarray]]:
-        """The pictures of this process from a step on, part by part."""
+        """Returns this process's batches from a step on; a step takes `accumulate` of them."""
         settings = self.settings
         return batches(
             self.plan.data,
@@ -218,10 +218,14 @@ class Run:
             shares=self.plan.shares,
         )
 
-    # --- what is written while it turns
+    # --- metrics and checkpoints
 
     def _row(self, number: int, figures: Any, waited: float) -> Row:
-        """Writes a step's metrics once they are computed; its time counts from the step before."""
+        """Waits for a step's metrics and returns its row; its time counts from the step before.
+
+        Raises:
+            ValueError: the loss or the gradient norm is not finite.
+        """
         row = {name: float(figures[name]) for name in ("loss", "gradient_norm")}
         for name, value in row.items():
             if not math.isfinite(value):
@@ -253,15 +257,15 @@ class Run:
         self.saved = time.monotonic()
 
     def _keep_steps(self, pending: tuple[int, Any, float] | None) -> None:
-        """Saves a checkpoint after an error, unless other processes take part in the run."""
+        """Saves a checkpoint after a reading error, unless other processes take part in the run."""
         if pending is not None and jax.process_count() == 1:
             self._tell(self._row(*pending))
             self._save()
 
-    # --- evaluation and models on disk
+    # --- evaluation and saved models
 
     def _evaluate(self, number: int) -> dict[str, Any]:
-        """Scores of this step; the model goes to `best/` when it is the best so far."""
+        """Evaluates the model and returns scores; saves it to `best/` if it is the best so far."""
         model = self.built.model(self.state)
         self.evaluation = self._evaluation(model)
         self.scores = self.evaluation.to_dict()
@@ -296,7 +300,7 @@ class Run:
         """Saves the last model, the curves and pictures, then marks the run as finished."""
         model = self.built.model(self.state)
         self._keep("last", model, number)
-        if self.evaluation is None:  # of a process that was ended after its last step
+        if self.evaluation is None:  # an earlier process evaluated, but did not finish
             self.evaluation = self._evaluation(model)
         self.checkpoints.wait()
         if self.lead:
@@ -315,10 +319,10 @@ class Run:
 
 
 def _finished(settings: TrainSettings, model: nnx.Module | None) -> Outcome | None:
-    """How the run ended before; None where it did not.
+    """Returns the result of a run that is already finished; None if it is not.
 
     Raises:
-        ValueError: it was another run.
+        ValueError: the finished run had other settings or another model.
     """
     folder = Path(settings.out)
     file = folder / FINISHED
@@ -337,9 +341,9 @@ def _percent(value: float | None) -> str:
 
 @contextlib.contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and the first Ctrl-C, so that a run ends after its step; main thread only.
+    """Collects SIGTERM and the first Ctrl-C, so that a run can end after the current step.
 
-    A second Ctrl-C is a KeyboardInterrupt.
+    A second Ctrl-C raises KeyboardInterrupt. Outside of the main thread nothing is collected.
     """
     received: list[int] = []
 
@@ -373,11 +377,11 @@ def write_results(
     """Writes curves.png, validation.png and the report validation/ into a run's folder.
 
     Args:
-        folder: the run's.
-        rows: of its journal.
-        evaluation: of the segmenter on the validation set.
+        folder: the run's folder.
+        rows: the lines of its journal.
+        evaluation: the scores of the segmenter on the validation set.
         segmenter: has the last weights.
-        validation: the pictures.
+        validation: the validation set.
     """
     draw_curves(rows, folder / "curves.png")
     write_report(evaluation, segmenter, validation, folder / "validation")

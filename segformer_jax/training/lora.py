@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2022) over the flat dict of parameters, the model untouched.
+"""Low-rank adapters (LoRA, Hu et al. 2022) of a flat dict of parameters; no module changes.
 
 A kernel W (inputs, outputs) becomes W + (alpha/rank)·A·B, with A (inputs, rank) and B (rank,
 outputs) trained and W left as it is:
@@ -30,14 +30,14 @@ def add_lora(
     patterns: Iterable[str] = PROJECTIONS,
     key: Array,
 ) -> Flat:
-    """New adapters for the kernels that match: `….lora_a` random, `….lora_b` zero.
+    """Makes new adapters for the kernels that match: `….lora_a` is random, `….lora_b` zero.
 
-    A is normal with a variance of 1/inputs, the paper's Gaussian, so that A·x is of the size of x.
-    With B zero the adapted model is the given one.
+    A is normal, as in the paper, with a variance of 1/inputs, so that A·x has about the scale of x.
+    Because B is zero, the adapted model is at first equal to the given one.
 
     Raises:
-        ValueError: a rank that is not positive; a pattern that matches nothing, or more than the
-            kernels of linear layers.
+        ValueError: the rank is not positive, or a pattern matches nothing, or a parameter that is
+            not the kernel of a linear layer.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, usually 4 to 16, got {rank}")
@@ -61,7 +61,7 @@ def add_lora(
 
 
 def apply_lora(params: Mapping[str, Array], adapters: Mapping[str, Array], *, alpha: float) -> Flat:
-    """The parameters with every adapter merged into its kernel; differentiable in both."""
+    """Returns the parameters with every adapter merged into its kernel; differentiable in both."""
     merged = dict(params)
     for name, a in adapters.items():
         if name.endswith(".lora_a"):
@@ -74,10 +74,10 @@ def apply_lora(params: Mapping[str, Array], adapters: Mapping[str, Array], *, al
 def trained_names(
     params: Iterable[str], adapters: Iterable[str], *, beside: Iterable[str] = HEADS
 ) -> set[str]:
-    """The trained parameters: the adapters, and the whole head with its BatchNorm.
+    """Returns the names of the trained parameters: the adapters, and the whole head with BatchNorm.
 
-    A new classifier starts from noise, which no low-rank change can mend. The statistics of
-    BatchNorm are not among them: no gradient moves them.
+    The head is trained whole because a new classifier starts from random weights, which a low-rank
+    change can't replace. BatchNorm's statistics are left out, because they have no gradient.
     """
     beside = tuple(beside)
     full = {name for name in params if any(fnmatchcase(name, pattern) for pattern in beside)}

@@ -1,7 +1,7 @@
-"""The losses of training, at the labels' size, and weighted sums of them.
+"""The losses of training, computed at the labels' size, and weighted sums of them.
 
-All ignore pixels with the ignored label, compute in float32 (or float64), and are 0 with gradients
-of 0 if every pixel is ignored.
+All losses ignore pixels with the ignored label and compute in float32 (or float64). If every pixel
+is ignored, the loss and its gradients are 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,12 +47,12 @@ def make_loss(
     tversky_smooth: float = 0.0,
     jaccard_smooth: float = 0.0,
 ) -> Loss:
-    """A function of logits and labels, which can be jitted: the weighted sum of some losses.
+    """Returns a function of logits and labels, which can be jitted: a weighted sum of losses.
 
-    The logits are resized to the labels' size first (torch's bilinear). With one label, classes 0
-    and 1 have the logits 0 and z: the softmax of these is the sigmoid of z, and so cross entropy,
-    OHEM and focal loss take their binary forms, with `class_weights` for 0 and 1; dice, Tversky and
-    Jaccard are those of class 1, and Lovász's loss is the hinge.
+    The logits are first resized to the labels' size (torch's bilinear). With one label, classes 0
+    and 1 have the logits 0 and z, whose softmax is the sigmoid of z. Cross entropy, OHEM and focal
+    loss thus have their binary forms, with `class_weights` for 0 and 1; dice, Tversky and Jaccard
+    are those of class 1, and Lovász's loss is the hinge.
 
     Args:
         terms: names of `LOSSES` and the factor of each: `{"cross_entropy": 1.0, "dice": 0.5}`.
@@ -78,8 +78,8 @@ def make_loss(
 
     Raises:
         ValueError: a name is unknown, an option is out of range, or MCC has class weights or more
-            than two classes. The function raises it if labels have another shape, or values that
-            are not classes (checked only outside of a trace).
+            than two classes. The returned function raises it if logits or labels have the wrong
+            shape, or labels have values that are not classes (checked only outside of a trace).
     """
     terms = tuple(dict(terms).items())
     _check_terms(terms, num_labels, class_weights)
@@ -163,14 +163,15 @@ def focal(
     weighting: Weighting,
     gamma: float,
 ) -> Float[Array, ""]:
-    """−w·(1 − p)^gamma·log p of the true class's p, the mean (Lin et al. 2017, eq. 4 and 5).
+    """Returns the mean of −w·(1 − p)^gamma·log p (Lin et al. 2017, eq. 4 and 5).
 
-    The mean is that of the cross entropy, which it equals at gamma 0.
+    p is the probability of the true class, w its class weight. The divisor is that of the cross
+    entropy, to which the loss is equal at gamma 0.
     """
     valid = labels != weighting.ignore
     classes = jnp.where(valid, labels, 0)
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), classes[..., None], -1)[..., 0]
-    # a power below 1 has no slope at 0, where float32 ends up
+    # the gradient of a power below 1 is not finite at 0, to which float32 can round 1 − p
     rest = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(logits.dtype).tiny)
     losses = -log_p * rest**gamma
     if weighting.class_weights is not None:

@@ -1,4 +1,4 @@
-"""Lovász losses: the Jaccard index (IoU) itself, made continuous (Berman et al. 2018)."""
+"""Lovász losses: continuous extensions of the Jaccard loss, 1 − IoU (Berman et al. 2018)."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,10 @@ def lovasz_softmax(
     ignore: int,
     weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
-    """The mean over the classes that are present, all pixels of the batch taken as one picture.
+    """Returns the mean loss of the classes present; the batch's pixels count as one picture.
 
-    Each class's loss is multiplied by its weight before.
-
-    A class after the other is sorted, as few things are as large as all of them at once.
+    Each class's loss is multiplied by its weight before the mean. Pixels are sorted for one class
+    after the other, because sorting for all at once takes much memory.
     """
     classes = logits.shape[-1]
     labels = labels.reshape(-1)
@@ -46,9 +45,9 @@ def lovasz_hinge(
     ignore: int,
     weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
-    """The binary form, of the margin of class 1 over class 0; it has no sigmoid in it.
+    """Returns the binary form: the hinge loss of logit 1 − logit 0, without a sigmoid.
 
-    It is the loss of class 1, and multiplied by that one's weight.
+    It is the loss of class 1 and is multiplied by the weight of class 1.
     """
     margin = (logits[..., 1] - logits[..., 0]).reshape(-1)
     labels = labels.reshape(-1)
@@ -62,10 +61,10 @@ def lovasz_hinge(
 def per_image(
     logits: Float[Array, "b H W labels"], labels: Int[Array, "b H W"], *, loss: Callable
 ) -> Float[Array, ""]:
-    """The mean over the pictures of each one's own loss; it is 0 where all pixels are ignored.
+    """Returns the mean of the pictures' own losses, 0 for a picture with all pixels ignored.
 
-    `per_image=True` of mmsegmentation's and segmentation_models_pytorch's `LovaszLoss`. A picture
-    after the other is sorted.
+    As `per_image=True` of mmsegmentation's and segmentation_models_pytorch's `LovaszLoss`. The
+    pictures are processed one after the other.
     """
     return lax.map(lambda one: loss(one[0][None], one[1][None]), (logits, labels)).mean()
 
@@ -73,14 +72,15 @@ def per_image(
 def _extension(
     errors: Float[Array, " n"], true: Bool[Array, " n"], valid: Bool[Array, " n"]
 ) -> Float[Array, ""]:
-    """The Lovász extension of the Jaccard loss; linear in the errors while their order stays."""
+    """Returns the Lovász extension of the Jaccard loss; linear in errors of a fixed order."""
     return (errors * _slopes(lax.stop_gradient(errors), true, valid)).sum()
 
 
 def _slopes(errors, true, valid):
-    """What each pixel adds to 1 − IoU when pixels go wrong one by one, the largest error first.
+    """Returns what each pixel adds to 1 − IoU as they become wrong in turn, largest error first.
 
-    Written out instead of subtracted: with millions of pixels float32 can't tell the IoUs apart.
+    The differences are written out instead of computed by subtraction: with millions of pixels,
+    neighbouring IoUs are too close for float32.
     """
     order = jnp.argsort(errors, descending=True)
     missed, found = true[order], (valid & ~true)[order]
@@ -89,7 +89,7 @@ def _slopes(errors, true, valid):
     before, right, union = (x.astype(errors.dtype) for x in (union - found, right, union))
     union = jnp.maximum(union, 1)
     of_missed = 1 / union
-    # with no true pixel at all, the first wrong one takes the IoU from 1 to 0
+    # without any true pixel, the first wrong one lowers the IoU from 1 to 0
     of_found = jnp.where(before > 0, right / (union * jnp.maximum(before, 1)), 1)
     steps = jnp.where(missed, of_missed, jnp.where(found, of_found, 0))
     return jnp.zeros_like(errors).at[order].set(steps, unique_indices=True)

@@ -28,13 +28,15 @@ from segformer_jax.training.settings import VARIANTS, ChosenSettings, TrainSetti
 def starting_model(
     settings: TrainSettings, id2label: Mapping[int, str]
 ) -> SegformerForSemanticSegmentation:
-    """The model before the first step, in train mode; every process has the same.
+    """Returns the model before the first step, in train mode; it is the same in every process.
 
-    A variant's name starts from random weights (NVlabs' initialisation), all else from a
-    checkpoint, whose classifier starts anew where the number of classes differs.
+    A variant's name (b0 to b5) gives random weights (NVlabs' initialisation), any other name those
+    of a checkpoint. If the number of classes differs, the classifier's weights are random.
 
     Raises:
         WeightsError: as `from_pretrained`.
+        ValueError: the dtype is float64 without JAX's 64-bit mode, or the model does not have three
+            input channels.
     """
     dtype, rngs = jnp.dtype(settings.dtype), nnx.Rngs(settings.seed)
     kept_in = dtype if settings.dtype == "float64" else jnp.float32
@@ -72,11 +74,11 @@ def starting_model(
 def given_model(
     given: nnx.Module, settings: ChosenSettings, id2label: Mapping[int, str]
 ) -> nnx.Module:
-    """A copy of a user's own model before the first step, in train mode.
+    """Returns a copy of a user's own model before the first step, in train mode.
 
     Raises:
-        ValueError: it gives no logits of these classes, or takes other than three channels; a
-            setting that it has no part for.
+        ValueError: the model does not return logits of these classes or does not have three input
+            channels, or `gradient_checkpointing` is set and it has no `Stage` of SegFormer.
     """
     model = nnx.clone(given)
     parts: list[Any] = [part for _, part in nnx.iter_modules(model)]
@@ -104,10 +106,10 @@ def given_model(
 
 
 def described(given: nnx.Module) -> str:
-    """One line that tells a user's own model from another: its type and what it adds.
+    """Returns a line that identifies a user's own model: its type and what differs from its config.
 
     Raises:
-        ValueError: it is no NNX module.
+        ValueError: it is not an NNX module.
     """
     if not isinstance(given, nnx.Module):
         raise ValueError(f"model must be a flax.nnx.Module, got a {type(given).__name__}")
@@ -116,7 +118,7 @@ def described(given: nnx.Module) -> str:
 
 
 def kept_apart(model: nnx.Module) -> str | None:
-    """Why a model can't be saved in Hugging Face's layout; None if it can."""
+    """Returns why a model can't be saved in Hugging Face's layout; None if it can."""
     foreign = foreign_parts(model)
     if not foreign:
         return None
@@ -127,11 +129,11 @@ def kept_apart(model: nnx.Module) -> str | None:
 
 
 def run_processor(record: Record) -> SegformerImageProcessor:
-    """How pictures are prepared when the run's model is used.
+    """Returns the processor that prepares pictures when the run's model is used.
 
-    Their mean and deviation are those of the model that the run starts from; ImageNet's, as in the
-    paper, where it starts from random weights, from a folder of nothing but weights, or from a
-    model given in Python.
+    Its mean and standard deviation are those of the model that the run starts from. They are
+    ImageNet's, as in the paper, if the run starts from random weights, from weights without a
+    processor's file, or from a model given in Python.
     """
     settings = record.chosen
     plain = settings.model in VARIANTS or record.given is not None
@@ -145,7 +147,7 @@ def run_processor(record: Record) -> SegformerImageProcessor:
 
 
 def processor_of(name: str) -> SegformerImageProcessor:
-    """A model's own processor; ImageNet's mean and deviation where there is none beside it."""
+    """Returns a model's own processor, or one with ImageNet's mean if no file for it is there."""
     path = hub.resolve(name)
     if ((path if path.is_dir() else path.parent) / PROCESSOR).is_file():
         return SegformerImageProcessor.from_pretrained(name)
@@ -155,10 +157,15 @@ def processor_of(name: str) -> SegformerImageProcessor:
 def trainable(
     settings: TrainSettings, params: Flat
 ) -> tuple[Flat, Callable[[str], bool], Callable[[Flat], Flat]]:
-    """The parameters, low-rank adapters among them; which are trained; what makes the model's.
+    """Selects the parameters to train, and adds LoRA's adapters if `lora_rank` is set.
+
+    Returns:
+        The parameters with the adapters; whether the parameter of a name is trained; and a function
+        that merges the adapters of such parameters into the model's own.
 
     Raises:
-        ValueError: a pattern of `freeze` that matches nothing, or all.
+        ValueError: a pattern of `freeze` matches nothing, or, without LoRA, the patterns match all
+            parameters.
     """
     kept = frozen(params, settings.freeze)
     if not settings.lora_rank:
@@ -183,7 +190,7 @@ def trainable(
 def save(model: Any, processor: SegformerImageProcessor, folder: Path) -> None:
     """Saves the model in Hugging Face's layout, or only its parameters if that can't express it.
 
-    Each file is whole or not there at all.
+    Each file is written completely or not at all.
     """
     processor.save_pretrained(folder)
     if foreign_parts(model):

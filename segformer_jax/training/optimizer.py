@@ -1,7 +1,7 @@
 """AdamW with rules over parameter names for learning rates, weight decay and freezing.
 
-Parameters are one flat dict of dotted names, `segformer.stages.0.blocks.1.mlp.fc1.kernel`. All
-patterns are shell patterns over whole names, as of `fnmatch`: `*` is any text, dots too.
+Parameters are one flat dict with dotted names such as `segformer.stages.0.blocks.1.mlp.fc1.kernel`.
+All patterns are shell patterns for whole names, as in `fnmatch`: `*` matches any text, dots too.
 """
 
 import re
@@ -19,7 +19,7 @@ from segformer_jax.checkpoints.flat import Flat
 
 @dataclass(frozen=True)
 class Rule:
-    """Factors of the learning rate and the weight decay of the parameters that match a pattern."""
+    """Factors of learning rate and weight decay for the parameters that match a pattern."""
 
     pattern: str
     rate: float = 1.0
@@ -27,14 +27,14 @@ class Rule:
 
 
 def paper_rules(head_factor: float = 10.0) -> tuple[Rule, ...]:
-    """The rules of the paper's training runs, of which a name's first match counts.
+    """Returns the rules of the paper's training runs; the first that matches a name applies.
 
-    The head learns ten times as fast and norms do not decay; biases do. Its rules were looked up
-    in an order that puts "head" before "norm", so that the head's own norm decays like the rest.
+    The head's learning rate is ten times as high by default. Norms have no weight decay, but biases
+    do. The paper's code tries the rule "head" before "norm", so the head's own norm decays as well.
     """
     return (
         Rule("decode_head.*", rate=head_factor),
-        Rule("classifier.*", rate=head_factor),  # of image classification
+        Rule("classifier.*", rate=head_factor),  # the head of image classification
         Rule("*norm*", decay=0.0),
     )
 
@@ -51,14 +51,14 @@ def make_optimizer(
     layer_decay: float = 1.0,
     rules: Sequence[Rule] | None = None,
 ) -> optax.GradientTransformation:
-    """`torch.optim.AdamW` with a parameter group per rule, and `clip_grad_norm_` before it.
+    """Returns `torch.optim.AdamW` with a parameter group per rule, after `clip_grad_norm_`.
 
     Args:
         params: names of the trained parameters.
-        learning_rate: function of the number of updates made, before any factor.
-        weight_decay: decoupled, times the learning rate, as in torch.
-        betas: decays of the averages of gradients and of their squares.
-        eps: added to the root of the latter.
+        learning_rate: a function of the number of updates made; the rules multiply it.
+        weight_decay: decoupled weight decay, multiplied by the learning rate, as in torch.
+        betas: decays of the averages of the gradients and of their squares.
+        eps: added to the root of the averaged squares.
         clip_norm: largest norm of all gradients together; None does not clip.
         head_factor: learning rate of the head ÷ that of the encoder, in the paper's rules.
         layer_decay: factor of the learning rate for every block below the head (see
@@ -86,7 +86,7 @@ def make_optimizer(
 def group_factors(
     names: Iterable[str], *, rules: Sequence[Rule], layer_decay: float = 1.0
 ) -> dict[str, Rule]:
-    """The factors of every name: its first matching rule, or 1 and 1, times its layer's factor."""
+    """Returns each name's factors: its first matching rule (else 1), times its layer's factor."""
     layers = layer_factors(names, layer_decay)
     factors = {}
     for name, layer in layers.items():
@@ -96,11 +96,11 @@ def group_factors(
 
 
 def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
-    """Lower learning rates further down, factor^depth, as BEiT is fine-tuned (Bao et al. 2022).
+    """Returns each name's learning rate factor, layer_decay^depth, as for BEiT (Bao et al. 2022).
 
-    The head has depth 0, the last of the blocks named 1, each block below one more. A stage's last
-    norm goes with its last block, its patch embeddings with the block before them; those of the
-    first stage lie one deeper than the first block.
+    The head has depth 0, the last block among the names 1, and each block before it one more. A
+    stage's last norm has the depth of its last block, its patch embeddings that of the block before
+    them; the patch embeddings of the first stage are one deeper than the first block.
 
     Raises:
         ValueError: the factor is not in (0, 1].
@@ -117,7 +117,7 @@ def layer_factors(names: Iterable[str], layer_decay: float) -> dict[str, float]:
 
 
 def _place(name):
-    """Stage and block, with the patch embeddings before all blocks and the norm after them."""
+    """Returns stage and block (−1: patch embeddings, infinity: last norm); None for the head."""
     match = re.search(r"\bstages\.(\d+)\.(?:blocks\.(\d+)|(patch_embeddings))?", name)
     if match is None:
         return None
@@ -126,7 +126,7 @@ def _place(name):
 
 
 def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    """The names that match a pattern such as `segformer.*`: parameters to keep as they are.
+    """Returns the names that match any pattern, such as `segformer.*`: parameters not to train.
 
     Raises:
         ValueError: a pattern matches nothing.
@@ -147,12 +147,12 @@ def frozen(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
 def ema_update(
     ema: Mapping[str, Array], params: Mapping[str, Array], *, decay: float, step: ArrayLike
 ) -> Flat:
-    """The moving average after the update number `step`, counted from 0.
+    """Returns the moving average of the parameters after update number `step`, counted from 0.
 
-    Its decay warms up, min(decay, (1 + step) / (10 + step)), so that the first values are soon
-    forgotten (`tf.train.ExponentialMovingAverage` with `num_updates`).
+    The decay is min(decay, (1 + step) / (10 + step)), so that the first values soon lose their
+    weight (as `tf.train.ExponentialMovingAverage` with `num_updates`).
     """
-    step = jnp.asarray(step, float)  # else a quotient of int32 is float32, under x64 too
+    step = jnp.asarray(step, float)  # int32 / int32 is float32, even in 64-bit mode
     keep = jnp.minimum(decay, (1 + step) / (10 + step))
     return {
         name: old + (1 - keep).astype(old.dtype) * (params[name] - old) for name, old in ema.items()
@@ -160,7 +160,7 @@ def ema_update(
 
 
 def _clip(largest):
-    """As `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to the norm that it divides by."""
+    """Clips as `torch.nn.utils.clip_grad_norm_`, which divides by the norm + 1e-6."""
 
     def clip(updates, params):
         norm = jnp.sqrt(sum(jnp.square(update).sum() for update in updates.values()))

@@ -1,6 +1,6 @@
 """Losses of the overlap of probabilities and labels: dice, Tversky, Jaccard, MCC.
 
-Their sums run over the pixels of the whole batch.
+All sums run over the pixels of the whole batch.
 """
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-LEAST_TVERSKY = 1e-7  # of the fraction's lower side
+LEAST_TVERSKY = 1e-7  # smallest denominator
 MCC_PIXELS = 1e-5  # added to each of the four counts
 
 
@@ -21,10 +21,11 @@ def dice(
     first: int = 0,
     weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
-    """1 − (2·Σpt + smooth) / (Σp + Σt + smooth), the mean over the classes from `first` on.
+    """Returns the mean over classes of 1 − (2·Σpt + smooth) / (Σp + Σt + smooth).
 
-    Soft dice (Milletari et al. 2016, with plain sums below as Sudre et al. 2017): p are the
-    probabilities, t is 1 at the true class.
+    This is soft dice (Milletari et al. 2016) with plain, not squared, terms in the denominator
+    (Sudre et al. 2017). p is a class's probability; t is 1 where it is the true class, else 0. The
+    mean is over the classes from `first` on.
     """
     p, true = _probabilities_and_truth(logits, labels, ignore, first)
     both, either = (x.sum((0, 1, 2)) for x in (p * true, p + true))
@@ -44,11 +45,11 @@ def tversky(
     first: int = 0,
     weights: tuple[float, ...] | None = None,
 ) -> Float[Array, ""]:
-    """1 − (TP + smooth) / (TP + alpha·FP + beta·FN + smooth), the mean to the power of gamma.
+    """Returns mean(1 − (TP + smooth) / (TP + alpha·FP + beta·FN + smooth)) to the power gamma.
 
     As `TverskyLoss` of segmentation_models_pytorch (Salehi et al. 2017): TP = Σpt, FP = Σp(1 − t),
-    FN = Σ(1 − p)t; a class without a labelled pixel has the loss 0, and counts in the mean over
-    the classes from `first` on. With alpha and beta of 1 it is the Jaccard loss, 1 − IoU.
+    FN = Σ(1 − p)t. The mean is over the classes from `first` on; a class without a labelled pixel
+    counts in it with the loss 0. With alpha = beta = 1 this is the Jaccard loss, 1 − IoU.
     """
     p, true = _probabilities_and_truth(logits, labels, ignore, first)
     hits, invented, missed = (x.sum((0, 1, 2)) for x in (p * true, p * (1 - true), (1 - p) * true))
@@ -58,17 +59,17 @@ def tversky(
     mean = _mean(losses, weights, first)
     if gamma == 1:
         return mean
-    # a power below 1 has no slope at 0
+    # the gradient of a power below 1 is not finite at 0
     return jnp.where(mean > 0, jnp.where(mean > 0, mean, 1) ** gamma, 0)
 
 
 def mcc(
     logits: Float[Array, "b H W 2"], labels: Int[Array, "b H W"], *, ignore: int
 ) -> Float[Array, ""]:
-    """1 − Matthews' correlation coefficient of class 1's probabilities and labels.
+    """Returns 1 − Matthews' correlation coefficient of class 1's probabilities and labels.
 
-    As `MCCLoss` of segmentation_models_pytorch (Abhishek and Hamarneh 2021), to which the
-    probabilities are given.
+    As `MCCLoss` of segmentation_models_pytorch (Abhishek and Hamarneh 2021) when it is given
+    probabilities.
     """
     valid = labels != ignore
     p = jnp.where(valid, jax.nn.softmax(logits)[..., 1], 0)
@@ -79,14 +80,14 @@ def mcc(
         for x in (p * true, p * (1 - true), (counted - p) * true, (counted - p) * (1 - true))
     )
     upper = hits * rejected - invented * missed
-    # two roots: the product of four counts is more than float32 holds well
+    # two roots, because the product of four counts nears the limits of float32
     lower = jnp.sqrt((hits + invented) * (hits + missed))
     lower *= jnp.sqrt((rejected + invented) * (rejected + missed))
     return jnp.where(valid.any(), 1 - upper / lower, 0)
 
 
 def _probabilities_and_truth(logits, labels, ignore, first):
-    """The p and t of the classes from `first` on; both are 0 at ignored pixels."""
+    """Returns p and t of the classes from `first` on; both are 0 at ignored pixels."""
     valid = (labels != ignore)[..., None]
     p = jnp.where(valid, jax.nn.softmax(logits), 0)[..., first:]
     true = labels[..., None] == np.arange(first, logits.shape[-1], dtype=labels.dtype)
@@ -94,7 +95,7 @@ def _probabilities_and_truth(logits, labels, ignore, first):
 
 
 def _mean(losses, weights, first):
-    """The mean over the classes of loss × class weight."""
+    """Returns the mean over the classes of loss × class weight."""
     if weights is not None:
         losses *= jnp.asarray(weights[first:], losses.dtype)
     return losses.mean()

@@ -30,7 +30,7 @@ class Plan:
     """A prepared run, in which every setting has a value.
 
     Attributes:
-        record: the settings, and what they were chosen for.
+        record: the settings, and the data's properties that they were chosen for.
         data: the pictures to train on.
         validation: the pictures to evaluate on.
         shares: relative frequency of each of several data sets, if they have weights.
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What happens to a picture."""
+        """The augmentation of the training pictures."""
         settings = self.record.chosen
         return Augmentation(
             crop=settings.crop,
@@ -63,7 +63,7 @@ def prepare(
 ) -> Plan:
     """Opens the data of a run; for a new run, also checks it and chooses the open settings.
 
-    Until a run has its first checkpoint, other settings may be tried in its folder.
+    Until a run has its first checkpoint, its folder can be used with other settings.
 
     Args:
         settings: of the run.
@@ -82,7 +82,7 @@ def prepare(
     if before is not None:
         chosen = resumed(before, settings, given=given)
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
-    if teller is None or jax.process_index() > 0:  # one of the processes speaks for all
+    if teller is None or jax.process_index() > 0:  # only process 0 reports
         teller = Teller()
     opened = open_run_data(settings, teacher=teachers_classes(settings))
     data, validation, shares = opened.training, opened.validation, opened.shares
@@ -120,10 +120,10 @@ def check_given(settings: TrainSettings) -> None:
 
 
 def check_model(settings: TrainSettings, model: nnx.Module) -> str:
-    """What a model is that was given beside the settings, in a line.
+    """Checks a model given besides the settings; returns the line that identifies it.
 
     Raises:
-        ValueError: it is no NNX module; settings that name another model, or another type.
+        ValueError: it is not an NNX module, or the settings name a model or another dtype.
     """
     line = described(model)
     usual = TrainSettings()
@@ -147,7 +147,10 @@ def _dtype(model: nnx.Module) -> Any:
 
 
 def _check_same(record: Record, data: Dataset, parts: tuple[int, ...]) -> None:
-    """The order of the pictures, and so the run, depends on their number in each data set."""
+    """Raises a ValueError if the data is not as recorded.
+
+    The order of the pictures, and so the run, depends on their number in each data set.
+    """
     count = _sum(parts or (len(data),))
     before = _sum(record.survey.parts or (len(record.survey.sizes),))
     if count != before or dict(data.id2label) != record.id2label:
@@ -172,7 +175,7 @@ def check_packages(settings: TrainSettings) -> None:
     """Imports every package that the run will need, so that a missing one is found at once.
 
     Raises:
-        ImportError: one is missing; it says how to get it.
+        ImportError: one is missing; the message says how to install it.
     """
     wanted = dict.fromkeys(ALWAYS, "train") | {TRACKERS[name]: name for name in settings.log}
     for package, extra in wanted.items():

@@ -1,4 +1,4 @@
-"""The metrics of a run: a line of JSON per step, trackers, and curves."""
+"""The metrics of a run: a JSON line per step, trackers, and drawn curves."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ class Teller:
     """Progress callbacks; the default does nothing."""
 
     def say(self, text: str) -> None:
-        """A line of text about the run."""
+        """Called with a line of text about the run."""
 
     def checking(self, pairs: Iterable[Any]) -> Iterable[Any]:
         """Wraps the loop that checks the data's pairs, and yields every pair."""
@@ -27,27 +27,27 @@ class Teller:
         """Called when this many more pictures have been evaluated."""
 
 
-Row = dict[str, Any]  # of one step: "step", "loss", "lr", …
-FEW = 50  # points of a curve that are marked
+Row = dict[str, Any]  # the metrics of one step: "step", "loss", "lr", …
+FEW = 50  # the points of a curve are marked if there are fewer
 CURVES = (("loss", "loss"), ("lr", "learning rate"), ("val_mean_iou", "validation: mean IoU"))
 
 
 class Journal:
-    """`metrics.jsonl`: a line for every step, in order, each step once."""
+    """Writes `metrics.jsonl`: one line for every step, in order."""
 
     def __init__(self, file: Path, *, after: int):
-        """Goes on after a step; lines of later ones, from before a restart, are dropped."""
+        """Opens the file to continue after step `after`; drops lines of later steps."""
         self._name = file
         rows = [row for row in read_rows(file) if row["step"] <= after]
         with atomic_path(file) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        self._file = file.open("a", encoding="utf-8", buffering=1)  # a line at a time
+        self._file = file.open("a", encoding="utf-8", buffering=1)  # writes each line at once
 
     def write(self, row: Row) -> None:
         """Adds a step's line.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the file can't be written, for example because the disk is full.
         """
         try:
             self._file.write(json.dumps(row) + "\n")
@@ -56,12 +56,12 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        with contextlib.suppress(OSError):  # a line that `write` has complained of
+        with contextlib.suppress(OSError):  # `write` has already raised it
             self._file.close()
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The lines of a `metrics.jsonl`; a last one that was cut off is left out."""
+    """Reads the lines of a `metrics.jsonl`, up to the first that is not complete."""
     if not file.is_file():
         return []
     rows = []
@@ -75,20 +75,20 @@ def read_rows(file: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where each step's row goes besides the journal."""
+    """Another destination of each step's row besides the journal."""
 
     write: Callable[[Row], None]
     close: Callable[[], None]
 
 
 def trackers(names: Iterable[str], folder: Path, settings: Row) -> list[Tracker]:
-    """What takes each step's row elsewhere.
+    """Opens the trackers with these names.
 
     Args:
         names: "tensorboard", whose files go to `folder`/tensorboard, or "trackio", whose project is
-            `segformer-jax` and whose run is named as the folder.
-        folder: the run's.
-        settings: what trackio shows beside the run.
+            `segformer-jax` and whose run has the folder's name.
+        folder: of the run.
+        settings: the settings that trackio shows with the run.
     """
     makers = {"tensorboard": _tensorboard, "trackio": _trackio}
     return [makers[name](folder, settings) for name in names]
@@ -123,7 +123,7 @@ def _trackio(folder: Path, settings: Row) -> Tracker:
 
 
 def draw_curves(rows: list[Row], file: Path) -> None:
-    """Loss, learning rate and validation scores over the steps, as a PNG."""
+    """Draws loss, learning rate and validation mean IoU over the steps, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""`RUN/settings.json`: the settings of a run, the chosen values, and all versions."""
+"""`RUN/settings.json`: the settings of a run, the chosen values, and the packages' versions."""
 
 import dataclasses
 import json
@@ -17,15 +17,15 @@ PACKAGES = ("segformer-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain"
 
 @dataclass(frozen=True)
 class Record:
-    """What a run is.
+    """The settings of a run and the properties of its data and model.
 
     Attributes:
-        asked: the settings as they were given.
-        chosen: the same with nothing left open.
-        survey: of the pictures that are trained on.
+        asked: the settings as the user gave them.
+        chosen: the same settings with a value for each that was left open.
+        survey: sizes and classes of the pictures to train on.
         id2label: the classes.
-        soft: the classes of the teacher's files that are learned, where there are such.
-        given: what the model is that was given in Python; None where `asked.model` names it.
+        soft: the classes of the teacher's files that are learned; empty if there are no files.
+        given: a line that identifies a model given in Python; None if `asked.model` names it.
     """
 
     asked: TrainSettings
@@ -36,7 +36,7 @@ class Record:
     given: str | None = None
 
     def write(self, file: Path) -> None:
-        """Writes it beside versions, the command and the commit of the folder it was run in."""
+        """Writes the record with the versions, the command and the working folder's git commit."""
         values = {
             "settings": self.asked.to_dict(),
             "chosen": self.chosen.to_dict(),
@@ -54,10 +54,10 @@ class Record:
 
 
 def read_record(file: Path) -> Record | None:
-    """The record of a run that was started; None if there is none.
+    """Reads the record of a run; None if the file does not exist.
 
     Raises:
-        ValueError: the file is no record.
+        ValueError: the file is not a record.
     """
     if not file.is_file():
         return None
@@ -84,15 +84,15 @@ def read_record(file: Path) -> Record | None:
 
 
 def resumed(record: Record, asked: TrainSettings, *, given: str | None = None) -> ChosenSettings:
-    """The settings to resume a run with: the recorded ones, but for those that may change.
+    """Returns the settings to resume a run with: the recorded ones, except those in `MAY_CHANGE`.
 
     Args:
         record: of the run.
-        asked: the settings of now.
-        given: what the model is that was given now, as `Record.given`.
+        asked: the settings given now.
+        given: a line that identifies the model given now, as `Record.given`.
 
     Raises:
-        ValueError: another setting or another model, which would make it another run.
+        ValueError: the model differs, or a setting that may not change.
     """
     if given != record.given:
         now, before = (value or "the one that the settings name" for value in (given, record.given))
@@ -136,7 +136,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit that is checked out where the run was started, with a mark if it is changed."""
+    """Returns the working folder's git commit, marked if files are changed; None without git."""
     try:
         return _git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):

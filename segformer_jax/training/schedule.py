@@ -1,4 +1,4 @@
-"""Learning rates: functions of the number of updates already made, as optax and `jit` take them."""
+"""Learning rate schedules: functions of the number of updates already made, for optax and `jit`."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -20,24 +20,24 @@ def poly_with_warmup(
     warmup_ratio: float = 1e-6,
     style: Literal["paper", "torch"] = "paper",
 ) -> Schedule:
-    """The paper's schedule: polynomial decay to `min_lr`, a straight line at power 1.
+    """Returns the paper's schedule: polynomial decay to `min_lr`, which is linear at power 1.
 
-    Its source is the formula of mmcv 0.x (`PolyLrUpdaterHook` with `warmup="linear"`): the decay
-    runs from the first step on, (1 − t/steps)^power, and warm-up multiplies what it gives by
-    1 − (1 − t/warmup)·(1 − warmup_ratio). The peak itself is therefore never quite reached.
+    The formula is that of mmcv 0.x (`PolyLrUpdaterHook` with `warmup="linear"`): the rate decays
+    from the first step on, as (1 − t/steps)^power, and the warm-up multiplies it by
+    1 − (1 − t/warmup)·(1 − warmup_ratio). The peak is therefore never quite reached.
 
     Args:
-        peak: the rate that decays, per update.
-        steps: the number of updates; from there on the rate is `min_lr`.
-        warmup: the number of updates to warm up in.
-        power: of the decay.
+        peak: the learning rate from which the decay starts.
+        steps: number of updates, after which the rate is `min_lr`.
+        warmup: number of updates of the warm-up.
+        power: exponent of the decay.
         min_lr: the rate at the end.
-        warmup_ratio: the first rate, as a share of what the decay gives there.
+        warmup_ratio: factor of the first rate; it grows linearly to 1.
         style: "paper" as above; "torch" warms up to the peak first and decays from there, as
             `SequentialLR` of `LinearLR` and `PolynomialLR`.
 
     Raises:
-        ValueError: a number out of its range; an unknown style.
+        ValueError: a number is out of range, or `style` is unknown.
     """
     _check(peak, steps, warmup, min_lr, warmup_ratio)
     if power <= 0:
@@ -61,10 +61,11 @@ def cosine_with_warmup(
     warmup_ratio: float = 1e-6,
     style: Literal["paper", "torch"] = "torch",
 ) -> Schedule:
-    """Half a cosine from the peak to `min_lr` (Loshchilov and Hutter 2017, without restarts).
+    """Returns a schedule that decays as half a cosine from the peak to `min_lr`.
 
-    In the style "torch" it is `SequentialLR` of `LinearLR` and `CosineAnnealingLR`; the arguments
-    are those of `poly_with_warmup`.
+    This is the schedule of Loshchilov and Hutter (2017) without restarts. With the style "torch" it
+    is `SequentialLR` of `LinearLR` and `CosineAnnealingLR`. The arguments are those of
+    `poly_with_warmup`.
     """
     _check(peak, steps, warmup, min_lr, warmup_ratio)
     return _warmed_up(
@@ -83,7 +84,7 @@ def _warmed_up(decay, peak, *, steps, warmup, warmup_ratio, style):
     start = 0 if style == "paper" else warmup
 
     def rate(count: ArrayLike) -> Float[Array, ""]:
-        count = jnp.asarray(count, float)  # else a quotient of int32 is float32, under x64 too
+        count = jnp.asarray(count, float)  # int32 / int32 is float32, even in 64-bit mode
         progress = jnp.clip((count - start) / (steps - start), 0, 1)
         if not warmup:
             return decay(progress)

@@ -252,12 +252,12 @@ class TrainSettings:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The folders of `data`, whether it is one or several."""
+        """The folders of `data` as a tuple, also if it is only one."""
         return (self.data,) if isinstance(self.data, str) else self.data
 
     @classmethod
     def paper(cls, **changes: Any) -> "TrainSettings":
-        """The recipe of the paper on ADE20K (section 4.1 and its released configurations)."""
+        """Returns the paper's recipe for ADE20K (section 4.1 and the released configurations)."""
         recipe: dict[str, Any] = dict(
             model="nvidia/mit-b0",
             steps=160_000,
@@ -274,10 +274,10 @@ class TrainSettings:
 
     @classmethod
     def from_dict(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
-        """From what `to_dict` gives, or a part of it.
+        """Makes settings from a dict as `to_dict` returns, or from a part of one.
 
         Raises:
-            ValueError: a setting that does not exist, of another type, or out of range.
+            ValueError: a setting does not exist, has the wrong type, or is out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(values.keys() - known)
@@ -291,10 +291,10 @@ class TrainSettings:
 
     @classmethod
     def from_file(cls, name: str | Path) -> "TrainSettings":
-        """From a JSON file, or the name of a recipe: "paper".
+        """Reads settings from a JSON file; the name "paper" gives the paper's recipe.
 
         Raises:
-            ValueError: no such file, no JSON object, or as `from_dict`.
+            ValueError: the file does not exist or holds no JSON object, or as `from_dict`.
         """
         if str(name) == "paper":
             return cls.paper()
@@ -307,16 +307,16 @@ class TrainSettings:
             raise ValueError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{file} must hold a JSON object, got a {type(values).__name__}")
-        return cls.from_dict(values.get("settings", values))  # a run's settings.json holds more
+        return cls.from_dict(values.get("settings", values))  # a run's settings.json has more keys
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings, ready for JSON."""
+        """Returns all settings as a dict of values that JSON can represent."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenSettings(TrainSettings):
-    """The settings of a run with a value for each that `TrainSettings` may leave open."""
+    """The settings of a run in which all that `TrainSettings` may leave open are chosen."""
 
     steps: int
     batch_size: int
@@ -329,7 +329,7 @@ class ChosenSettings(TrainSettings):
     workers: int
 
 
-# what may change when a run is resumed, for it changes nothing of the result
+# settings that may change when a run is resumed, because they do not affect the result
 MAY_CHANGE = (
     "data",
     "out",
@@ -359,7 +359,7 @@ def _check_types(of: type[TrainSettings], values: Mapping[str, Any]) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type; a whole number goes for a number."""
+    """Whether a value is of an annotated type; an int is accepted as a float."""
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return value in parts
@@ -372,13 +372,13 @@ def _fits(value: Any, kind: Any) -> bool:
         return len(value) == len(kinds) and all(
             _fits(part, of) for part, of in zip(value, kinds, strict=True)
         )
-    if isinstance(value, bool):  # which is an int to Python
+    if isinstance(value, bool):  # a bool is also an int in Python
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
 
 
 def _with_floats(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that JSON writes without a point, where one belongs."""
+    """Converts ints to floats in settings of type float; JSON may write 1.0 as 1."""
 
     def converted(value: Any) -> Any:
         if isinstance(value, tuple):

@@ -10,23 +10,23 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
-ANSWER_WITHIN = 2.0  # seconds until all processes know of a signal that one has got
-SMALL = 1 << 14  # numbers in a parameter that is not worth splitting
+ANSWER_WITHIN = 2.0  # seconds until all processes know of a signal that one has received
+SMALL = 1 << 14  # parameters with fewer numbers than this are not split
 
 
 def join_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of several; call it before JAX is used for anything else.
+    """Connects this process with the others; call it before JAX is used for anything else.
 
     Args:
-        coordinator: HOST:PORT of process 0; "auto" asks SLURM, a TPU pod, Kubernetes or MPI; None
-            leaves this process alone.
-        num_processes: how many there are, with an address.
-        process_id: which of them this one is, with an address.
+        coordinator: HOST:PORT of process 0; "auto" gets it from SLURM, a TPU pod, Kubernetes or
+            MPI; with None nothing is connected.
+        num_processes: number of processes; needed with HOST:PORT.
+        process_id: index of this process; needed with HOST:PORT.
 
     Raises:
-        ValueError: half an address, or nobody answers there.
+        ValueError: only some of the arguments are given, or the processes can't connect.
     """
     if coordinator is None:
         if num_processes is not None or process_id is not None:
@@ -52,12 +52,12 @@ def join_processes(
 
 
 def make_mesh(devices: Any = None) -> Mesh:
-    """All devices of all processes in one row, or these."""
+    """Returns a mesh of one axis over these devices; by default all devices of all processes."""
     return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
 
 
 def parameter_spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
-    """FSDP's rule: the longest axis that the devices divide is split; small ones are not."""
+    """Splits the longest axis that is a multiple of `parts`, as FSDP; small arrays stay whole."""
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if int(np.prod(shape)) < SMALL or not axes:
         return PartitionSpec()
@@ -66,7 +66,7 @@ def parameter_spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
 
 
 def state_sharding(state: Any, mesh: Mesh, *, fsdp: bool) -> Any:
-    """Where each array of a state lies: everywhere whole, or split by `parameter_spec`."""
+    """Returns each array's sharding: replicated, or with `fsdp` split by `parameter_spec`."""
 
     def of(leaf: Any) -> NamedSharding:
         spec = parameter_spec(leaf.shape, mesh.size) if fsdp else PartitionSpec()
@@ -76,7 +76,7 @@ def state_sharding(state: Any, mesh: Mesh, *, fsdp: bool) -> Any:
 
 
 def place(state: Any, sharding: Any) -> Any:
-    """A state that every process has whole, as global arrays."""
+    """Returns global arrays of a state of which every process has a complete copy."""
 
     def put(leaf: Any, where: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, where, np.asarray(leaf).__getitem__)
@@ -85,14 +85,14 @@ def place(state: Any, sharding: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """A batch is (parts, pictures, …); its pictures are split."""
+    """Returns the sharding of a batch, (parts, pictures, …), whose pictures are split."""
     return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
 def global_batch(parts: Sequence[Mapping[str, np.ndarray]], mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch of all devices, of which this process holds its share of (parts, pictures, …).
+    """Returns the global batch, (parts, pictures, …), of which this process gives its own pictures.
 
-    A part holds the same pictures however many processes share it.
+    Which pictures a part contains does not depend on the number of processes.
     """
     sharding = batch_sharding(mesh)
     return {
@@ -104,17 +104,18 @@ def global_batch(parts: Sequence[Mapping[str, np.ndarray]], mesh: Mesh) -> dict[
 
 
 def gathered(values: Any) -> Any:
-    """Global arrays as NumPy ones, whole, in every process."""
+    """Returns global arrays as complete NumPy arrays in every process."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(values, tiled=True)
     return jax.device_get(values)
 
 
 class SharedFlags:
-    """Flags that are raised in all processes, at the same step, once they are in any.
+    """Flags that become true in all processes at the same step, once they are true in any process.
 
-    An answer makes all processes wait for one another and for the device, so several of them ask
-    only when about `ANSWER_WITHIN` seconds of steps have gone by; they agree on which step that is.
+    An exchange makes all processes wait for one another and for the device. With several processes
+    it therefore takes place only after about `ANSWER_WITHIN` seconds of steps; all of them agree on
+    the step.
     """
 
     def __init__(self, step: int, *, clock: Callable[[], float] = time.monotonic):
@@ -122,11 +123,11 @@ class SharedFlags:
         self._asked, self._next = (step, clock()), step
 
     def __call__(self, step: int, flags: tuple[bool, ...]) -> tuple[bool, ...]:
-        """The flags of all processes; none is raised where this step does not ask.
+        """Returns which flags are true in any process; all False at a step without an exchange.
 
         Args:
-            step: the step that was just begun; every process calls once a step.
-            flags: of this process, raised until they are answered.
+            step: number of the step that was just begun; every process calls this once per step.
+            flags: this process's own flags, which must stay true until they are returned as true.
         """
         if jax.process_count() == 1:
             return flags

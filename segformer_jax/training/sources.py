@@ -1,7 +1,7 @@
 """The data of a run from one or several data sets, whose classes are matched by name.
 
-The classes are all classes that occur, in the order of their first appearance. Case and surrounding
-blanks of a name make no difference.
+The classes of the run are those of all data sets, in the order of their first appearance. Two names
+that differ only in case or surrounding blanks are the same class.
 """
 
 import math
@@ -24,11 +24,11 @@ from segformer_jax.training.settings import TrainSettings
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One of the data sets, with classes and masks of its own.
+    """One of the data sets, with its own classes and masks.
 
     Attributes:
-        path: where it lies, as it was given; for messages.
-        data: its pairs.
+        path: the path as it was given; for messages.
+        data: its pictures and masks.
     """
 
     path: str
@@ -37,12 +37,12 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Recoded:
-    """A mask of one of several data sets; opened, it holds the classes of all.
+    """A mask of one of several data sets; `open` converts it to the classes of all data sets.
 
     Attributes:
         place: where the mask is, as in `Dataset.masks`.
         coding: what its pixels mean.
-        table: the class among all of each of its own; 255 stays 255.
+        table: the new class index for each of the data set's own; 255 stays 255.
     """
 
     place: Any
@@ -50,7 +50,7 @@ class Recoded:
     table: tuple[int, ...]
 
     def open(self) -> Image.Image:
-        """A grey picture of class indices.
+        """Returns a grey picture of the new class indices.
 
         Raises:
             ImageError: as `read_mask`.
@@ -65,15 +65,16 @@ class Recoded:
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """What a run trains on, and what it is evaluated on.
+    """The data to train on and the data to evaluate on.
 
     Attributes:
-        training: the pairs of all data sets, one after the other.
-        validation: likewise, of those that have the split.
-        sources: what `training` is made of.
-        validation_sources: what `validation` is made of.
-        weights: how often each source is drawn from; empty: as many times as it has pictures.
-        notes: lines to tell the user: which classes a source lacks, and what is left out.
+        training: the pairs of all data sets, one data set after the other.
+        validation: likewise, of the data sets that have the validation split.
+        sources: the data sets of `training`.
+        validation_sources: the data sets of `validation`.
+        weights: relative frequency of the samples of each source; empty if every picture is used
+            once per epoch.
+        notes: messages for the user, such as which classes a source lacks.
     """
 
     training: Dataset
@@ -85,25 +86,25 @@ class RunData:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """How many pictures each of several sources has; empty for one source."""
+        """The number of pictures of each source; empty if there is only one source."""
         counts = tuple(len(source.data) for source in self.sources)
         return counts if len(counts) > 1 else ()
 
     @property
     def shares(self) -> tuple[Share, ...]:
-        """How often the sources are drawn from; empty where every picture comes once an epoch."""
+        """The size and weight of each source; empty if every picture is used once per epoch."""
         if not self.weights:
             return ()
         counts = (len(source.data) for source in self.sources)
         return tuple(map(Share, counts, self.weights))
 
     def check(self, *, progress: Callable[[Iterable[Examined]], Iterable[Examined]]) -> Survey:
-        """Checks every source as `check` does, and surveys the pictures that are trained on.
+        """Checks every source with `data.check.check`; returns a survey of the training pictures.
 
-        With weights, the pixels of a source count as often as its pictures are drawn, on average.
+        With weights, a source's pixels are counted as often as its pictures are drawn on average.
 
         Raises:
-            ValueError: with the problems of all sources, those of the training pictures first.
+            ValueError: training sources have problems, or else validation sources; all are listed.
         """
         surveys = _checked(self.sources, progress)
         _checked(self.validation_sources, progress)
@@ -116,13 +117,14 @@ class RunData:
             ignored += often * survey.ignored_pixels
         return Survey(
             sizes=tuple(size for survey in surveys for size in survey.sizes),
-            class_pixels=tuple(np.ceil(pixels).astype(np.int64).tolist()),  # what is there is not 0
+            # rounded up, so that a class that occurs never has 0 pixels
+            class_pixels=tuple(np.ceil(pixels).astype(np.int64).tolist()),
             ignored_pixels=math.ceil(ignored),
             parts=self.parts,
         )
 
     def _frequencies(self) -> list[float]:
-        """How often a picture of each source comes while as many are drawn as there are."""
+        """Returns how often a picture of each source is drawn in `len(training)` samples."""
         if not self.weights:
             return [1.0] * len(self.sources)
         return [
@@ -132,15 +134,15 @@ class RunData:
 
 
 def open_run_data(settings: TrainSettings, *, teacher: Mapping[int, str] | None = None) -> RunData:
-    """Opens the folders of `settings.data`; one alone is left as it is.
+    """Opens the folders of `settings.data`; a single data set keeps its classes and masks.
 
     Args:
-        settings: the run's.
-        teacher: the classes of the model that stands in for missing masks, as `open_dataset`.
+        settings: of the run.
+        teacher: the classes of a model that replaces missing masks, as in `open_dataset`.
 
     Raises:
-        ValueError: as `open_dataset`; no folder has the validation split; classes that can't be
-            those of one model.
+        ValueError: as `open_dataset`, `union` and `recoded`.
+        NoSplitError: no folder has the validation split, or one lacks the training split.
     """
 
     def opened(path: str, split: str, teacher: Mapping[int, str] | None = None) -> Source:
@@ -184,10 +186,10 @@ def open_run_data(settings: TrainSettings, *, teacher: Mapping[int, str] | None 
 
 
 def union(sources: Sequence[Source]) -> dict[int, str]:
-    """All classes, in the order of their first appearance, spelt as there.
+    """Returns the classes of all sources, in the order and spelling of their first appearance.
 
     Raises:
-        ValueError: more than 255, or a source with one name twice.
+        ValueError: there are more than 255, or a source has two classes of one name.
     """
     names: dict[str, str] = {}
     for source in sources:
@@ -211,11 +213,11 @@ def union(sources: Sequence[Source]) -> dict[int, str]:
 
 
 def recoded(source: Source, id2label: Mapping[int, str]) -> Dataset:
-    """A source's pairs, their masks in the classes of all.
+    """Returns a source's pairs with their masks converted to the classes of all sources.
 
     Raises:
-        ValueError: a class that is not among them; a class whose masks tell it from everything
-            else, where there are more.
+        ValueError: a class of the source is not in `id2label`, or the source has a single class,
+            separated from everything else, and other sources have more.
     """
     coding, table = source.data.coding, _table(source, id2label)
     return replace(
@@ -229,7 +231,7 @@ def recoded(source: Source, id2label: Mapping[int, str]) -> Dataset:
 
 
 def _table(source: Source, id2label: Mapping[int, str]) -> tuple[int, ...]:
-    """The class among all of each class of a source."""
+    """Returns the index in `id2label` of each class index of a source, 0…255; else 255."""
     own = list(source.data.id2label.values())
     index_of = {_key(name): index for index, name in id2label.items()}
     unknown = [name for name in own if _key(name) not in index_of]
@@ -253,10 +255,10 @@ def _table(source: Source, id2label: Mapping[int, str]) -> tuple[int, ...]:
 def _checked(
     sources: Sequence[Source], progress: Callable[[Iterable[Examined]], Iterable[Examined]]
 ) -> list[Survey]:
-    """A survey of each.
+    """Checks each source and returns its survey.
 
     Raises:
-        ValueError: with the problems of all of them.
+        ValueError: with the problems of all sources.
     """
     if len(sources) == 1:
         return [check(sources[0].data, progress=progress)]
@@ -272,7 +274,7 @@ def _checked(
 
 
 def _first(sources: Sequence[Source], limit: int) -> list[Source]:
-    """The first pairs of each, so many together; of each at least one."""
+    """Keeps about `limit` pairs: the first of each source, by its size, but at least one."""
     total = sum(len(source.data) for source in sources)
     counts = [max(1, round(limit * len(source.data) / total)) for source in sources]
     return [
@@ -292,7 +294,7 @@ def _lacking(sources: Sequence[Source], id2label: Mapping[int, str]) -> list[str
 
 
 def _shares(settings: TrainSettings) -> list[str]:
-    """How much of what is trained on is whose."""
+    """Returns a message with the share of the samples of each source; none without weights."""
     total = sum(settings.data_weights)
     parts = [
         f"{weight / total:.1%} from {path}"

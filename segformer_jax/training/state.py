@@ -1,4 +1,4 @@
-"""The state of training as flat dicts of dotted names, and its conversion from and to a model."""
+"""The state of training as flat dicts with dotted names, and its conversion from and to a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from segformer_jax.checkpoints.flat import Flat, Skeleton, skeleton_of, values_o
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that must survive a restart; the seed and the data's order are the run's settings.
+    """All values that a restart needs; the seed and the order of the data follow from the settings.
 
-    The leaves are arrays, or whatever a mapping over the tree makes of them, such as shardings.
+    The leaves are arrays, or the results of `jax.tree.map`, such as shardings.
 
     Attributes:
-        step: optimizer steps taken, and batches seen; int32.
-        params: what is trained.
-        frozen: what is not.
-        stats: BatchNorm's running statistics, and whatever else a model counts while it trains.
-        optimizer: its moments.
-        ema: the running average of `params`; empty without one.
+        step: number of optimizer steps taken, int32.
+        params: the trained parameters.
+        frozen: the parameters that are not trained.
+        stats: BatchNorm's running statistics, and all else that a model updates while it trains.
+        optimizer: the optimizer's state, such as its moments.
+        ema: the moving average of `params`; empty if none is kept.
     """
 
     step: Any
@@ -36,12 +36,12 @@ class TrainState:
 
     @property
     def averaged(self) -> Flat:
-        """The parameters to evaluate and keep."""
+        """The trained parameters to evaluate and save: their average if there is one."""
         return self.ema or self.params
 
 
 def split(model: nnx.Module) -> tuple[Skeleton, Flat, Flat]:
-    """The model's skeleton, its parameters and its statistics."""
+    """Returns the model's skeleton, its parameters and its statistics."""
     skeleton = skeleton_of(model, fixed=nnx.RngKey)
     params, stats = {}, {}
     for name, variable in variables(skeleton.state).items():
@@ -50,21 +50,21 @@ def split(model: nnx.Module) -> tuple[Skeleton, Flat, Flat]:
 
 
 def stats_of(model: nnx.Module) -> Flat:
-    """BatchNorm's statistics and the like, as a training step has left them."""
+    """Returns the values that a training step updates besides the parameters, as BatchNorm's."""
     return values_of(nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngKey))))
 
 
 def start(
     params: Flat, stats: Flat, *, trained: Callable[[str], bool], optimizer: Any, ema: bool
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
         params: all parameters.
-        stats: BatchNorm's statistics and the like.
-        trained: whether a parameter of this name is trained.
-        optimizer: an `optax.GradientTransformation` over the trained ones.
-        ema: whether their running average is kept.
+        stats: as `TrainState.stats`.
+        trained: whether the parameter of a name is trained.
+        optimizer: an `optax.GradientTransformation` of the trained parameters.
+        ema: whether to keep their moving average.
     """
     own = {name: value for name, value in params.items() if trained(name)}
     return TrainState(

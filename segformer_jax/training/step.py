@@ -1,4 +1,4 @@
-"""One training step: pure, jitted, the same on one device and on many."""
+"""One training step: a pure function to be jitted, the same for one device and for many."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,23 +38,26 @@ def make_step(
     complete: Callable[[Flat], Flat] = dict,
     distillation: Distillation | None = None,
 ) -> Step:
-    """The function that takes a state and a batch to the next state and the step's figures.
+    """Returns a function of a state and a batch that returns the next state and the step's metrics.
 
-    A batch has `image`, (parts, b, H, W, channels) in 0…255, and `mask`, (parts, b, H, W), and what
-    `distillation.targets` wants. A third argument is the teacher's parameters, if it has any. The
-    gradients of the parts are averaged, and BatchNorm sees one part after the other, as in torch
-    when gradients are accumulated. Means run over the whole part, on however many devices it lies.
+    A batch has `image`, (parts, b, H, W, channels) in 0…255, `mask`, (parts, b, H, W), and the
+    arrays that `distillation.targets` reads. The function's third argument is the teacher's
+    parameters, if there are any. The gradients of the parts are averaged, and BatchNorm sees the
+    parts one after the other, as in torch when gradients are accumulated. Means are over the whole
+    part, also if it is split over several devices.
 
     Args:
-        skeleton: the model's, in train mode.
-        loss: of logits and masks.
-        optimizer: of the trained parameters.
-        processor: its mean and standard deviation are what pixels are normalised by.
-        platform: whose forms to compute in.
-        local_batch: the batch lies on one device, and may be computed picture by picture.
-        seed: of dropout.
-        ema_decay: of the average of the parameters; None keeps none.
-        complete: makes the model's parameters of the trained and frozen ones.
+        skeleton: of the model in train mode.
+        loss: a function of logits and masks.
+        optimizer: updates the trained parameters.
+        processor: pixels are normalised by its mean and standard deviation.
+        platform: the platform whose forms of the operations are used.
+        local_batch: True if the whole batch is on one device; it may then be computed picture by
+            picture.
+        seed: seed of dropout.
+        ema_decay: decay of the moving average of the parameters; None keeps no average.
+        complete: turns the trained and frozen parameters into the model's, for example by merging
+            adapters.
         distillation: how a teacher's logits count beside the masks.
     """
 
@@ -82,7 +85,7 @@ def make_step(
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), parts)
         fixed = state.params, state.frozen
 
-        def add(carry, given):  # a sum: stacked, the gradients would take `parts` times the memory
+        def add(carry, given):  # summed: stacked gradients would take `parts` times the memory
             stats, sums = carry
             stats, (value, own) = of_part(*fixed, stats, teacher or {}, *given)
             return (stats, jax.tree.map(jnp.add, sums, own)), value
@@ -116,7 +119,7 @@ def normalized(
     processor: SegformerImageProcessor,
     dtype: Any,
 ) -> Float[Array, "b h w c"]:
-    """Pixels of 0…255 as the network takes them, as the processor does it."""
+    """Normalises pixels in 0…255 for the network, as the processor does."""
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     scale, shift = processor.rescale_factor / std, mean / std
     return image.astype(dtype) * scale.astype(dtype) - shift.astype(dtype)

@@ -1,4 +1,4 @@
-"""The teacher of a run: a SegFormer that gets the same crops, or files of soft targets."""
+"""The teacher of a run: a SegFormer that is given the same crops, or files of soft targets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +24,11 @@ from segformer_jax.training.step import normalized
 
 
 def teachers_classes(settings: TrainSettings) -> dict[int, str] | None:
-    """The teacher's class names, in its order; None without one.
+    """Returns the teacher's class names in its own order; None if the run has no teacher.
 
     Raises:
-        WeightsError: there is no such model.
-        ValueError: no files of soft targets, or the first can't be used.
+        WeightsError: the teacher's model is not found.
+        ValueError: there are no files of soft targets, or the first can't be used.
     """
     if settings.teacher is None:
         return None
@@ -45,18 +45,18 @@ def teachers_classes(settings: TrainSettings) -> dict[int, str] | None:
 
 
 def check_teacher(settings: TrainSettings, data: Dataset, *, teller: Teller) -> tuple[str, ...]:
-    """Tells what will be learned from the teacher, and what of the data is left to it.
+    """Checks the teacher's classes, and reports what is learned from it and from which pictures.
 
     Args:
-        settings: the run's.
-        data: what is trained on.
-        teller: is told.
+        settings: of the run.
+        data: the pictures to train on.
+        teller: receives the messages.
 
     Returns:
-        The classes of the teacher's files that are learned; none where it is a model.
+        The classes of the teacher's files that are learned; empty if the teacher is a model.
 
     Raises:
-        ValueError: a teacher of other classes; soft targets that can't be used.
+        ValueError: the teacher has too few of the data's classes, or soft targets can't be used.
     """
     files = [file for file in data.soft if file is not None]
     if settings.teacher != SOFT and files:
@@ -81,17 +81,18 @@ def check_teacher(settings: TrainSettings, data: Dataset, *, teller: Teller) -> 
 def distillation(
     settings: TrainSettings, id2label: Mapping[int, str], *, soft: tuple[str, ...], mesh: Mesh
 ) -> Distillation | None:
-    """How a run learns from its teacher; None without one.
+    """Builds how a run learns from its teacher; None if it has no teacher.
 
     Args:
-        settings: the run's, nothing left open.
+        settings: of the run, with a value for every setting.
         id2label: the student's classes.
-        soft: the names that `check_teacher` gave.
-        mesh: where a teacher's parameters are put, whole on every device.
+        soft: the names that `check_teacher` returned.
+        mesh: the devices; each gets a copy of the teacher's parameters.
 
     Raises:
-        WeightsError: as `from_pretrained`; the teacher is no segmentation model.
-        ValueError: a teacher of other classes, or of other channels than three.
+        WeightsError: as `from_pretrained`, or the teacher is not a segmentation model.
+        ValueError: the teacher has too few of the student's classes, or does not have three input
+            channels.
     """
     if settings.teacher is None:
         return None
@@ -136,10 +137,11 @@ def _of_files(batch: Mapping[str, Any], values: Mapping[str, Any]) -> Targets:
 
 
 def _file_classes(files: list[Path]) -> tuple[str, ...]:
-    """The classes of the files, all the same in any order.
+    """Returns the classes of the files, which must be the same in all, in any order.
 
     Raises:
-        ValueError: files that can't be used, or of other classes, a line each (the first 20).
+        ValueError: there are no files, or some can't be used or have other classes than the first;
+            the message has a line for each (the first 20).
     """
     problems: list[str] = []
     first: tuple[str, ...] = ()
