@@ -59,7 +59,7 @@ class Augmentation:
             )
         if not 0 < self.cat_max_ratio <= 1:
             raise ValueError(
-                f"cat_max_ratio must be in [0, 1], 1 for off, got {self.cat_max_ratio}"
+                f"cat_max_ratio must be in (0, 1], 1 for off, got {self.cat_max_ratio}"
             )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip must be a probability in [0, 1], got {self.flip}")

@@ -52,7 +52,7 @@ class TrainSettings:
         data_weights: relative frequency of the samples from each folder of `data`; if empty, every
             picture is used once per epoch.
         scale: range of the random scale.
-        cat_max_ratio: draw a crop again if one class covers a larger share of it than this.
+        cat_max_ratio: draw a crop again if one class covers this share of it or more; 1 for off.
         flip: probability of flipping a crop.
         flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
             right, "vertical" top and bottom, "diagonal" both.
@@ -65,7 +65,7 @@ class TrainSettings:
         teacher_weight: weight of the teacher's part of the loss, in (0, 1].
         temperature: divide the logits of teacher and student by this.
         class_weights: "none", "balanced" (rarer classes weigh more) or a JSON list of numbers.
-        label_smoothing: label smoothing of the cross entropy, 0 to 1.
+        label_smoothing: label smoothing of the cross entropy, in [0, 1).
         denominator: divisor of the summed cross entropy, OHEM or focal loss: the class weights of
             the labelled pixels ("valid", as in HF and torch), the number of labelled pixels
             ("valid_pixels"), or of all pixels ("all", as in the paper).
@@ -102,7 +102,8 @@ class TrainSettings:
         workers: number of processes that prepare pictures; 0 uses threads.
         skip_unreadable: replace a picture that can't be read by the next, with a warning.
         log: also send metrics to these trackers, besides metrics.jsonl.
-        coordinator: HOST:PORT of process 0; "auto" gets it from SLURM, a TPU pod or MPI.
+        coordinator: HOST:PORT of process 0; "auto" gets it from SLURM, a TPU pod,
+            Kubernetes or MPI.
         num_processes: number of processes.
         process_id: index of this process.
     """
@@ -184,8 +185,9 @@ class TrainSettings:
         _check(self, "tversky_gamma", lambda value: value > 0, "above 0")
         for name in ("lr", "head_factor", "clip_norm", "checkpoint_seconds"):
             _check(self, name, lambda value: value is None or value > 0, "above 0")
-        for name in ("flip", "label_smoothing", "cat_max_ratio"):
-            _check(self, name, lambda value: 0 <= value <= 1, "in [0, 1]")
+        _check(self, "flip", lambda value: 0 <= value <= 1, "in [0, 1]")
+        _check(self, "label_smoothing", lambda value: 0 <= value < 1, "in [0, 1)")
+        _check(self, "cat_max_ratio", lambda value: 0 < value <= 1, "in (0, 1], 1 for off")
         _check(
             self,
             "ohem_threshold",

@@ -37,8 +37,7 @@ def join_processes(
     if coordinator != "auto" and (num_processes is None or process_id is None):
         raise ValueError(
             "num_processes and process_id must be given with coordinator "
-            f"{coordinator}: auto finds them on SLURM, on a TPU pod, and under MPI "
-            "only"
+            f"{coordinator}: only auto finds them, on SLURM, a TPU pod, Kubernetes and under MPI"
         )
     if jax.distributed.is_initialized():
         return

@@ -23,6 +23,8 @@ WRONG = [
     ("layout", "mine", "layout must be auto, folder, .* or huggingface.*got 'mine'"),
     ("photometric", "yes", "photometric must be true or false.*got 'yes'"),
     ("flip", 2, r"flip must be in \[0, 1\], got 2.0"),
+    ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),
+    ("cat_max_ratio", 0.0, r"cat_max_ratio must be in \(0, 1\], 1 for off, got 0.0"),
     (
         "flip_direction",
         ["up"],
