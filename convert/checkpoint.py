@@ -1,4 +1,4 @@
-"""Any SegFormer checkpoint → a folder in Hugging Face's layout, without torch."""
+"""Converts any SegFormer checkpoint to a folder in Hugging Face's layout, without torch."""
 
 import contextlib
 import json
@@ -22,20 +22,23 @@ from segformer_jax.models import (
     SegformerModel,
 )
 
-SIZES = {19: 1024}  # the side of Cityscapes' training crops; all else was trained at 512
+SIZES = {19: 1024}  # the side of Cityscapes' training crops; all others are 512
 
 
 def convert_checkpoint(source: str | Path, out_dir: str | Path, *, weights: str = "float") -> str:
-    """Writes config.json, model.safetensors and preprocessor_config.json; says what it was.
+    """Writes config.json, model.safetensors and preprocessor_config.json of a checkpoint.
 
-    The weights keep their type unless `weights` names one; int8 ones become float32. They pass
-    through the model, so that what is written is known to fit its config.
+    The weights keep their type unless `weights` names one; int8 weights become float32. They are
+    loaded into a model before they are written, which ensures that they fit the config.
 
     Args:
         source: a hub name, a folder, or a .bin, .pth or .safetensors file: HF's with config.json
             beside it, or the authors' own (NVlabs), which needs none.
-        out_dir: made when missing.
+        out_dir: the folder to write, created if missing.
         weights: "float", "float16" or "int8", as in `save_model`.
+
+    Returns:
+        The model class, the variant if known, and the layout of the source, in words.
 
     Raises:
         WeightsError: as `load_model`, `read_weights` and `nvlabs_to_hf`.
@@ -45,7 +48,7 @@ def convert_checkpoint(source: str | Path, out_dir: str | Path, *, weights: str 
     tensors = files.read_weights(path)
     if not nvlabs.is_nvlabs(tensors):
         folder = path if path.is_dir() else path.parent
-        processor = _processor(folder)  # before anything is written
+        processor = _processor(folder)  # read before anything is written
         kind = _convert(path, tensors, out_dir, weights)
         processor.save_pretrained(out_dir)
         return f"{kind}, from Hugging Face's layout"
@@ -81,7 +84,7 @@ def _model_of(tensors: Mapping[str, np.ndarray]) -> Any:
 
 
 def _dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype:
-    """The type of most tensors; integers are counters."""
+    """Returns the type of most tensors, except integers, which are counters."""
     kinds = Counter(value.dtype for value in tensors.values() if value.dtype.kind not in "iub")
     if not kinds:
         raise WeightsError("the checkpoint has no floating-point tensor")

@@ -1,7 +1,7 @@
-"""The checkpoints of SegFormer's authors (NVlabs, `.pth`) → Hugging Face's names and config.
+"""Converts checkpoints of SegFormer's authors (NVlabs, `.pth`) to Hugging Face's names and config.
 
-Written from the names and shapes that such files have. Their licence is NVIDIA's non-commercial
-one; it stays with the weights.
+This code was written from the names and shapes in such files. The files are under NVIDIA's
+non-commercial licence; converted weights stay under it.
 """
 
 import re
@@ -16,7 +16,7 @@ from segformer_jax.images.labels import CLASS_SETS
 Tensors = Mapping[str, np.ndarray]
 
 PREFIX = "backbone."
-HEADS = (1, 2, 5, 8)  # of every variant; shapes do not show them
+HEADS = (1, 2, 5, 8)  # of every variant; can't be read from the shapes
 STRIDES = (4, 2, 2, 2)  # likewise
 VARIANTS = {  # depths, widths
     "b0": ((2, 2, 2, 2), (32, 64, 160, 256)),
@@ -28,7 +28,7 @@ VARIANTS = {  # depths, widths
 }
 CLASSES = {150: "ade20k", 19: "cityscapes"}
 
-ENCODER = (  # stages count from 1 there, from 0 here
+ENCODER = (  # the authors' names and HF's; stages count from 1 in the former, from 0 in the latter
     (r"patch_embed(\d)\.proj\.", "encoder.patch_embeddings.{}.proj."),
     (r"patch_embed(\d)\.norm\.", "encoder.patch_embeddings.{}.layer_norm."),
     (r"block(\d)\.(\d+)\.norm([12])\.", "encoder.block.{}.{}.layer_norm_{}."),
@@ -48,29 +48,30 @@ HEAD = (
     (r"decode_head\.linear_pred\.", "decode_head.classifier."),
     (r"head\.", "classifier."),
 )
-UNUSED = "decode_head.conv_seg."  # a classifier that nothing reads
+UNUSED = "decode_head.conv_seg."  # a classifier that is never used
 MMSEGMENTATION = ("decode_head.fusion_conv.", "decode_head.convs.", "layers.0.")
 
 
 def is_nvlabs(tensors: Tensors) -> bool:
-    """Whether these are the authors' names; mmsegmentation's count, to be refused with a reason."""
+    """Whether names are the authors', or mmsegmentation's, which `nvlabs_to_hf` then refuses."""
     return any(
         name.removeprefix(PREFIX).startswith(("patch_embed1.", *MMSEGMENTATION)) for name in tensors
     )
 
 
 def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """HF's tensors, under the names its files carry, and the content of its config.json.
+    """Returns the tensors under the names in HF's files, and the content of a config.json.
 
-    The variant is read off the shapes; keys and values, one fused layer there, are split.
+    The variant is determined from the shapes, and added to the config as "variant". Keys and
+    values, one fused layer in the authors' code, are split.
 
     Args:
         tensors: a state dict of the authors' code, with or without `backbone.`, with the
             segmentation head, the ImageNet classifier, or neither.
 
     Raises:
-        WeightsError: mmsegmentation's SegFormer, which is another network; names or sizes that are
-            no SegFormer's, all listed.
+        WeightsError: the checkpoint is mmsegmentation's SegFormer, which is another network; it
+            has names or sizes that are not SegFormer's (the message lists them), or lacks some.
     """
     named = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     if any(name.startswith(MMSEGMENTATION) for name in named):
@@ -107,10 +108,10 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
 
 
 def variant_of(depths: tuple[int, ...], widths: tuple[int, ...]) -> str:
-    """The name of the variant with these depths and widths, b0 to b5.
+    """Returns the name of the variant with these depths and widths, b0 to b5.
 
     Raises:
-        WeightsError: none has them.
+        WeightsError: no variant has them.
     """
     for variant, sizes in VARIANTS.items():
         if sizes == (depths, widths):

@@ -1,4 +1,4 @@
-"""Official NVIDIA checkpoints against the logits that were published for them; needs no torch."""
+"""Compares official NVIDIA checkpoints with the logits published for them; needs no torch."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 
 def published_logits() -> dict[str, Any]:
-    """The published numbers and their sources: `published_logits.json` beside this file."""
+    """Returns the published numbers and their sources: `published_logits.json` in this folder."""
     file = resources.files("segformer_jax.convert") / "published_logits.json"
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -22,24 +22,25 @@ def published_logits() -> dict[str, Any]:
 def compare_with_published(
     name_or_path: str, image: Path, *, checkpoint: str | None = None
 ) -> dict[str, Any]:
-    """Compares an official checkpoint's logits with those that other suites publish for it.
+    """Compares an official checkpoint's logits with those that other test suites publish for it.
 
-    transformers publishes a corner of the logits of COCO's 000000039769.jpg for all fifteen, and
-    segmentation_models.pytorch a run of upsampled ones for one of them, on a picture of ones.
+    transformers publishes a corner of the logits of COCO's 000000039769.jpg for all fifteen
+    checkpoints. segmentation_models.pytorch publishes a few upsampled logits of one checkpoint, on
+    a picture of ones.
 
     Args:
         name_or_path: the hub name, or a folder with that checkpoint.
         image: the picture; its SHA-256 is checked.
-        checkpoint: which published row to take, such as "segformer.b0.512x512.ade.160k"; found by
-            the hub name when left out. The hub names in the table are from memory: where one is
-            wrong, say the row here.
+        checkpoint: which published row to use, such as "segformer.b0.512x512.ade.160k"; None finds
+            it by the hub name. The hub names in the table were written from memory: if one is
+            wrong, give the row here.
 
     Returns:
         `model`, `checkpoint`, `image`; `checks`, a list of `suite`, `max_difference`, `tolerance`
         and `source`; `equal`, whether all are within their tolerance.
 
     Raises:
-        ValueError: another picture, or a checkpoint that nothing was published for.
+        ValueError: the picture is another one, or nothing was published for the checkpoint.
     """
     published = published_logits()
     row = checkpoint or _row(published, name_or_path)
@@ -62,7 +63,7 @@ def compare_with_published(
 
 def _transformers(model: Any, image: Path, published: dict[str, Any], row: str) -> dict[str, Any]:
     own = published["slices"][row]
-    inputs = SegformerImageProcessor()(image)  # all were published for 512 × 512
+    inputs = SegformerImageProcessor()(image)  # all logits were published for 512 × 512
     corner = np.asarray(model(inputs["pixel_values"]).logits)[0, :3, :3, :3]
     expected = np.moveaxis(own["logits"], 0, -1)  # published as classes, rows, columns
     tolerance = own.get("tolerance", published["tolerance"])
@@ -70,7 +71,7 @@ def _transformers(model: Any, image: Path, published: dict[str, Any], row: str) 
 
 
 def _smp(model: Any, published: dict[str, Any]) -> dict[str, Any]:
-    """Its logits are upsampled to the picture's size with the corners aligned."""
+    """Compares with logits that are upsampled to the picture's size with aligned corners."""
     logits = np.asarray(model(np.ones((1, 512, 512, 3), np.float32)).logits)[0, :, :, 0]
     row = _aligned(logits, 256, 512)
     first = [float(_aligned(row, column, 512)) for column in range(6)]
@@ -84,7 +85,7 @@ def _smp(model: Any, published: dict[str, Any]) -> dict[str, Any]:
 
 
 def _aligned(values: np.ndarray, place: int, size: int) -> np.ndarray:
-    """Entry `place` of `size` along the first axis, interpolated as torch's align_corners=True."""
+    """Interpolates entry `place` of `size` along the first axis, as torch's align_corners=True."""
     position = place * (len(values) - 1) / (size - 1)
     low = int(position)
     high = min(low + 1, len(values) - 1)

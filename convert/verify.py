@@ -1,4 +1,4 @@
-"""The same weights and picture through transformers and through us, stage by stage."""
+"""Compares this library with transformers on the same weights and picture, stage by stage."""
 
 import tempfile
 from pathlib import Path
@@ -13,24 +13,25 @@ from segformer_jax.checkpoints.pretrained import load_config, load_model, save_m
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models.segformer import SegformerModel, model_class
 
-BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the largest difference ÷ the largest value
+BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # limits of the largest difference ÷ the largest value
 PRECISIONS = tuple(BOUNDS)
 
 
 def compare_with_torch(name_or_path: str, *, image: Path | None = None) -> dict[str, Any]:
     """Compares every feature map and the logits with those of transformers' PyTorch model.
 
-    Of a folder or a hub repository transformers reads the files itself; a single file, which may
-    have any name, and int8 weights reach it as we save them.
+    transformers reads the files of a folder or hub repository itself. A single file, which may
+    have any name, and int8 weights are first saved by this library, in a form it can read.
 
     Args:
         name_or_path: any of the three models: a weights package, folder or hub name.
-        image: the picture; normally distributed pixels, 512 × 512, when left out.
+        image: the picture; None uses normally distributed pixels, 512 × 512.
 
     Returns:
-        `stages`: the largest difference by stage and precision. `argmax_agreement`: of the last of
-        them by precision, as a share of its cells. `equal`: whether every difference is within
-        `BOUNDS` of the largest value and the argmax agrees on 99.99 %. And what was compared.
+        `stages`: the largest difference by stage and precision. `argmax_agreement`: the share of
+        cells of the last stage with the same argmax, by precision. `equal`: whether every
+        difference is within `BOUNDS` of the largest value and the argmax agrees on 99.99 %. Other
+        entries say what was compared: `model`, `image`, `precisions` and the versions used.
 
     Raises:
         ImportError: torch or transformers is not installed.
@@ -125,7 +126,7 @@ def _stages(outputs: Any) -> list[tuple[str, Any]]:
 
 
 def _exact_attention(torch: Any) -> str:
-    """Transformers' eager attention rounds its softmax to float32, also in a double model."""
+    """Registers and names an exact attention: transformers' rounds its softmax to float32."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     def attend(module, query, key, value, mask, scaling=None, dropout=0.0, **_):

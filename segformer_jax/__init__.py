@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from segformer_jax.on_demand import on_demand
 
-if TYPE_CHECKING:  # what `on_demand` gives
+if TYPE_CHECKING:  # the names that `on_demand` imports
     from segformer_jax.config import SegformerConfig
     from segformer_jax.errors import ImageError, WeightsError
     from segformer_jax.images.processor import SegformerImageProcessor

@@ -15,25 +15,25 @@ LEFT_OVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # the temporary name of a 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed to it at the end, removed if anything goes wrong.
+    """Yields a temporary path beside `path`; it is renamed to `path` at the end, removed on errors.
 
     Args:
-        path: the file to be, replaced if it exists; its folder is made when missing.
+        path: the file to write, replaced if it exists; its folder is created if missing.
 
     Raises:
         ValueError: as `writable_folder`.
     """
     path = Path(path)
     temporary = writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
-    # not `tempfile`, whose files are for their owner alone: what a user's umask is, only a call
-    # tells that changes it, for all threads
+    # not `tempfile`: its files are readable by their owner alone, and the user's umask, which the
+    # file should have, can be read only by a call that changes it for all threads
     file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     mode = stat.S_IMODE(os.fstat(file).st_mode)
     os.close(file)
     try:
         yield temporary
-        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors puts a file of its own
-            temporary.chmod(mode)  # in its place, for its owner alone
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors replaces the file by one
+            temporary.chmod(mode)  # that is readable by its owner alone
         os.replace(temporary, path)
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
@@ -44,16 +44,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(
     path: str | Path, *, written: Callable[[Path], Collection[str]] = lambda folder: ()
 ) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes its name and place at the end.
+    """Yields a temporary folder beside `path`; it is renamed to `path` at the end.
 
-    A folder of that name is replaced where it is empty or holds nothing but earlier results.
+    An existing folder is replaced if it is empty or holds only earlier results.
 
     Args:
-        path: the folder to be; through a link, the one that it leads to.
-        written: the names of the files in a folder that were written there before.
+        path: the folder to write; links are followed.
+        written: returns the names of the files in a folder that are earlier results.
 
     Raises:
-        ValueError: as `writable_folder`; `path` is a file, or holds something else.
+        ValueError: as `writable_folder`, or `path` is a file or holds other files.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -69,8 +69,8 @@ def atomic_folder(
     temporary.mkdir()
     try:
         yield temporary
-        names = _earlier_results(path, written)  # once more: hours may have passed
-        if path.exists():  # no system call replaces a folder that holds something
+        names = _earlier_results(path, written)  # checked again: hours may have passed
+        if path.exists():  # no system call replaces a folder that is not empty
             os.replace(path, before)
         try:
             os.replace(temporary, path)
@@ -84,12 +84,12 @@ def atomic_folder(
     if before.exists():
         for name in names:
             (before / name).unlink()
-        with contextlib.suppress(OSError):  # a file that came at the last moment is kept
+        with contextlib.suppress(OSError):  # a file added at the last moment is kept
             before.rmdir()
 
 
 def _earlier_results(folder: Path, written: Callable[[Path], Collection[str]]) -> list[str]:
-    """The names of all that a folder holds, which must have been written there before."""
+    """Returns the names of all files in a folder; raises if any is not an earlier result."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     known = set(written(folder)) if entries else set()
     others = [entry.name for entry in entries if entry.name not in known or entry.is_dir()]
@@ -103,10 +103,10 @@ def _earlier_results(folder: Path, written: Callable[[Path], Collection[str]]) -
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """The folder, made when missing.
+    """Returns the folder as a path; it is created if missing.
 
     Raises:
-        ValueError: it is a file, or it can't be made or written into.
+        ValueError: `folder` is a file, or can't be created or written.
     """
     folder = Path(folder)
     try:

@@ -12,7 +12,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 
 
 class FrozenDict(dict):
-    """A dict that can be hashed, compared with a plain one, and not changed."""
+    """A dict that can be hashed and compared with a plain dict, but not changed."""
 
     def __hash__(self) -> int:
         return hash(json.dumps(self, sort_keys=True, default=str))
@@ -50,8 +50,9 @@ class SegformerConfig:
         problem_type: loss of the image classifier; None infers it from the labels, as HF does.
 
     Raises:
-        ValueError: sizes differ in length, are not positive, or do not divide; a rate is outside
-            [0, 1); an activation is unknown; there is no label.
+        ValueError: sizes differ in length or are not positive; a hidden size is not a multiple of
+            its attention heads; a rate is outside [0, 1); an activation is unknown; there is no
+            label.
     """
 
     num_channels: int = 3
@@ -240,7 +241,7 @@ class SegformerConfig:
             )
         values.pop("label2id", None)  # follows from id2label
         if values.get("id2label") is not None:
-            values.pop("num_labels", None)  # HF lets the names decide
+            values.pop("num_labels", None)  # in HF, id2label takes precedence
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         return cls(
             **{name: value for name, value in values.items() if name in known},

@@ -6,4 +6,4 @@ class WeightsError(ValueError):
 
 
 class ImageError(ValueError):
-    """A picture that can't be read, or must not be."""
+    """A picture that can't be read, or is refused, for example because it is too large."""

@@ -1,4 +1,4 @@
-"""Public names that are imported on first use: `segformer-jax --help` answers without JAX."""
+"""Imports public names on first use, so that `segformer-jax --help` runs without JAX."""
 
 import importlib
 import importlib.util
@@ -10,11 +10,11 @@ from typing import Any
 def on_demand(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package: its public names, and the modules in it.
+    """Returns a package's `__getattr__` and `__dir__`, for its public names and its modules.
 
     Args:
-        package: its `__name__`.
-        homes: each public name, and the module that it is imported from.
+        package: the package's `__name__`.
+        homes: the module that each public name is imported from, by name.
     """
     own = sys.modules[package]
 

@@ -1,4 +1,4 @@
-"""Settings of a whole process, for programs: the command line, a server."""
+"""Settings of a whole process, for programs such as the command line and a server."""
 
 import ctypes
 import os
@@ -13,10 +13,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallo
 
 
 def keep_compiled_programs() -> None:
-    """Compiled programs are kept on disk, so that the next process need not compile.
+    """Keeps compiled programs on disk, so that the next process need not compile them.
 
-    The folder is `JAX_COMPILATION_CACHE_DIR`, or `segformer-jax` in the user's cache. One that
-    can't be written is done without.
+    The folder is `JAX_COMPILATION_CACHE_DIR`, or `segformer-jax/compiled` in the user's cache
+    folder. If the latter can't be written, nothing is kept.
     """
     config: Any = jax.config  # its attributes are defined when JAX is imported
     if config.jax_compilation_cache_dir is None:
@@ -34,15 +34,16 @@ def keep_compiled_programs() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Large temporaries are reused, not given back and faulted in anew at every call (glibc).
+    """Makes glibc reuse the memory of large temporaries, instead of returning it after each call.
 
-    All threads share one arena: each with its own would fault in the others' memory again, which
-    is a third of a training step's CPU time. Call it before threads are started.
+    Returned memory would have to be faulted in again. All threads share one arena: with an arena
+    each, they would fault in the others' memory again, which takes a third of a training step's CPU
+    time. Call this before threads are started. Without glibc it has no effect.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # another C library has none
+    if mallopt is not None:  # other C libraries may not have it
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""The best class of each pixel, and its probability; of a single label, whether it is there."""
+"""Chooses the best class of each pixel, or with one label whether it is present."""
 
 import math
 
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, UInt
 
 
 def index_type(labels: int) -> type[np.unsignedinteger]:
-    """What a class map of so many classes is kept in; 255 is left to ignored pixels."""
+    """Returns the type of a class map with `labels` classes; 255 is left for ignored pixels."""
     return np.uint8 if labels <= 255 else np.uint16
 
 
 def check_threshold(threshold: float, labels: int) -> None:
-    """Raises a ValueError where a model of so many labels has no use for a threshold."""
+    """Raises a ValueError if `threshold` is not 0.5 for a model of several labels."""
     if labels > 1 and threshold != 0.5:
         raise ValueError(
             f"threshold must be 0.5 with {labels} labels, got {threshold}: each pixel has its best "
@@ -24,7 +24,7 @@ def check_threshold(threshold: float, labels: int) -> None:
 
 
 def best_class(values: Float[Array, "*size labels"], *, above: float) -> UInt[Array, "*size"]:
-    """The first of the largest values' indices; of a single label, 1 where its value is `above`."""
+    """Returns the first index of the largest value; with one label, 1 where it exceeds `above`."""
     labels = values.shape[-1]
     if labels == 1:
         return (values[..., 0] > above).astype(jnp.uint8)
@@ -34,12 +34,12 @@ def best_class(values: Float[Array, "*size labels"], *, above: float) -> UInt[Ar
 def best_of_logits(
     logits: Float[Array, "*size labels"], *, threshold: float, scores: bool
 ) -> tuple[UInt[Array, "*size"], Float[Array, "..."]]:
-    """The best class, and its probability by sigmoid or softmax, empty where it isn't asked for.
+    """Returns the best class and its probability by sigmoid or softmax; empty without `scores`.
 
     Args:
-        logits: of a pixel's classes.
-        threshold: the probability above which a single label is there.
-        scores: whether probabilities are wanted.
+        logits: the logits, with the classes along the last axis.
+        threshold: the probability above which a single label is present.
+        scores: whether to compute probabilities.
     """
     above = math.log(threshold / (1 - threshold))
     best = best_class(logits, above=above)
@@ -54,7 +54,7 @@ def best_of_logits(
 def best_of_probabilities(
     probabilities: Float[Array, "*size labels"], *, threshold: float, scores: bool
 ) -> tuple[UInt[Array, "*size"], Float[Array, "..."]]:
-    """As `best_of_logits`, of probabilities."""
+    """Returns the same as `best_of_logits`, from probabilities."""
     best = best_class(probabilities, above=threshold)
     if not scores:
         return best, probabilities[:0, ..., 0]

@@ -1,4 +1,4 @@
-"""Computes class maps of any size from logits at 1/4 of a picture, with few programs.
+"""Computes class maps of any size from logits at 1/4 of a picture, with few compiled programs.
 
 The full-size logits are never in memory: strips of `ROWS` rows are interpolated and reduced to the
 best class at once. Sizes are passed as arrays of neighbours and weights, and widths are rounded up
@@ -29,13 +29,13 @@ def class_map(
     scores: bool = False,
     threshold: float = 0.5,
 ) -> tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]:
-    """The best class of every pixel of a picture of `size`, and its probability when asked for.
+    """Returns each pixel's best class in a picture of `size`, and with `scores` its probability.
 
     The logits are upsampled bilinearly as torch does, then compared. With a single label the map is
     1 where its probability is above the threshold. The map is uint8, or uint16 above 255 classes.
 
     Raises:
-        ValueError: a threshold other than 0.5 with several labels.
+        ValueError: `threshold` is not 0.5, and there are several labels.
     """
     return start_class_map(logits, size, scores=scores, threshold=threshold)()
 
@@ -47,11 +47,11 @@ def start_class_map(
     scores: bool = False,
     threshold: float = 0.5,
 ) -> Callable[[], tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]]:
-    """`class_map` in two steps, for a device that is never to wait for the host.
+    """Starts `class_map` without waiting, so that the device never waits for the host.
 
     Returns:
-        A function that waits for the class map and gives it. A GPU or TPU has been told all there
-        is to do, down to the copy to the host; on a CPU most of the work is done in the call.
+        A function that waits for the class map and returns it. On a GPU or TPU all work has been
+        started, including the copy to the host; on a CPU most work is done when it is called.
     """
     check_threshold(threshold, logits.shape[-1])
     if logits.shape[-1] > 1 and not scores and _on_cpu(logits):
@@ -61,7 +61,7 @@ def start_class_map(
                 return class_map_on_cpu(logits, size), None
 
         return finish_on_cpu
-    with jax.set_mesh(None):  # under a caller's, all arrays must lie on its devices
+    with jax.set_mesh(None):  # in a caller's mesh, all arrays must be on its devices
         strips = list(class_map_strips(logits, size, scores=scores, threshold=threshold))
     for strip in strips:
         for part in strip:
@@ -85,7 +85,7 @@ def class_map_strips(
     scores: bool,
     threshold: float = 0.5,
 ):
-    """One strip after another, still on the device: (classes, probabilities), padded to `ROWS`."""
+    """Yields strip after strip, still on the device: (classes, probabilities), padded to `ROWS`."""
     rows, columns = _neighbours(logits.shape[1:3], size, logits.sharding)
     for strip in rows:
         yield _strip(logits, strip, columns, scores, threshold)
@@ -93,7 +93,7 @@ def class_map_strips(
 
 @lru_cache(maxsize=16)  # the pictures of a folder, and the frames of a film, are mostly of one size
 def _neighbours(grid, size, sharding):
-    """The neighbours of every strip's rows, and of the columns, on the device if it is one."""
+    """Returns the neighbours of each strip's rows and of the columns, on the device if only one."""
     rows = bilinear_neighbours(grid[0], size[0])
     columns = bilinear_neighbours(grid[1], size[1])
     strips = [
@@ -105,7 +105,7 @@ def _neighbours(grid, size, sharding):
 
 
 def rounded_width(width: int) -> int:
-    """The width that is compiled for: the next of 256, 512, 768, 1024, 1536, 2048 and so on."""
+    """Rounds up to a width that is compiled for: 256, 512, 768, 1024, 1536, 2048 and so on."""
     whole = max(256, 1 << (width - 1).bit_length())
     between = whole * 3 // 4
     return between if width <= between and whole > 512 else whole
@@ -118,5 +118,5 @@ def _on_cpu(logits: Array) -> bool:
 @partial(jax.jit, static_argnums=(3, 4))
 def _strip(logits, rows, columns, scores, threshold):
     x = lerp(logits[0].astype(jnp.float32), rows, 0)
-    x = lerp(x, columns, 1)  # rows width labels
+    x = lerp(x, columns, 1)  # (rows, width, labels)
     return best_of_logits(x, threshold=threshold, scores=scores)

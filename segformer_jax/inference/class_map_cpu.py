@@ -1,15 +1,16 @@
-"""A class map on CPUs: vectors over source columns, and only the classes that can win.
+"""Computes class maps on CPUs, with vectors over source columns and only the classes that can win.
 
-Between two source columns, a *cell*, bilinear values depend on nothing but the cell's ends and the
-weight. So the pixels of a row are taken by rank: the first of every cell, the second of every
-cell, and so on. A rank needs no gathers, its vectors are as wide as the logits, and the program is
-the same for every size of the picture; the host puts the pixels in their places.
+The space between two source columns is a *cell*. In it, bilinear values depend only on the values
+at the cell's ends and on the weight. So the pixels of a row are grouped by rank: the first pixel of
+every cell, then the second pixel of every cell, and so on. A rank needs no gathers, its vectors are
+as wide as the logits, and the program is the same for every picture size; the host puts the pixels
+in their places.
 
-Which classes can win follows from convexity: inside a cell a class is at most its largest corner,
-and the winner is at least the *floor*, the best class's smallest corner. A class whose corners stay
-below the floor of every cell between two source rows is left out there. On a photo a few of 150
-classes remain, on noise all. A result differs from the whole computation by rounding at most, where
-two classes are all but equal.
+Which classes can win follows from convexity. Inside a cell, the value of a class is at most its
+largest corner. The winner's value is at least the *floor*: the largest, over all classes, of a
+class's smallest corner. A class whose corners are below the floor of every cell between two source
+rows is left out there. On a photo a few of 150 classes remain, on noise all. The result differs
+from the full computation only by rounding, where two classes are nearly equal.
 """
 
 from collections.abc import Iterator
@@ -25,20 +26,20 @@ from segformer_jax.bilinear import bilinear_neighbours
 from segformer_jax.inference.best_class import index_type
 
 ROWS, RANKS = 64, 16  # of a strip: rows of the picture, and pixels per cell
-VECTOR = 8  # floats; the lanes are a multiple of it
-FEW = (12, 24, 48)  # as many classes are compared at a time, when no more can win, or all
+VECTOR = 8  # floats; the number of lanes is a multiple of it
+FEW = (12, 24, 48)  # numbers of classes to compare: the smallest that is enough, otherwise all
 
 
 def class_map_on_cpu(
     logits: Float[Array, "1 h w labels"], size: tuple[int, int]
 ) -> UInt[np.ndarray, "H W"]:
-    """The best class of every pixel of a picture of `size`, of two labels at least.
+    """Returns the best class of each pixel of a picture of `size`; needs at least two labels.
 
-    The first of equals, in uint8, or uint16 above 255 classes. An infinite logit counts as ±1e30;
-    where one is NaN, some class is given.
+    Of equal classes it is the first. The type is uint8, or uint16 above 255 classes. An infinite
+    logit counts as ±1e30; where one is NaN, the result is an arbitrary class.
     """
     *_, place = _ranks(logits.shape[2], size[1])
-    strips = list(strips_on_cpu(logits, size))  # all are on their way before the first is awaited
+    strips = list(strips_on_cpu(logits, size))  # all are started before the first is awaited
     whole = np.empty(size, strips[0][0].dtype)
     for start, parts in zip(range(0, size[0], ROWS), strips, strict=True):
         own = whole[start : start + ROWS]
@@ -50,7 +51,7 @@ def class_map_on_cpu(
 def strips_on_cpu(
     logits: Float[Array, "1 h w labels"], size: tuple[int, int]
 ) -> Iterator[list[UInt[Array, "rows ranks lanes"]]]:
-    """One strip of rows after another, still on the device: the classes of all ranks, in parts."""
+    """Yields strip after strip of rows, still on the device: the classes of all ranks, in parts."""
     height, width = size
     _, h, w, labels = logits.shape
     weights, count, _ = _ranks(w, width)
@@ -79,14 +80,15 @@ def strips_on_cpu(
 def _ranks(
     w: int, width: int
 ) -> tuple[Float[np.ndarray, "ranks lanes"], int, Int[np.ndarray, " width"]]:
-    """The weights of every rank in every cell, how many ranks are used, and each pixel's place.
+    """Returns the weights of each rank in each cell, the number of ranks, and each pixel's place.
 
-    Cell i lies between source columns i - 1 and i; the first and the last lie between an edge and
-    itself, which is where the pixels beyond the outermost columns' centres belong.
+    Cell i lies between source columns i - 1 and i. Both ends of the first cell are the first
+    column, and both ends of the last cell the last column; these two cells hold the pixels beyond
+    the outermost columns' centres.
     """
     low, _, weight = bilinear_neighbours(w, width)
     cell = np.where((low == 0) & (weight == 0), 0, low + 1)
-    weight = np.where((cell == 0) | (cell == w), 0, weight)  # so that they share a rank
+    weight = np.where((cell == 0) | (cell == w), 0, weight)  # these pixels share a rank
     pixels, pixel = np.unique(cell + weight.astype(np.float64), return_inverse=True)
     cell = pixels.astype(np.int64)
     rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
@@ -101,13 +103,13 @@ def _lanes(w: int) -> int:
 
 
 def padded(values: np.ndarray, length: int) -> np.ndarray:
-    """One value a row or column, the last repeated up to a length that is compiled for."""
+    """Pads values, one per row or column, by repeating the last one up to a compiled length."""
     return np.pad(values, (0, length - len(values)), mode="edge")
 
 
 @jax.jit
 def _grid(logits):
-    """(h, labels, lanes + 1), the edges repeated; finite, for ∞ - ∞ is no number."""
+    """Returns (h, labels, lanes + 1), with edges repeated; all finite, because ∞ - ∞ is NaN."""
     x = logits[0].astype(jnp.float32).clip(-1e30, 1e30).transpose(0, 2, 1)
     w = x.shape[-1]
     return jnp.pad(x, ((0, 0), (0, 0), (1, _lanes(w) - w)), mode="edge")
@@ -115,14 +117,14 @@ def _grid(logits):
 
 @jax.jit
 def _live(grid):
-    """(h, labels): whether a class can win anywhere between a source row and the next."""
+    """Returns (h, labels): whether a class can win anywhere between a source row and the next."""
 
     def between(upper, lower):
         least = jnp.minimum(upper, lower)
         floor = jnp.minimum(least[:, 1:], least[:, :-1]).max(0)
         lowest = jnp.minimum(floor, jnp.append(floor[1:], floor[-1]))  # of a column's two cells
-        wins = ~(jnp.maximum(upper, lower)[:, 1:] < lowest[None])  # where NaN is, all win
-        return wins.reshape(len(wins), -1, VECTOR).any(1).any(1)  # the first of two is vectorised
+        wins = ~(jnp.maximum(upper, lower)[:, 1:] < lowest[None])  # with a NaN, all win
+        return wins.reshape(len(wins), -1, VECTOR).any(1).any(1)  # the first any is vectorised
 
     return lax.map(
         lambda i: between(grid[i], grid[jnp.minimum(i + 1, len(grid) - 1)]), jnp.arange(len(grid))
@@ -131,7 +133,7 @@ def _live(grid):
 
 @partial(jax.jit, static_argnames="few")
 def _strip(grid, rows, row_count, weights, rank_count, few):
-    """(ROWS, RANKS, lanes): of the first `row_count` rows, and of `rank_count` ranks."""
+    """Returns classes (ROWS, RANKS, lanes) of the first `row_count` rows, `rank_count` ranks."""
     _, labels, columns = grid.shape
     low, high, down, classes, choice = rows
 

@@ -15,16 +15,16 @@ from jaxtyping import Array, Float
 
 from segformer_jax import ops
 
-YNN = "xla_cpu_experimental_ynn_fusion_type"  # which operations go to the library YNNPACK
+YNN = "xla_cpu_experimental_ynn_fusion_type"  # which operations run in the library YNNPACK
 
 
 def compiler_options(platform: str, dtype: DTypeLike) -> dict[str, str]:
-    """The options that make the network's matmuls in `dtype` fastest on a platform.
+    """Returns the options that make the network's matmuls in `dtype` fastest on a platform.
 
-    On CPU, XLA's own choice of what goes to YNNPACK breaks up the fusions around the matmuls and
-    writes constants out as pictures. Float32 does best without it, bfloat16 with its dot products
-    alone, for nothing else multiplies bfloat16 natively. An XLA that does not know the option
-    is left as it is.
+    On CPU, XLA's default choice of what runs in YNNPACK breaks up the fusions around the matmuls
+    and writes constants to memory at a picture's size. Float32 is fastest without YNNPACK. Bfloat16
+    is fastest with only its dot products, because nothing else multiplies bfloat16 natively. If
+    XLA does not know the option, none is returned.
     """
     if platform != "cpu":
         return {}
@@ -44,13 +44,13 @@ def _known(options: tuple[tuple[str, str], ...]) -> bool:
     return True
 
 
-# what goes through the network together: the maps between two operations then stay in a CPU's cache
-# and in memory that is faulted in once, or fit the fast memory of a TPU
+# pixels that go through the network together, so few that the maps between two operations stay in a
+# CPU's cache and in memory that is faulted in only once, or fit the fast memory of a TPU
 PIXELS_AT_ONCE = {"cpu": 512 * 512, "tpu": 2 * 512 * 512}
 
 
 def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Array, "b _ _ _"]]:
-    """A pure function of a split model's state and normalised pixels; the logits in float32."""
+    """Returns a pure function of a split model's state and normalised pixels to float32 logits."""
 
     def forward(state, pixel_values):
         model = nnx.merge(graph, state)
@@ -66,7 +66,7 @@ def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Arra
 
 
 def _by_pieces(function: Callable[[Array], Array], pixel_values: Array, at_once: int) -> Array:
-    """A few pictures after the others: every map of a large batch would go through slow memory."""
+    """Runs a few pictures at a time: every map of a large batch would go through slow memory."""
     b, h, w, c = pixel_values.shape
     size = math.gcd(b, max(1, at_once // (h * w)))
     if size == b:

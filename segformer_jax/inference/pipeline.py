@@ -3,8 +3,8 @@
     reading threads ──▶ one batch after another, started without waiting ──▶ writing threads
     file → bytes           the device's queue holds the next two              class map → file
 
-Every step is bounded, so memory does not grow with the number of pictures; and pictures come out in
-the order that they went in.
+The number of pictures in each step is bounded, so memory does not grow with the number of pictures.
+Results come in the order of the sources.
 """
 
 import os
@@ -135,7 +135,7 @@ def segment_many(
         def started(good):
             nonlocal full, watched
             inputs = [one.pixels for one in good]
-            if full and inputs:  # a smaller batch would be compiled for; a full one is compiled
+            if full and inputs:  # a smaller batch would be compiled anew
                 inputs += inputs[-1:] * (batch_size - len(inputs))
             full = full or len(inputs) == batch_size
             logits = segmenter.start(inputs)[: len(good)]
@@ -173,10 +173,10 @@ def segment_many(
 
 
 def waited_share(spans: list[Span]) -> float:
-    """The share of the time, 0…1, in which the device had nothing to do.
+    """Returns the share of the time, 0…1, in which the device was idle.
 
-    From the start of the first batch to the end of the last; nothing to do means that one had ended
-    before the next was started.
+    The time runs from the start of the first batch to the end of the last. The device is idle
+    between the end of a batch and the start of the next.
     """
     if not spans:
         return 0.0
@@ -204,7 +204,7 @@ def _done(value: Any) -> Future:
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """What has begun is finished at the end, what waits is given up."""
+    """Yields a thread pool; at the end, running calls are finished and waiting ones cancelled."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool

@@ -13,7 +13,7 @@ from segformer_jax.images.flips import Flip, check_directions
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.sizes import target_size
 
-LONGEST = 4  # times the short side: the recipe's 2048 to 512
+LONGEST = 4  # limit of the long side, in short sides: 2048 to 512 in mmsegmentation's recipe
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmsegmentation's test-time augmentation
 
 
@@ -48,7 +48,7 @@ class Windows:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The stride, which is never None once the windows are made."""
+        """The stride; it is never None after construction."""
         assert self.stride is not None
         return self.stride
 
@@ -113,12 +113,12 @@ class Protocol:
 
     @classmethod
     def cityscapes(cls, *, multi_scale: bool = False) -> "Protocol":
-        """Windows of 1024×1024 at stride 768, the picture as large as it is."""
+        """Returns a protocol of 1024×1024 windows at stride 768, the picture at its own size."""
         return cls(windows=Windows((1024, 1024), (768, 768)))._with_views(multi_scale)
 
     @classmethod
     def ade20k(cls, *, multi_scale: bool = False) -> "Protocol":
-        """The whole picture at short side 512, 2048 long at most, sides multiples of 32."""
+        """Returns a protocol: whole picture, short side 512, long ≤ 2048, multiples of 32."""
         return cls(short_side=512)._with_views(multi_scale)
 
     def _with_views(self, multi_scale: bool) -> "Protocol":
@@ -126,14 +126,14 @@ class Protocol:
 
     @property
     def simple(self) -> bool:
-        """Whether a picture is one input of the network, whole and once."""
+        """Whether a picture is one input of the network: no windows, one scale and no flips."""
         return self.windows is None and self.scales == (1.0,) and not self.flip
 
     def size(self, height: int, width: int, *, scale: float = 1.0) -> tuple[int, int] | None:
-        """The height and width that a picture is resized to; None: without a `short_side`.
+        """Returns the height and width that a picture is resized to; None without a `short_side`.
 
         The sizes are those of mmsegmentation's keep-ratio resize to (4 · short_side, short_side),
-        rounded up as its `AlignedResize`; there the picture is resized twice, here once.
+        rounded up as by its `AlignedResize`. It resizes the picture twice, this library once.
         """
         if self.short_side is None:
             return None
@@ -146,13 +146,13 @@ class Protocol:
     def inputs(
         self, processor: SegformerImageProcessor, image: Image.Image
     ) -> Float[np.ndarray, "h w c"]:
-        """The normalised pixels of a picture that is taken whole and once."""
+        """Returns the normalised pixels of a picture; for a `simple` protocol."""
         size = self.size(image.height, image.width)
         options: dict[str, Any] = {} if size is None else {"do_resize": True, "size": size}
         return processor(image, **options)["pixel_values"][0]
 
     def batches_well(self, processor: SegformerImageProcessor) -> bool:
-        """Whether all pictures go through the network whole, once, and at one size."""
+        """Whether every picture is one input of the network, and all inputs have one size."""
         return (
             self.simple
             and self.short_side is None
@@ -161,7 +161,7 @@ class Protocol:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: what differs from the processor's way."""
+        """Returns the settings that are not the defaults, ready for JSON."""
         values: dict[str, Any] = {}
         if self.short_side is not None:
             values |= {"short_side": self.short_side, "divisor": self.divisor}
@@ -178,7 +178,7 @@ class Protocol:
         return values
 
     def views(self, processor: SegformerImageProcessor, height: int, width: int) -> list[View]:
-        """All looks at a picture of height × width."""
+        """Returns all views of a picture of height × width."""
         own = (height, width)
         if self.windows is None and processor.do_resize:
             own = target_size(processor.size, height, width)

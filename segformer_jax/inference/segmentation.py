@@ -63,7 +63,7 @@ class Segmentation:
         return np.isin(self.class_map, indices)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """As HF's `pipeline("image-segmentation")`: label, score (None) and "L" mask per class."""
+        """Returns label, score (None), "L" mask per class, as HF's image-segmentation pipeline."""
         return [
             {
                 "score": None,
@@ -106,7 +106,7 @@ class Segmentation:
         lower, buffer = name.lower(), io.BytesIO()
         if lower.endswith((".overlay.png", ".jpg", ".jpeg")):
             kind = "PNG" if lower.endswith(".png") else "JPEG"
-            # a sixth of the time of Pillow's usual level, and 7 % more bytes of a street
+            # takes a sixth of the time of Pillow's default level, for 7 % more bytes on a street
             level = {"compress_level": 1} if kind == "PNG" else {}
             self.overlay(alpha=alpha).save(buffer, kind, **level)
         elif lower.endswith(".png"):

@@ -71,14 +71,14 @@ class Segmenter:
         platform = devices[0].platform
         self._compiler_options = compiler_options(platform, self._interface.dtype)
         self._graph, state = nnx.split(model)
-        leaves, structure = jax.tree.flatten(state)  # a flat list costs a call far less than a tree
+        leaves, structure = jax.tree.flatten(state)  # calls are far cheaper with a list than a tree
         self._leaves = self._on_every_device(leaves)
         on_state = forward_pass(self._graph, platform)
 
         def forward(leaves, pixel_values):
             return on_state(jax.tree.unflatten(structure, leaves), pixel_values)
 
-        def forward_each(leaves, pixel_values):  # one array a picture: slices would be compiled
+        def forward_each(leaves, pixel_values):  # one array per picture: slicing would be compiled
             return tuple(own[None] for own in forward(leaves, pixel_values))
 
         def normalised(table, pixels):
@@ -189,7 +189,7 @@ class Segmenter:
         if whole != count:
             pixel_values = np.pad(pixel_values, ((0, whole - count), (0, 0), (0, 0), (0, 0)))
         logits = self._forward(self._leaves, self._put(pixel_values))
-        with jax.set_mesh(None):  # a caller's may have other devices
+        with jax.set_mesh(None):  # a caller's mesh may have other devices
             return logits if whole == count else logits[:count]
 
     def class_maps(
@@ -292,9 +292,9 @@ class Segmenter:
         ]
 
     def _compiled(self, function: Callable) -> Callable:
-        """Each device runs its own part of the batch; nothing crosses pictures.
+        """Compiles a function so that each device runs its own part of the batch by itself.
 
-        The mesh is the segmenter's own, whatever `jax.set_mesh` the caller is in.
+        The mesh is the segmenter's own, whatever mesh the caller has set with `jax.set_mesh`.
         """
         batch = PartitionSpec("batch")
         compiled = jax.jit(
@@ -315,7 +315,7 @@ class Segmenter:
         return run
 
     def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
-        """Every picture's logits, (1, h, w, labels), each on the device that made them."""
+        """Yields each picture's logits, (1, h, w, labels), on the device that computed them."""
         in_bytes = inputs[0].dtype == np.uint8
         values = jax.ShapeDtypeStruct(
             (1, *inputs[0].shape), np.float32 if in_bytes else inputs[0].dtype
@@ -336,13 +336,13 @@ class Segmenter:
 
     def _on_every_device(self, leaves: list[Any]) -> list[Array]:
         whole = NamedSharding(self._mesh, PartitionSpec())
-        return jax.device_put(leaves, whole, may_alias=False)  # a training step donates its own
+        return jax.device_put(leaves, whole, may_alias=False)  # training steps donate the originals
 
     def _put(self, pixel_values: Any) -> Array:
         return jax.device_put(pixel_values, NamedSharding(self._mesh, PartitionSpec("batch")))
 
     def _rounded(self, count: int) -> int:
-        """The batch that is compiled for: a power of two per device."""
+        """Rounds a batch size up to one that is compiled for: a power of two per device."""
         per_device = -(-count // self._mesh.size)
         return self._mesh.size * (1 << (per_device - 1).bit_length())
 
@@ -384,7 +384,7 @@ def _devices(device: Any) -> list[jax.Device]:
 
 
 def _some_size(processor: SegformerImageProcessor) -> tuple[int, int]:
-    """What the processor makes of pictures, or a usual size where it leaves them theirs."""
+    """Returns the processor's output size, with 512 for a height or width that it does not fix."""
     size = processor.size if processor.do_resize and isinstance(processor.size, dict) else {}
     return size.get("height", 512), size.get("width", 512)
 

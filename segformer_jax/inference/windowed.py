@@ -1,8 +1,8 @@
 """Computes a picture's class map from the top down, strip by strip, for any protocol.
 
 Windows are read and computed when a strip first needs them, and freed when no strip needs them any
-more. In memory are only the logits of one or two rows of windows, at 1/4 of the pixels per side,
-and one strip of full-size logits.
+more. Memory holds only the logits of one or two rows of windows, at 1/4 of the pixels per side, and
+one strip of full-size logits.
 """
 
 import functools
@@ -28,15 +28,15 @@ from segformer_jax.inference.protocol import Protocol, View
 from segformer_jax.inference.windows import Axis, Pixels, make_axis
 
 STRIP_VALUES = 1 << 23  # logits in a strip: 32 MiB
-STRIP_ROWS = (8, 128)  # at least, and at most
-PADDING = 1 / 8  # the most of a picture's windows that may be added to fill the last batch
+STRIP_ROWS = (8, 128)  # fewest and most rows of a strip
+PADDING = 1 / 8  # largest share of a picture's windows that may be added to fill the last batch
 
 Strip = tuple[UInt[np.ndarray, "rows width"], Float[np.ndarray, "rows width"] | None]
 
 
 @typing.runtime_checkable
 class WindowModel(typing.Protocol):
-    """What windows go through: the part of `Segmenter` that is used here."""
+    """Computes the logits of windows: the part of `Segmenter` that is used here."""
 
     processor: SegformerImageProcessor
     batch_size: int
@@ -55,7 +55,7 @@ class WindowModel(typing.Protocol):
 def whole_class_map(
     segmenter: WindowModel, pixels: Pixels, protocol: Protocol, *, scores: bool = False
 ) -> tuple[UInt[np.ndarray, "H W"], Float[np.ndarray, "H W"] | None]:
-    """The best class of every pixel, and its probability when asked for."""
+    """Returns the best class of every pixel, and with `scores` its probability."""
     parts = list(class_strips(segmenter, pixels, protocol, scores=scores))
     classes, certainties = zip(*parts, strict=True)
     return np.concatenate(classes), np.concatenate(certainties) if scores else None
@@ -69,20 +69,21 @@ def class_strips(
     columns: tuple[int, int] | None = None,
     scores: bool = False,
 ) -> Iterator[Strip]:
-    """A few rows of the class map after the others: classes, and their probabilities or None.
+    """Yields the class map a few rows at a time: classes, and their probabilities or None.
 
-    Each is made outside of the caller's `jax.set_mesh`, which is back wherever the caller goes on.
+    Each strip is computed outside of the caller's `jax.set_mesh`, which is set again whenever the
+    caller continues.
 
     Args:
-        segmenter: the model in use.
+        segmenter: computes the logits.
         pixels: the picture.
-        protocol: how it becomes class scores.
-        columns: the first column of the result and the one past the last; all when left out. A
-            column has the same values in any part, but for rounding.
-        scores: whether probabilities are wanted.
+        protocol: windows, scales and flips.
+        columns: the first column of the result and the one past the last; None: all columns. A
+            column has the same values, up to rounding, whichever others are computed.
+        scores: whether to compute probabilities.
 
     Raises:
-        ValueError: the protocol has a threshold, and the model several labels.
+        ValueError: the protocol has a threshold, but the model has several labels.
     """
     columns = columns or (0, pixels.size[1])
     strips = _class_strips(segmenter, pixels, protocol, columns, scores)
@@ -126,7 +127,7 @@ def _class_strips(
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A view with its pixels and the tables of its two sides, which place windows in these."""
+    """A view with its resized pixels, and the tables of its two sides, which place the windows."""
 
     pixels: Pixels
     rows: Axis
@@ -134,7 +135,7 @@ class _Look:
     flipped: tuple[bool, bool]
 
     def windows(self) -> Iterator[np.ndarray | None]:
-        """Row by row, from left to right."""
+        """Yields the windows row by row, from left to right; None where there is no data."""
         size = (self.rows.size, self.columns.size)
         rows, columns = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped)
         for top, left in product(self.rows.starts, self.columns.starts):
@@ -169,7 +170,7 @@ def _look(
 def _low_strips(
     segmenter: WindowModel, look: _Look, rows: int
 ) -> Iterator[Float[Array, "rows _ labels"]]:
-    """Strips whose rows are the picture's, and whose columns are still those of the logits."""
+    """Yields strips whose rows are the picture's, and whose columns are still the logits'."""
     waiting = _window_rows(segmenter, look)
     held: dict[int, Array] = {}
     span = look.rows.span(rows)
@@ -188,7 +189,7 @@ def _low_strips(
 
 
 def _window_rows(segmenter: WindowModel, look: _Look) -> Iterator[Float[Array, "_ _ labels"]]:
-    """The logits of each row of windows, side by side."""
+    """Yields the logits of each row of windows, side by side."""
     across = len(look.columns.starts)
     shape = (1, look.rows.cells, look.columns.cells, segmenter.num_labels)
     row: list[Array | np.ndarray] = []
@@ -207,7 +208,7 @@ def _window_rows(segmenter: WindowModel, look: _Look) -> Iterator[Float[Array, "
 def _window_logits(
     segmenter: WindowModel, look: _Look
 ) -> Iterator[Float[Array, "1 _ _ labels"] | None]:
-    """Each window's logits, None where it has no data; a batch is on its way beforehand."""
+    """Yields each window's logits, None if it has no data; starts the next batch beforehand."""
     batch = _batch(segmenter, len(look.rows.starts) * len(look.columns.starts))
     before: list[Array | None] = []
     group: list[np.ndarray | None] = []
@@ -225,7 +226,7 @@ def _window_logits(
 def _started(
     segmenter: WindowModel, group: list[np.ndarray | None], batch: int
 ) -> list[Array | None]:
-    """The logits of some windows, which the network sees in a batch of one size always."""
+    """Starts computing the logits of some windows, padded to a batch of a fixed size."""
     inputs = [
         segmenter.processor(window, do_resize=False)["pixel_values"][0]
         for window in group
@@ -239,7 +240,7 @@ def _started(
 
 
 def _batch(segmenter: WindowModel, count: int) -> int:
-    """How many windows go through the network together, always: few are added to the last ones."""
+    """Returns the fixed number of windows per batch, so that the last one needs little padding."""
     least = segmenter.device_count
     sizes = [least << power for power in range(16) if least << power <= segmenter.batch_size]
     return max((size for size in sizes if -count % size <= PADDING * count), default=least)
@@ -251,7 +252,7 @@ def _strip_rows(width: int, labels: int) -> int:
 
 
 def _padded_taps(axis: Axis, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """One row a tap, one column a pixel, up to a width that is compiled for."""
+    """Returns indices and weights, (taps, pixels), padded to a width that is compiled for."""
     more = ((0, width - len(axis.index)), (0, 0))
     index, weight = np.pad(axis.index, more, mode="edge"), np.pad(axis.weight, more)
     return index.T.astype(np.int32), np.ascontiguousarray(weight.T)
@@ -269,7 +270,7 @@ def _plus_rows(strip, matrix, logits, first):
 
 
 def _full(low, taps):
-    """(rows, width, labels): every pixel from its taps."""
+    """Returns (rows, width, labels): every pixel computed from its taps."""
     parts = [
         jnp.take(low, index, axis=1, mode="clip") * weight[None, :, None]
         for index, weight in zip(*taps, strict=True)

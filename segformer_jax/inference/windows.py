@@ -18,7 +18,7 @@ from segformer_jax.bilinear import bilinear_neighbours
 
 @runtime_checkable
 class Pixels(Protocol):
-    """A picture that gives any part of itself, in memory or not."""
+    """A picture of which any part can be read, whether it is in memory or not."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -26,11 +26,11 @@ class Pixels(Protocol):
         ...
 
     def resized(self, size: tuple[int, int], resample: int) -> "Pixels":
-        """The picture at another height and width, by one of Pillow's filters."""
+        """Returns the picture resized to a height and width, by one of Pillow's filters."""
         ...
 
     def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """A part of height and width `size`, RGB; None where the picture has no data at all."""
+        """Returns a part of height and width `size`, RGB; None if it has no data at all."""
         ...
 
 
@@ -46,33 +46,33 @@ class ImagePixels:
         return self.image.height, self.image.width
 
     def resized(self, size: tuple[int, int], resample: int) -> "ImagePixels":
-        """The picture at another height and width, by one of Pillow's filters."""
+        """Returns the picture resized to a height and width, by one of Pillow's filters."""
         if size == self.size:
             return self
         return ImagePixels(self.image.resize(size[::-1], Image.Resampling(resample)))
 
     def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        """A part of height and width `size`, RGB."""
+        """Returns a part of height and width `size`, RGB."""
         return np.asarray(self.image.crop((left, top, left + size[1], top + size[0])))
 
 
 def window_starts(side: int, *, size: int, stride: int) -> list[int]:
-    """The first pixels of the windows along one side; the last one ends where the side ends."""
+    """Returns the first pixel of each window along one side; the last ends where the side ends."""
     count = max(-(-(side - size) // stride), 0) + 1
     return [max(min(i * stride, side - size), 0) for i in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One side of a picture, seen through windows.
+    """The windows along one side of a picture, and the logits cells that each pixel depends on.
 
     Attributes:
-        starts: the windows' first pixels, in the resized picture.
-        size: pixels of a window.
-        cells: logits of a window.
-        index: (pixels, taps) the cells that a pixel is made of; window i's are numbered from
-            i · cells.
-        weight: (pixels, taps) their weights, of sum 1 for each pixel; 0 where a tap is not needed.
+        starts: the first pixel of each window, in the resized picture.
+        size: pixels of a window along this side.
+        cells: logits of a window along this side.
+        index: (pixels, taps), the cells that each pixel depends on; those of window i are numbered
+            from i · cells.
+        weight: (pixels, taps), their weights, which sum to 1 for each pixel; 0 for unused taps.
     """
 
     starts: list[int]
@@ -82,12 +82,12 @@ class Axis:
     weight: Float[np.ndarray, "n taps"]
 
     def windows(self, start: int, stop: int) -> range:
-        """The windows that the pixels from `start` to `stop` are made of."""
+        """Returns the windows that the pixels from `start` to `stop` depend on."""
         used = self.index[start:stop][self.weight[start:stop] != 0] // self.cells
         return range(int(used.min()), int(used.max()) + 1)
 
     def part(self, start: int, stop: int) -> "Axis":
-        """The same for the pixels from `start` to `stop` alone, with the windows they need."""
+        """Returns the table of the pixels from `start` to `stop` alone, with only their windows."""
         own = self.windows(start, stop)
         index = np.clip(
             self.index[start:stop] - own.start * self.cells, 0, len(own) * self.cells - 1
@@ -96,9 +96,10 @@ class Axis:
         return Axis(self.starts[own.start : own.stop], self.size, self.cells, index, weight)
 
     def renumbered(self, resized: int) -> "Axis":
-        """The table of a flipped picture, with the windows where they lie in the one as it is.
+        """Returns the table of a flipped picture, with window positions in the unflipped picture.
 
-        They are numbered from the other end, so that pixels from the top down need them in order.
+        Windows are numbered from the other end, so that pixels from the top down need them in
+        order.
         """
         window, cell = np.divmod(self.index, self.cells)
         last = len(self.starts) - 1
@@ -107,7 +108,7 @@ class Axis:
         return Axis(starts, self.size, self.cells, index, self.weight)
 
     def matrix(self, window: int, start: int, stop: int) -> Float[np.ndarray, "rows cells"]:
-        """What one window contributes to the pixels from `start` to `stop`; beyond the side 0."""
+        """Returns one window's weights for the pixels `start` to `stop`; 0 beyond the side."""
         index, weight = self.index[start:stop], self.weight[start:stop]
         whole = np.zeros((stop - start, self.cells), np.float32)
         rows, taps = np.nonzero((index // self.cells == window) & (weight != 0))
@@ -115,7 +116,7 @@ class Axis:
         return whole
 
     def span(self, rows: int) -> int:
-        """The most cells of one window, from first to last, that `rows` pixels are made of."""
+        """Returns the longest run of one window's cells that a strip of `rows` pixels spans."""
         most = 1
         for start in range(0, len(self.index), rows):
             for window in self.windows(start, start + rows):
@@ -127,16 +128,16 @@ class Axis:
 def make_axis(
     side: int, resized: int, *, size: int, stride: int | None, cells: int, flip: bool = False
 ) -> Axis:
-    """The table of one side of a picture.
+    """Makes the table of one side of a picture.
 
     Args:
-        side: the picture's.
-        resized: the resized picture's.
-        size: a window's, in the resized picture.
-        stride: from one window to the next. None: the only window is the resized picture, whose
-            logits go to the picture's size in one step, as in transformers.
-        cells: logits of a window.
-        flip: the resized picture is mirrored.
+        side: pixels of the picture along this side.
+        resized: pixels of the resized picture.
+        size: pixels of a window, in the resized picture.
+        stride: pixels from one window to the next. None: the only window is the resized picture,
+            whose logits are resized to the picture's size in one step, as in transformers.
+        cells: logits of a window along this side.
+        flip: whether the resized picture is mirrored.
     """
     starts = [0] if stride is None else window_starts(resized, size=size, stride=stride)
     if stride is None:
@@ -156,7 +157,7 @@ def make_axis(
 def _averaged(
     starts: list[int], size: int, cells: int, side: int
 ) -> tuple[Int[np.ndarray, "n taps"], Float[np.ndarray, "n taps"]]:
-    """The mean of the windows over each pixel; a pixel's taps stand first."""
+    """Returns taps that average the windows over each pixel; a pixel's used taps come first."""
     over = np.zeros(side, np.int64)
     for start in starts:
         over[start : start + size] += 1

@@ -1,4 +1,4 @@
-"""Counts the multiply-adds of a picture: of a SegFormer as usually computed, and folded."""
+"""Counts the multiply-adds of a SegFormer for one picture, as usually computed and folded."""
 
 from segformer_jax.config import SegformerConfig
 
@@ -6,18 +6,18 @@ from segformer_jax.config import SegformerConfig
 def multiply_adds(
     config: SegformerConfig, height: int, width: int, *, folded: bool = True, head: bool = True
 ) -> int:
-    """The multiply-adds of all convolutions, linear layers and attention products of one picture.
+    """Counts the multiply-adds of convolutions, linear layers and attention for one picture.
 
     Args:
         config: the network.
-        height: of the network's input, in pixels.
-        width: likewise.
+        height: height of the network's input, in pixels.
+        width: width of the network's input, in pixels.
         folded: count the decode head as this library computes it; False counts it as written in
             the paper, which is what papers and tables quote.
-        head: count the decode head at all.
+        head: whether to count the decode head.
 
     Raises:
-        ValueError: a side under `config.minimum_size`.
+        ValueError: a side is below `config.minimum_size`.
     """
     if min(height, width) < config.minimum_size:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What `Segmenter`, training and the StableHLO export require of a model.
+"""The interface that `Segmenter`, training and the StableHLO export require of a model.
 
-It is any NNX module that maps `pixel_values`, normalised floats (b, h, w, channels), to an output
-with `.logits`, (b, h2, w2, labels). Everything else is read from its `config`, if it has one.
+A model is any NNX module that maps `pixel_values`, normalised floats (b, h, w, channels), to an
+output with `.logits`, (b, h2, w2, labels). Everything else is read from its `config`, if any.
 """
 
 import inspect
@@ -28,11 +28,12 @@ class Interface:
     """The properties of a model that its users need.
 
     Attributes:
-        id2label: the classes.
-        num_channels: of the input; 3 without a config.
-        minimum_size: smallest side of the input, in pixels; 1 without a config.
-        dtype: type of its matrix products.
-        logits_shape: (height, width, labels) of the logits for a picture of a height and width.
+        id2label: class names by index.
+        num_channels: channels of the input; 3 if the model has no config.
+        minimum_size: smallest side of the input, in pixels; 1 if the model has no config.
+        dtype: type of the model's matrix products.
+        logits_shape: maps the height and width of a picture to the (height, width, labels) of its
+            logits.
     """
 
     id2label: Mapping[int, str]
@@ -50,15 +51,16 @@ class Interface:
 def interface_of(
     model: nnx.Module, *, size: tuple[int, int], id2label: Mapping[int, str] | None = None
 ) -> Interface:
-    """The interface of a model, found without computing anything.
+    """Finds the interface of a model without running it.
 
     Args:
-        model: in eval mode.
+        model: a model in eval mode.
         size: height and width of a possible input.
-        id2label: the classes, if the model has no `config` with them; by default LABEL_i.
+        id2label: class names; None: those of the model's `config`, or LABEL_i without one.
 
     Raises:
-        ValueError: it gives no logits (b, h, w, labels), or those of another number of classes.
+        ValueError: the model's output has no logits (b, h, w, labels), or their number of classes
+            differs from the names.
     """
     config = getattr(model, "config", None)
     channels = getattr(config, "num_channels", 3)
@@ -83,13 +85,13 @@ def interface_of(
 
 
 def matmul_dtype(model: nnx.Module) -> np.dtype:
-    """What a SegFormer in the model multiplies in; float32 where there is none."""
+    """Returns the type of matrix products of the SegFormer in a model; float32 without one."""
     encoders = (part for _, part in nnx.iter_modules(model) if isinstance(part, SegformerModel))
     return next((encoder.dtype for encoder in encoders), jnp.dtype(jnp.float32))
 
 
 def in_use(model: nnx.Module) -> nnx.Module:
-    """A copy for use alone, in eval mode: folded where it is SegFormer's, else as it is written."""
+    """Returns a model for inference, in eval mode: a SegFormer folded, any other one copied."""
     if isinstance(model, SegformerForSemanticSegmentation):
         return model.folded()
     if not isinstance(model, nnx.Module):
@@ -102,14 +104,14 @@ def in_use(model: nnx.Module) -> nnx.Module:
 def logits_of(
     model: Any, pixel_values: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
 ) -> Float[Array, "b _ _ labels"]:
-    """The logits; `rngs` goes to a model whose call has such an argument."""
+    """Returns the logits; `rngs` is passed if the model's call has such an argument."""
     if rngs is not None and "rngs" in inspect.signature(type(model).__call__).parameters:
         return model(pixel_values, rngs=rngs).logits
     return model(pixel_values).logits
 
 
 def _is_segformers(model: Any) -> bool:
-    """Whether what sets the logits' shape is the library's own, so that the config tells it."""
+    """Whether all layers that set the logits' shape are the library's, so the config gives it."""
     if type(model) is not SegformerForSemanticSegmentation:
         return False
     head = model.decode_head

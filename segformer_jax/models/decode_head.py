@@ -2,9 +2,9 @@
 
 The paper projects each feature map to D channels, upsamples all to 1/4 of the picture, concatenates
 them and fuses the 4·D channels by a 1 × 1 convolution. Upsampling is linear and acts on each
-channel by itself, so it commutes with both 1 × 1 maps: fuse(concat(up(x_i P_i))) is the sum of
-up(x_i (P_i F_i)), F_i being the rows of the fuse kernel that meet stage i. The wide map at 1/4
-never exists, and most of the arithmetic goes with it. Parameters stay the paper's.
+channel separately, so it commutes with both 1 × 1 maps: fuse(concat(up(x_i P_i))) is the sum of
+up(x_i (P_i F_i)), where F_i are the rows of the fuse kernel for stage i. The concatenated map at
+1/4 is never computed, which saves most of the arithmetic. The parameters are still the paper's.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from segformer_jax.models.layers import BatchNorm, Dropout, Linear
 
 
 class StageProjection(nnx.Module):
-    """The linear map of one stage's channels, one level down, where HF's files have it."""
+    """Wraps the linear map of one stage's channels, so that it is named as in HF's files."""
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         self.proj = Linear(
@@ -37,7 +37,7 @@ class StageProjection(nnx.Module):
 
 
 class SegformerDecodeHead(nnx.Module):
-    """Feature maps in, logits at the first one's size out; HF's `SegformerDecodeHead`."""
+    """Maps feature maps to logits at the size of the first one; HF's `SegformerDecodeHead`."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class SegformerDecodeHead(nnx.Module):
 
     @property
     def foldable(self) -> bool:
-        """Whether every part is the library's own: of another, parameters don't tell what it does.
+        """Whether every part is the library's own, so that its parameters define what it computes.
 
-        A bias more or less is another part too: folding counts on those that HF's head has.
+        An added or missing bias counts as another part too: folding needs those of HF's head.
         """
         if any(type(projection) is not StageProjection for projection in self.linear_projections):
             return False
@@ -92,7 +92,7 @@ class SegformerDecodeHead(nnx.Module):
         )
 
     def _as_written(self, hidden_states: Sequence[Array], rngs: nnx.Rngs | None) -> Array:
-        """The paper's way, part by part."""
+        """Computes the logits part by part, as the paper describes it."""
         first, *others = (
             project(x) for project, x in zip(self.linear_projections, hidden_states, strict=True)
         )
@@ -102,7 +102,7 @@ class SegformerDecodeHead(nnx.Module):
         return self.classifier(x)
 
     def folded(self) -> "FoldedDecodeHead":
-        """The same function with every product of parameters taken, BatchNorm's among them."""
+        """Returns an equivalent head with all products of parameters computed, even BatchNorm's."""
         kernels, bias = self._folded()
         return FoldedDecodeHead(
             kernels=kernels, bias=bias, dropout=self.dropout, classifier=self.classifier
@@ -126,7 +126,7 @@ class SegformerDecodeHead(nnx.Module):
 
 
 class FoldedDecodeHead(nnx.Module):
-    """A decode head ready for use: one kernel per stage, one bias, ReLU, classifier."""
+    """A decode head for inference: one kernel per stage, one bias, ReLU, classifier."""
 
     def __init__(
         self, *, kernels: Sequence[Array], bias: Array, dropout: Dropout, classifier: Linear
@@ -151,7 +151,7 @@ def _decode(
     classifier: Linear,
     rngs: nnx.Rngs | None,
 ) -> Array:
-    """The logits by one kernel per stage, one bias, ReLU and the classifier."""
+    """Computes the logits by one kernel per stage, one bias, ReLU and the classifier."""
     dtype = classifier.dtype
     if dropout.deterministic or not dropout.rate:
         assert classifier.bias is not None
@@ -163,7 +163,7 @@ def _decode(
 
 
 def _fuse(hidden_states: Sequence[Array], kernels: Sequence[Array], dtype) -> Array:
-    """The sum over stages of up(x_i K_i), at the first stage's size."""
+    """Returns the sum over stages of up(x_i K_i), at the first stage's size."""
     first, *others = (
         ops.linear(x, kernel, None, dtype=dtype)
         for x, kernel in zip(hidden_states, kernels, strict=True)

@@ -1,4 +1,4 @@
-"""The Mix Transformer encoder (paper, section 3.1), a stage at a time. NHWC throughout."""
+"""The layers and stages of the Mix Transformer encoder (paper, section 3.1), all NHWC."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from segformer_jax.models.layers import Conv, DepthwiseConv, Dropout, LayerNorm,
 
 
 class OverlapPatchEmbeddings(nnx.Module):
-    """Shrinks the grid by a convolution whose patches overlap, so that borders are kept whole."""
+    """Shrinks the grid by a convolution whose patches overlap, to preserve local continuity."""
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         size, width = config.patch_sizes[stage], config.hidden_sizes[stage]
@@ -36,7 +36,7 @@ class OverlapPatchEmbeddings(nnx.Module):
 
 
 class SequenceReduction(nnx.Module):
-    """Shrinks keys and values `sr_ratio` times per side; leftover rows and columns drop out."""
+    """Shrinks keys and values `sr_ratio` times per side; leftover rows and columns are dropped."""
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         ratio, width = config.sr_ratios[stage], config.hidden_sizes[stage]
@@ -87,13 +87,13 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
         b, h, w, c = x.shape
         small = x if self.sequence_reduction is None else self.sequence_reduction(x)
-        q, k, v = (  # two reshapes: Explicit meshes take none that merges and splits at once
-            y.reshape(b, -1, c).reshape(b, -1, self.heads, c // self.heads)  # n or k, heads, d
+        q, k, v = (  # two reshapes: Explicit meshes allow none that merges and splits axes at once
+            y.reshape(b, -1, c).reshape(b, -1, self.heads, c // self.heads)  # (b, n|k, heads, d)
             for y in (self.q_proj(x), self.k_proj(small), self.v_proj(small))
         )
         dropping = self.dropout.rate > 0 and not self.dropout.deterministic
         weights = None
-        if output_attentions or dropping:  # HF returns the dropped ones too
+        if output_attentions or dropping:  # HF too returns the weights after dropout
             weights = ops.attention_weights(q, k, dtype=self.dtype)
             weights = self.dropout(weights, rngs=rngs)
         if dropping:
@@ -105,7 +105,7 @@ class Attention(nnx.Module):
 
 
 class MixFFN(nnx.Module):
-    """An MLP with a depthwise convolution inside, which tells every token where it is."""
+    """An MLP with a depthwise convolution inside, which provides positional information."""
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         width, stddev = config.hidden_sizes[stage], config.initializer_range
@@ -129,7 +129,7 @@ class MixFFN(nnx.Module):
 
 
 class PositionalConv(nnx.Module):
-    """The depthwise convolution, one level down, where HF's files have it: `dwconv.dwconv`."""
+    """Wraps the depthwise convolution, so that it is named as in HF's files: `dwconv.dwconv`."""
 
     def __init__(self, channels: int, *, stddev: float, param_dtype, rngs: nnx.Rngs):
         self.dwconv = DepthwiseConv(channels, stddev=stddev, param_dtype=param_dtype, rngs=rngs)
@@ -139,7 +139,7 @@ class PositionalConv(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and Mix-FFN, each behind a LayerNorm and around a skip connection."""
+    """Attention and Mix-FFN, each after a LayerNorm and with a skip connection."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Block(nnx.Module):
         self.layernorm_before = LayerNorm(width, param_dtype=param_dtype)
         self.attention = Attention(config, stage, **options)
         self.hidden_dropout = Dropout(config.hidden_dropout_prob)
-        self.drop_path = Dropout(drop_path, broadcast_dims=(1, 2, 3))  # a whole picture or none
+        self.drop_path = Dropout(drop_path, broadcast_dims=(1, 2, 3))  # drops whole pictures
         self.layernorm_after = LayerNorm(width, param_dtype=param_dtype)
         self.mlp = MixFFN(config, stage, **options)
 
@@ -176,7 +176,7 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """One level of the hierarchy: a smaller grid, its blocks, a last norm."""
+    """One stage of the encoder: patch embeddings, blocks and a final LayerNorm."""
 
     def __init__(self, config: SegformerConfig, stage: int, *, dtype, param_dtype, rngs: nnx.Rngs):
         options: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -201,7 +201,7 @@ class Stage(nnx.Module):
         attentions = []
         remat = self.gradient_checkpointing and not self.deterministic
         for block in self.blocks:
-            if remat:  # positional arguments only: nnx.remat knows no others
+            if remat:  # nnx.remat accepts positional arguments only
                 x, weights = nnx.remat(_apply, static_argnums=2)(block, x, output_attentions, rngs)
             else:
                 x, weights = block(x, output_attentions=output_attentions, rngs=rngs)

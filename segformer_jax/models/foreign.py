@@ -1,4 +1,4 @@
-"""Checks that every layer of a model is SegFormer's and as in its config, before saving."""
+"""Checks, before saving, that every layer of a model is SegFormer's own and fits its config."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from segformer_jax.models.segformer import (
 
 MODELS = (SegformerModel, SegformerForImageClassification, SegformerForSemanticSegmentation)
 ABSENT = object()
-FREE = {  # how a layer computes or is trained, which changes no file
+FREE = {  # not compared: how a layer computes or is trained, which changes no file
     *("config", "dtype", "rngs", "rate", "broadcast_dims"),
     *("deterministic", "use_running_average", "gradient_checkpointing"),
 }
 
 
 def refuse_foreign(model: Any, writer: str, *, instead: str) -> None:
-    """Raises a ValueError where a model has a part that is not SegFormer's own, and names it.
+    """Raises a ValueError that names the part of a model that is not SegFormer's own, if any.
 
     Args:
-        model: to be written.
-        writer: who can't say it.
-        instead: what can be done.
+        model: the model to be written.
+        writer: what can't write it, for the start of the message.
+        instead: what to do instead, for the end of the message.
     """
     found = foreign_parts(model)
     if found:
@@ -40,12 +40,12 @@ def refuse_foreign(model: Any, writer: str, *, instead: str) -> None:
 
 
 def in_short(parts: list[str]) -> str:
-    """The first of them, and how many more there are."""
+    """Returns the first part, and how many more there are."""
     return parts[0] + (f" (and {len(parts) - 1} more)" if len(parts) > 1 else "")
 
 
 def foreign_parts(model: Any) -> list[str]:
-    """What of a model is not as its config says, a line each: "TYPE at PATH", "PATH of shape …"."""
+    """Lists the parts of a model that differ from its config: "TYPE at PATH", "PATH of shape …"."""
     if type(model) not in MODELS:
         return [f"a {type(model).__name__}"]
     folded = isinstance(getattr(model, "decode_head", None), FoldedDecodeHead)

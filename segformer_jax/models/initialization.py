@@ -10,12 +10,13 @@ from segformer_jax.models.layers import Conv, DepthwiseConv, Linear
 
 
 def paper_init(module: nnx.Module, *, rngs: nnx.Rngs) -> None:
-    """Draws all kernels of a model anew, in place, as the paper's authors trained from scratch.
+    """Redraws all kernels of a model in place, as the paper's authors do to train from scratch.
 
-    Linear kernels are normal(0, 0.02) cut off at two standard deviations; convolutions, the
-    decoder's 1 × 1 ones among them, are normal(0, √(2/fan_out)), fan_out counting the outputs of
-    one group over the whole window. Biases are 0 and norms the identity already. HF's way, which a
-    constructor takes, is normal(0, `config.initializer_range`) for all.
+    Linear kernels are normal(0, 0.02), truncated at two standard deviations. Convolution kernels,
+    including the decoder's 1 × 1 ones, are normal(0, √(2/fan_out)); fan_out is the number of
+    outputs of one group times the number of places in the window. Biases and norms stay as the
+    constructors make them: 0 and the identity. HF's initialisation, which the constructors use, is
+    normal(0, `config.initializer_range`) for all kernels.
     """
     for path, layer in nnx.iter_modules(module):
         if not isinstance(layer, Linear | Conv | DepthwiseConv):
@@ -31,5 +32,5 @@ def paper_init(module: nnx.Module, *, rngs: nnx.Rngs) -> None:
 
 
 def _is_convolution(path: tuple) -> bool:
-    """The decode head's fuse and classifier are convolutions in the paper, dense layers here."""
+    """Whether a linear layer is a convolution in the paper: the decode head's fuse, classifier."""
     return "linear_fuse" in path or path[-2:] == ("decode_head", "classifier")

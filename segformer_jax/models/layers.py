@@ -1,4 +1,4 @@
-"""The layers that hold parameters: a kernel, a bias, and which operation applies them."""
+"""The layers: each holds its parameters and applies an operation of `ops`."""
 
 import math
 from functools import partial
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from segformer_jax import ops
 
-EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` is read by nothing, in HF too
-BLOCK = 1 << 16  # random numbers that are drawn at once
+EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` has no effect, as in HF
+BLOCK = 1 << 16  # random numbers drawn at once
 MOMENTUM = 0.1  # of BatchNorm, in torch's sense
 
 
@@ -40,7 +40,7 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A strided convolution, kernel (size, size, inputs, outputs), zeros on both sides alike."""
+    """A strided convolution, kernel (size, size, inputs, outputs), symmetric zero padding."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Conv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """A 3 × 3 convolution of each channel by itself, kernel (3, 3, 1, channels)."""
+    """A 3 × 3 convolution of each channel separately, kernel (3, 3, 1, channels)."""
 
     def __init__(self, channels: int, *, stddev: float = 0.02, param_dtype=jnp.float32, rngs):
         self.kernel = nnx.Param(_normal(rngs, (3, 3, 1, channels), stddev, param_dtype))
@@ -82,7 +82,7 @@ class DepthwiseConv(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the channels; epsilon 1e-5 and an exact variance, as torch's."""
+    """LayerNorm over the channels, with epsilon 1e-5 and an exact variance, as in torch."""
 
     def __init__(self, channels: int, *, param_dtype=jnp.float32):
         self.scale = nnx.Param(jnp.ones(channels, param_dtype))
@@ -93,11 +93,12 @@ class LayerNorm(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """torch's `BatchNorm2d`: batch statistics in training, running ones in use.
+    """torch's `BatchNorm2d`: batch statistics in train mode, running statistics in eval mode.
 
-    The running variance takes the unbiased variance of the batch, and `num_batches_tracked` counts
-    the training steps, as in torch. Statistics are kept in float32 or wider; the count is one of
-    them, exact up to 16.7 million steps, because `nnx.grad` of a model takes floats alone.
+    The running variance is updated with the unbiased variance of the batch, and
+    `num_batches_tracked` counts the training steps, as in torch. Statistics are kept in float32 or
+    wider. So is the count, which is exact up to 16.7 million steps: `nnx.grad` of a model accepts
+    only floats.
     """
 
     def __init__(self, channels: int, *, param_dtype=jnp.float32):
@@ -146,17 +147,17 @@ class BatchNorm(nnx.Module):
     def affine(
         self, mean: Float[Array, " c"], var: Float[Array, " c"]
     ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-        """The scale and shift that normalising by these statistics amounts to."""
+        """Returns the scale and shift that are equivalent to normalising by these statistics."""
         scale = self.scale[...].astype(var.dtype) * ops.inverse_deviation(var, epsilon=EPSILON)
         return scale, self.bias[...].astype(var.dtype) - mean * scale
 
 
 class Dropout(nnx.Module):
-    """`nnx.Dropout`, but for the generator: rate 0 and eval mode do nothing.
+    """`nnx.Dropout` with another random generator; it has no effect at rate 0 or in eval mode.
 
     Args:
-        rate: the probability that a value becomes 0; the others grow by 1 / (1 - rate).
-        broadcast_dims: the axes along which one number decides for all.
+        rate: the probability that a value becomes 0; others are multiplied by 1 / (1 - rate).
+        broadcast_dims: the axes along which all values share one random number.
     """
 
     def __init__(self, rate: float, *, broadcast_dims: tuple[int, ...] = ()):
@@ -164,10 +165,10 @@ class Dropout(nnx.Module):
         self.deterministic = False
 
     def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
-        """Draws from the stream `dropout` of rngs.
+        """Drops values, by random numbers from the stream `dropout` of `rngs`.
 
         Raises:
-            ValueError: train mode, a rate and no rngs.
+            ValueError: `rngs` is missing in train mode with a rate above 0.
         """
         if self.rate == 0 or self.deterministic:
             return x
@@ -192,7 +193,7 @@ class Dropout(nnx.Module):
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float, dtype) -> Array:
-    """Normal numbers drawn in blocks of one size: every other shape would be compiled anew."""
+    """Draws normal numbers in blocks of one size, because every new shape would be compiled."""
     key, count, dtype = rngs.params(), math.prod(shape), jnp.dtype(dtype)
     indices = np.arange(-(-count // BLOCK))
     if isinstance(key, jax.core.Tracer):

@@ -15,15 +15,15 @@ def segmentation_loss(
     labels: Int[Array | np.ndarray, "b H W"],
     config: SegformerConfig,
 ) -> Float[Array, ""]:
-    """Cross entropy at the labels' size, as `SegformerForSemanticSegmentation` of HF.
+    """Computes the cross entropy at the labels' size, as HF's `SegformerForSemanticSegmentation`.
 
-    The mean runs over the pixels that are not `semantic_loss_ignore_index`. Where torch gives NaN,
-    because all are ignored, this is 0. With one label it is the binary cross entropy of labels 0
-    and 1, ignored pixels counting as 0 in a mean over **all** pixels, as in HF.
+    The mean is over the pixels that are not `semantic_loss_ignore_index`. If all are ignored, the
+    loss is 0, where torch returns NaN. With one label it is the binary cross entropy of labels 0
+    and 1; ignored pixels count as 0 in a mean over **all** pixels, as in HF.
 
     Raises:
-        ValueError: labels of another type or shape; a label outside the classes, seen where labels
-            are concrete, not under a trace.
+        ValueError: labels have a wrong type or shape, or one is outside the classes; values are
+            checked only if labels are concrete, not under a trace.
     """
     check_label_map(labels, len(logits))
     ignore = config.semantic_loss_ignore_index
@@ -44,14 +44,15 @@ def classification_loss(
     labels: Num[Array | np.ndarray, "b *labels"],
     config: SegformerConfig,
 ) -> Float[Array, ""]:
-    """Regression, one-of-many or many-of-many, as `config.problem_type` says.
+    """Computes the loss of a regression, or of single-label or multi-label classification.
 
-    Left at None it is read off as HF does: one label is a regression (mean squared error), integer
-    labels are classes (cross entropy), others are independent probabilities (binary cross entropy).
+    `config.problem_type` selects it. None infers it as HF does: one label is a regression (mean
+    squared error), integer labels are classes (cross entropy), others are independent probabilities
+    (binary cross entropy).
 
     Raises:
-        ValueError: a class outside 0…num_labels-1 (seen where labels are concrete); a shape that
-            the problem does not have.
+        ValueError: a class is outside 0…num_labels-1 (checked only if labels are concrete), or the
+            labels' shape does not suit the problem.
     """
     logits = logits.astype(ops.at_least_float32(logits.dtype))
     problem = config.problem_type or _problem_type(labels, config.num_labels)
@@ -85,7 +86,7 @@ def _binary_cross_entropy(logits: Array, target: Array) -> Array:
 
 
 def check_label_map(labels: Array | np.ndarray, batch: int) -> None:
-    """Raises unless labels are integers, (b, H, W) for a batch of b pictures."""
+    """Raises a ValueError unless labels are integers, (b, H, W) for a batch of b pictures."""
     shape, kind = np.shape(labels), jnp.result_type(labels)
     if not jnp.issubdtype(kind, jnp.integer):
         raise ValueError(f"labels must be integers (class indices), got {kind}")
@@ -94,7 +95,7 @@ def check_label_map(labels: Array | np.ndarray, batch: int) -> None:
 
 
 def check_labels(labels: Array | np.ndarray, num_labels: int, ignore_index: int) -> None:
-    """Raises where concrete labels are neither a class nor ignored; a trace can't be looked at."""
+    """Raises a ValueError if a label is neither a class nor ignored; traced ones aren't checked."""
     if isinstance(labels, jax.core.Tracer):
         return
     values = np.unique(np.asarray(labels))

@@ -1,4 +1,4 @@
-"""What the models return: frozen, and pytrees, so that they can leave `jax.jit`."""
+"""The outputs of the models: frozen dataclasses that are pytrees, so `jax.jit` can return them."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ class SegformerModelOutput:
     """The encoder's feature pyramid.
 
     Attributes:
-        last_hidden_state: the last feature map, (b, h, w, c); (b, h·w, c) when the config says
+        last_hidden_state: the last feature map, (b, h, w, c); (b, h·w, c) if the config has
             `reshape_last_stage=False`.
-        hidden_states: one map per stage after its LayerNorm, at 1/4, 1/8, 1/16, 1/32 of the
-            picture as standard (`config.feature_strides`), `config.hidden_sizes` wide.
+        hidden_states: one map per stage, after its LayerNorm, with `config.hidden_sizes` channels,
+            by default at 1/4, 1/8, 1/16, 1/32 of the picture's size (`config.feature_strides`).
         attentions: with `output_attentions`, one (b, heads, h·w, keys) per block.
     """
 
@@ -45,7 +45,7 @@ class SemanticSegmenterOutput:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ImageClassifierOutput:
-    """Logits of every class, before any softmax; the rest as `SemanticSegmenterOutput`."""
+    """Logits of every class, before any softmax; the rest as in `SemanticSegmenterOutput`."""
 
     logits: Float[Array, "b labels"]
     loss: Float[Array, ""] | None = None

@@ -108,7 +108,7 @@ class SegformerModel(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> SegformerModelOutput:
-        """The feature pyramid of normalised pictures, (b, h, w, channels), h and w ≥ 29.
+        """Computes the feature maps of normalised pictures, (b, h, w, channels), h and w ≥ 29.
 
         Raises:
             ValueError: the pixels are NCHW or integers, the number of channels is wrong, a side is
@@ -127,7 +127,7 @@ class SegformerModel(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b _ _ _"], ...] | None]:
-        """The feature maps, always as grids (b, h, w, c), and the attentions."""
+        """Computes the feature maps, always as grids (b, h, w, c), and the attentions."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         check_pixel_values(pixel_values, self.config)
@@ -171,14 +171,15 @@ class SegformerForSemanticSegmentation(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> SemanticSegmenterOutput:
-        """The logits of normalised pictures, and the loss if labels are given.
+        """Computes the logits of normalised pictures, and the loss if labels are given.
 
         Args:
             pixel_values: (b, h, w, channels), as `SegformerImageProcessor` returns them.
             labels: class indices, or `config.semantic_loss_ignore_index` (255) for pixels to
                 ignore; of any size, usually the picture's.
-            output_hidden_states: also return the encoder's feature maps; None: as in the config.
-            output_attentions: also return every block's attention; None: as in the config.
+            output_hidden_states: also return the encoder's feature maps; None uses the config's
+                value.
+            output_attentions: also return every block's attention; None uses the config's value.
             rngs: random numbers for dropout in train mode: `nnx.Rngs(dropout=seed)` or a
                 `jax.random.key`; None uses the stream that the model was made with, if any.
 
@@ -197,7 +198,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
         return SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
 
     def folded(self) -> "SegformerForSemanticSegmentation":
-        """The same function for inference only, with products of parameters computed once.
+        """Returns an equivalent model for inference only, with products of parameters precomputed.
 
         Its parameters are not HF's, so it can be neither saved nor trained. A decode head of
         another type, or with a part of another type, is not changed.
@@ -251,10 +252,10 @@ class SegformerForImageClassification(_Pretrained):
         output_attentions: bool | None = None,
         rngs: Randomness = None,
     ) -> ImageClassifierOutput:
-        """The logits of normalised pictures, and the loss of `config.problem_type` for labels.
+        """Computes the logits, and for labels the loss that `config.problem_type` selects.
 
         Args:
-            pixel_values: (b, h, w, channels), NHWC.
+            pixel_values: normalised pictures, (b, h, w, channels).
             labels: (b,) class indices or numbers, or (b, num_labels) probabilities.
             output_hidden_states: as in `SegformerForSemanticSegmentation`.
             output_attentions: as in `SegformerForSemanticSegmentation`.
@@ -275,14 +276,14 @@ class SegformerForImageClassification(_Pretrained):
 
 
 def model_class(config: SegformerConfig) -> type[_Pretrained]:
-    """The class named first in a config's `architectures`; by default segmentation."""
+    """Returns the class named first in a config's `architectures`; by default segmentation."""
     named = config.extra.get("architectures") or [""]
     others = (SegformerModel, SegformerForImageClassification)
     return next((c for c in others if c.__name__ == named[0]), SegformerForSemanticSegmentation)
 
 
 def _streams(rngs: Randomness) -> nnx.Rngs | None:
-    """Streams of random numbers; a key becomes the stream `dropout`."""
+    """Returns streams of random numbers; a key becomes the stream `dropout`."""
     return nnx.Rngs(dropout=rngs) if isinstance(rngs, jax.Array) else rngs
 
 

@@ -16,15 +16,15 @@ from segformer_jax.models.segformer import (
 
 
 def summarize(config: SegformerConfig, height: int, width: int) -> dict[str, Any]:
-    """Layers, parameters, multiply-adds and labels of the model that the config is of.
+    """Returns the layers, parameters, multiply-adds and labels of the model of a config.
 
     Returns:
         `architecture`, `layers` (name, output shape, parameters), `parameters`, `size`,
-        `multiply_adds_usual` (as the paper writes the decoder), `multiply_adds` (as it is computed
-        here), `labels` (none of the encoder alone).
+        `multiply_adds_usual` (with the decoder as in the paper), `multiply_adds` (with the decoder
+        as this library computes it), `labels` (empty for the encoder alone).
 
     Raises:
-        ValueError: a side under `config.minimum_size`.
+        ValueError: a side is below `config.minimum_size`.
     """
     cls: Any = model_class(config)
     decoded = cls is SegformerForSemanticSegmentation

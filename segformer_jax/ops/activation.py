@@ -13,7 +13,7 @@ from segformer_jax.ops.dispatch import Form, operation
 
 
 def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x·Φ(x), exact, by erf as in torch."""
+    """Returns x·Φ(x), computed exactly with erf, as in torch."""
     return x * _normal_cdf(x)
 
 
@@ -29,7 +29,7 @@ def _normal_cdf(x):
     return half + half * lax.erf(x * np.asarray(0.5**0.5, x.dtype))
 
 
-_everywhere = Form(_gelu, jvp=_gelu_jvp)  # with the slope as one formula, erf shared
+_everywhere = Form(_gelu, jvp=_gelu_jvp)  # value and derivative share one erf
 gelu = operation(_gelu, cpu=_everywhere, gpu=_everywhere, tpu=_everywhere)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

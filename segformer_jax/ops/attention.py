@@ -21,7 +21,7 @@ from segformer_jax.ops.dispatch import (
 from segformer_jax.ops.rows import plain_max, plain_sum, row_max, row_sum
 
 SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
-SCORES_AT_ONCE = 1 << 28  # the same elsewhere, over all heads and pictures: 1 GB
+SCORES_AT_ONCE = 1 << 28  # over all heads and pictures, on GPU, TPU and in training: 1 GB
 
 
 def _attention(
@@ -43,11 +43,12 @@ def _attention(
 
 
 def _on_cpu(q, k, v, *, dtype):
-    return _by_chunks(q, k, v, dtype=at_least_float32(dtype))  # heads are too narrow for halves
+    # a head has too few channels for 16-bit products to be faster
+    return _by_chunks(q, k, v, dtype=at_least_float32(dtype))
 
 
 def _jvp_on_cpu(primals, tangents, *, dtype):
-    """Training keeps the weights of all queries anyway, and is faster with them in one piece."""
+    """Computes all weights at once if they fit, which is faster; training keeps them anyway."""
     way = _by_chunks if _is_large(*primals[:2]) else _at_once
     return derivative_of(way)(primals, tangents, dtype=at_least_float32(dtype))
 
@@ -64,7 +65,7 @@ def _on_tpu(q, k, v, *, dtype):
 
 
 def _in_pieces(whole, q, k, v, dtype):
-    """What is larger than memory a head, or a few queries of every picture, at a time."""
+    """Computes large attentions in pieces: by head, or by some queries of all pictures."""
     if not _is_large(q, k):
         return whole(q, k, v, dtype=dtype)
     if batch_is_local(q.shape[0]):
@@ -84,10 +85,10 @@ def _is_large(q, k):
 
 
 def _sum_as_channel(q, k, v, *, dtype):
-    """The sum of the weights is one more channel of the values, and the maximum a step of its own.
+    """Computes the sum of the weights as one more channel of the values, the maximum separately.
 
-    Otherwise XLA makes one fusion of maximum, exponential and sum, in which every weight costs
-    three times as much, and the weights go through the slow memory once more.
+    Otherwise XLA fuses maximum, exponential and sum. In that fusion every weight costs three times
+    as much, and the weights go through the slow memory once more.
     """
     scores = _scores(q, k, dtype)
     largest = lax.optimization_barrier(lax.stop_gradient(scores.max(-1, keepdims=True)))
@@ -102,9 +103,9 @@ def _sum_as_channel(q, k, v, *, dtype):
 
 
 def _by_chunks(q, k, v, *, dtype):
-    """One head and one run of queries after another: plain 2-D matmuls, bounded memory.
+    """Computes one head and one chunk of queries at a time: plain 2-D matmuls, bounded memory.
 
-    Of one picture after another where the batch is local, of all side by side otherwise.
+    If the batch is local, its pictures are computed one after another, otherwise all in parallel.
     """
     if not batch_is_local(q.shape[0]):
         one = partial(_by_chunks_of_one, dtype=dtype)
@@ -137,7 +138,7 @@ def _by_chunks_of_one(q, k, v, *, dtype):
 
 
 def _at_once(q, k, v, *, dtype):
-    """Two matmuls per head and picture, batched; the weights are kept."""
+    """Computes two batched matmuls for all heads and pictures; the weights are kept."""
     b, _, heads, d = q.shape
     given, wide = v.dtype, at_least_float32(q.dtype)
     q = q * np.asarray(d**-0.5, q.dtype)
@@ -158,14 +159,14 @@ def _scores(q, k, dtype):
 
 
 def _exponentials(q, k, dtype, row_max=plain_max, row_sum=plain_sum):
-    """exp(score - largest score) as (b, heads, n, k), and its sum over k."""
+    """Returns exp(score - largest score), (b, heads, n, k), and its sum over k."""
     scores = _scores(q, k, dtype)
     weights = jnp.exp(scores - lax.stop_gradient(row_max(scores)))
     return weights, row_sum(weights)
 
 
 def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
-    """Whether cuDNN's fused attention can be traced: it raises anywhere but on NVIDIA's GPUs."""
+    """Whether cuDNN's fused attention can be traced; without an NVIDIA GPU, tracing it raises."""
     try:
         device = jax.local_devices(backend="gpu")[0]
     except RuntimeError:
@@ -187,7 +188,7 @@ attention = operation(
 def _attention_weights(
     q: Float[Array, "b n heads d"], k: Float[Array, "b k heads d"], *, dtype: DTypeLike
 ) -> Float[Array, "b heads n k"]:
-    """What each query takes of each key; rows sum to 1."""
+    """Returns the softmax weight of each key for each query; rows sum to 1."""
     weights, total = _exponentials(q, k, dtype)
     return (weights / total).astype(q.dtype)
 

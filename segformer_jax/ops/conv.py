@@ -20,7 +20,7 @@ def _convolved(
     padding: int,
     dtype: DTypeLike,
 ) -> Float[Array, "b h2 w2 o"]:
-    """XLA's convolution, operands in `dtype`, the result in the type of x."""
+    """Calls XLA's convolution with operands in `dtype`; the result has the type of x."""
     return lax.conv_general_dilated(
         x.astype(dtype),
         kernel.astype(dtype),
@@ -32,7 +32,7 @@ def _convolved(
 
 
 def _on_cpu(x, kernel, *, stride, padding, dtype):
-    """XLA's convolution is fast there in float32, and knows nothing else."""
+    """Uses matmuls for small 16-bit kernels: XLA's CPU convolution supports only float32 well."""
     halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
     way = _by_taps if halves else _convolved
     return _patches_or(way)(x, kernel, stride=stride, padding=padding, dtype=dtype)
@@ -44,7 +44,7 @@ def _on_tpu(x, kernel, *, stride, padding, dtype):
 
 
 def _tangent_on_cpu(primals, tangents, *, stride, **options):
-    """As matmuls: XLA's convolution is fast forwards there, and slow transposed."""
+    """Uses matmuls: on a CPU, XLA's convolution is fast, but its transpose is slow."""
     x, kernel = primals
     way = _by_matmuls(x.shape[-1], kernel.shape[0], stride)
     return _tangent(way, primals, tangents, stride=stride, **options)
@@ -57,7 +57,10 @@ def _tangent(way, primals, tangents, **options):
 
 
 def _patches_or(way: Callable) -> Callable:
-    """`way`, but where kernel and stride agree: matmuls of the patches' rows, whole in memory."""
+    """Returns `way`, except that `_by_patches` is used if the kernel size equals the stride.
+
+    Each row of such a patch is contiguous in memory.
+    """
 
     def convolve(x, kernel, *, stride, padding, dtype):
         if kernel.shape[0] == stride and not padding:
@@ -70,21 +73,21 @@ def _patches_or(way: Callable) -> Callable:
 def _by_patches(x, kernel, *, dtype):
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
-    h, w = h // k, w // k  # leftovers at the end drop
+    h, w = h // k, w // k  # incomplete patches at the end are dropped
     x = x[:, : h * k, : w * k].reshape(b, h, k, w, k * c)
     kernels = kernel.reshape(k, k * c, out)
     return reduce(jnp.add, (dot(x[:, :, i], kernels[i], dtype=dtype) for i in range(k)))
 
 
 def _by_matmuls(channels: int, size: int, stride: int) -> Callable:
-    """Few taps as one matmul, a wide kernel over few channels folded."""
+    """Selects `_by_taps` for small kernels, `_by_cells` for wide ones of few channels, or XLA's."""
     if size <= 3:
         return _by_taps
     return _by_cells if size <= 2 * stride and channels < 16 else _convolved
 
 
 def _by_taps(x, kernel, *, stride, padding, dtype):
-    """The k·k strided views of the picture side by side, and one matmul."""
+    """Concatenates the k·k strided views of the picture, and computes one matmul."""
     _, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
@@ -98,14 +101,14 @@ def _by_taps(x, kernel, *, stride, padding, dtype):
 
 
 def _by_cells(x, kernel, *, stride, padding, dtype):
-    """Stride × stride pixels become the channels of a cell; then 2 × 2 cells, one matmul."""
+    """Makes stride × stride pixels the channels of a cell; one matmul then takes 2 × 2 cells."""
     b, h, w, c = x.shape
     k, _, _, out = kernel.shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (h, w))
     after = [
         (side + 1) * stride - padding - old for side, old in zip((h, w), x.shape[1:3], strict=True)
     ]
-    x = lax.pad(  # negative: rows and columns that no kernel reaches
+    x = lax.pad(  # negative padding removes rows and columns that no kernel reaches
         x,
         jnp.zeros((), x.dtype),
         ((0, 0, 0), (padding, after[0], 0), (padding, after[1], 0), (0, 0, 0)),
@@ -137,7 +140,7 @@ def _conv(
     padding: int,
     dtype: DTypeLike,
 ) -> Float[Array, "b h2 w2 o"]:
-    """A strided convolution with `padding` zeros on every side, and torch's rounding down."""
+    """Computes a strided convolution with `padding` zeros per side; sizes round down as torch's."""
     y = convolved(x, kernel, stride=stride, padding=padding, dtype=dtype)
     return y + along_channels(bias, y)
 

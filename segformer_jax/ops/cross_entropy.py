@@ -22,14 +22,14 @@ class Weighting:
     """How the losses of all labels become one number, as in `torch.nn.functional.cross_entropy`.
 
     Attributes:
-        ignore: the label that counts for nothing.
+        ignore: the label that is ignored.
         class_weights: one factor per class; None is 1 for each.
         smoothing: the share of a label that is spread over all classes.
         denominator: what the sum of the losses is divided by. "valid": the summed weights of the
-            labels that are not ignored, as torch, HF, and mmsegmentation 1.2 with `avg_non_ignore`.
-            "valid_pixels": the number of these labels, as mmsegmentation 0.23 to 0.30 with
-            `avg_non_ignore`. "all": the number of labels, ignored ones too, as the paper's code.
-            Without class weights the first two are the same.
+            labels that are not ignored, as in torch, HF, and mmsegmentation 1.2 with
+            `avg_non_ignore`. "valid_pixels": the number of these labels, as in mmsegmentation 0.23
+            to 0.30 with `avg_non_ignore`. "all": the number of all labels, including ignored ones,
+            as in the paper's code. Without class weights the first two are the same.
     """
 
     ignore: int
@@ -43,7 +43,7 @@ class Weighting:
         return self.class_weights is None and not self.smoothing
 
     def of_classes(self, classes: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
-        """Per class: what it weighs where it is the label, and what smoothing adds everywhere."""
+        """Returns each class's weight where it is the label, and what smoothing adds anywhere."""
         weights = np.asarray(self.class_weights or (1.0,) * classes, dtype)
         return weights * (1 - self.smoothing), weights * (self.smoothing / classes)
 
@@ -51,7 +51,10 @@ class Weighting:
 def cross_entropy(
     logits: Float[Array, "*batch labels"], labels: Int[Array, "*batch"], weighting: Weighting
 ) -> Float[Array, ""]:
-    """The mean over all labels that are not ignored; 0 where there are no others."""
+    """Returns the mean loss over the labels that are not ignored; 0 if all are ignored.
+
+    `weighting.denominator` says what "mean" divides by.
+    """
     valid = labels != weighting.ignore
     labels = jnp.where(valid, labels, 0)
     chosen = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
@@ -70,7 +73,7 @@ def divisor(
     weighting: Weighting,
     dtype: DTypeLike,
 ) -> Float[Array, ""]:
-    """What the sum of the losses is divided by, never 0."""
+    """Returns the number that the sum of the losses is divided by; never 0."""
     if weighting.denominator == "all":
         return jnp.asarray(labels.size, dtype)
     if weighting.class_weights is None or weighting.denominator == "valid_pixels":
@@ -86,19 +89,19 @@ def _resized_cross_entropy(
     *,
     weighting: Weighting,
 ) -> Float[Array, ""]:
-    """The cross entropy of the logits resized to (H, W)."""
+    """Returns the cross entropy of the logits resized to (H, W)."""
     return cross_entropy(resize_bilinear(logits, size=labels.shape[1:3]), labels, weighting)
 
 
 def _jvp(primals, tangents, *, weighting):
-    """The loss is a number: its gradient, made beside it, is all there is to keep."""
+    """Computes loss and gradient together: as the loss is a scalar, only the gradient is kept."""
     of_plain = jax.value_and_grad(partial(_resized_cross_entropy, weighting=weighting))
     loss, gradient = of_plain(*primals)
     return loss, jnp.sum(gradient * tangents[0])
 
 
 def _jvp_on_cpu(primals, tangents, *, weighting):
-    """One picture at a time, a plane per class: long rows to compute on, that stay in the cache."""
+    """Computes one picture at a time, with a plane per class: long rows that stay in the cache."""
     logits, labels = primals
     of_picture = partial(_of_picture, weighting=weighting)
     if batch_is_local(len(logits)):
@@ -110,7 +113,7 @@ def _jvp_on_cpu(primals, tangents, *, weighting):
 
 
 def _of_picture(picture, weighting):
-    """The sum of a picture's losses, and its gradient."""
+    """Returns the sum of a picture's losses, and its gradient."""
     logits, labels = picture
     rows, columns = resize_matrices(logits, labels.shape)
     valid, classes = labels != weighting.ignore, logits.shape[-1]
@@ -130,11 +133,11 @@ def _of_picture(picture, weighting):
 
 
 def _targets(true, labels, weighting, dtype):
-    """What is wanted of each class, (classes, h, w), and its sum over them: 1 without weights."""
+    """Returns each class's target, (classes, h, w), and the sum over classes: 1 if unweighted."""
     if weighting.plain:
         return true.astype(dtype), 1
     own, everywhere = weighting.of_classes(len(true), dtype)
-    mass = jnp.take(own, labels, mode="clip") + everywhere.sum()  # clip: those to be ignored
+    mass = jnp.take(own, labels, mode="clip") + everywhere.sum()  # clip: ignored labels
     own, everywhere = (x[:, None, None] for x in (own, everywhere))
     return jnp.where(true, own + everywhere, everywhere), mass[None]
 

@@ -15,7 +15,7 @@ from segformer_jax.ops.dense import linear
 from segformer_jax.ops.dispatch import Form, is_known, operation
 from segformer_jax.ops.resize import lerp, resize_bilinear
 
-VALUES_PER_STRIP = 1 << 20  # of the wide map, at once on CPU: 4 MB of float32
+VALUES_PER_STRIP = 1 << 20  # of the decoder's wide map, computed at once on CPU: 4 MB of float32
 
 
 def _classified(
@@ -27,7 +27,7 @@ def _classified(
     *,
     dtype: DTypeLike,
 ) -> Float[Array, "b h w labels"]:
-    """classifier(relu(x K + Σ up(y_i) + bias)): the deeper maps y have their kernels applied."""
+    """Returns classifier(relu(x K + Σ up(y_i) + bias)); each y_i has its kernel applied."""
     grids = (resize_bilinear(y, size=x.shape[1:3]) for y in deeper)
     return _classify(x, grids, kernel, bias, classifier, dtype)
 
@@ -38,7 +38,7 @@ def _classify(x, deeper, kernel, bias, classifier, dtype):
 
 
 def _by_strips(x, deeper, kernel, bias, classifier, *, dtype):
-    """One strip of rows after another: the map of all the head's channels stays in the cache."""
+    """Computes one strip of rows at a time: the map of all head channels stays in the cache."""
     if not is_known(*x.shape):
         return _classified(x, deeper, kernel, bias, classifier, dtype=dtype)
     b, h, w, _ = x.shape
@@ -61,7 +61,7 @@ def _by_strips(x, deeper, kernel, bias, classifier, *, dtype):
     between = [
         [of_strips(each) for each in bilinear_neighbours(y.shape[1], h, y.dtype)] for y in deeper
     ]
-    y = lax.map(one, (of_strips(np.arange(h)), between))  # strips b rows w labels
+    y = lax.map(one, (of_strips(np.arange(h)), between))  # (strips, b, rows, w, labels)
     return jnp.moveaxis(y, 0, 1).reshape(b, strips * rows, w, -1)[:, :h]
 
 
@@ -73,9 +73,9 @@ def _fused(
     biases: Sequence[Float[Array, " d"]],
     fuse: Float[Array, "_ d"],
 ) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
-    """Each stage's projection and its part of the fuse kernel as one kernel, and one bias for all.
+    """Returns each stage's projection times its part of the fuse kernel, and one bias for all.
 
-    HF concatenates the deepest stage first: its rows of the fuse kernel come first.
+    HF concatenates the deepest stage first, so that stage's rows of the fuse kernel come first.
     """
     rows = fuse.reshape(len(kernels), -1, fuse.shape[-1])[::-1]
     products = [jnp.matmul(k, rows[i], precision="highest") for i, k in enumerate(kernels)]
@@ -93,7 +93,7 @@ def decode(
     *,
     dtype: DTypeLike,
 ) -> Float[Array, "b h w labels"]:
-    """classifier(relu(Σ up(x_i K_i) + bias)), at the size of the first feature map."""
+    """Returns classifier(relu(Σ up(x_i K_i) + bias)), at the size of the first feature map."""
     x, *deeper = hidden_states
     first, *others = kernels
     deeper = [linear(y, k, None, dtype=dtype) for y, k in zip(deeper, others, strict=True)]

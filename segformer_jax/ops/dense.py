@@ -7,13 +7,13 @@ from jaxtyping import Array, Float
 
 from segformer_jax.ops.dispatch import Form, operation
 
-NARROW = 64  # channels: below this a CPU gains nothing by multiplying halves
+NARROW = 64  # channels: below this, 16-bit products are not faster on a CPU
 
 
 def _dot(
     x: Float[Array, "*batch i"], kernel: Float[Array, "i o"], *, dtype: DTypeLike
 ) -> Float[Array, "*batch o"]:
-    """The last axis of x by a matrix: operands in `dtype`, the result in the type of x."""
+    """Multiplies the last axis of x by a matrix, in `dtype`; the result has the type of x."""
     return lax.dot_general(
         x.astype(dtype),
         kernel.astype(dtype),
@@ -23,7 +23,7 @@ def _dot(
 
 
 def _on_cpu(x, kernel, *, dtype):
-    if x.dtype != dtype and min(kernel.shape) < NARROW:  # halves in a float32 stream
+    if x.dtype != dtype and min(kernel.shape) < NARROW:  # 16-bit products of float32 values
         dtype = x.dtype
     return _dot(x, kernel, dtype=dtype)
 
@@ -34,10 +34,10 @@ def _tangent_on_cpu(primals, tangents, *, dtype):
 
 
 def _by_kernel(x, dkernel, dtype):
-    """X @ dkernel; the transpose is one 2-D matmul xᵀ·dy that reorders its narrower operand.
+    """Returns x @ dkernel; its transpose is a 2-D matmul xᵀ·dy that reorders the narrower operand.
 
-    Both operands lie with the summed rows outside, so one must be turned around in memory. XLA
-    turns the left one, and computes what was fused into it once more, in that slow order.
+    In both operands the summed rows are the outer axis, so one must be transposed in memory. XLA
+    transposes the left one, and computes what was fused into it once more, in that slow order.
     """
     inputs, outputs = dkernel.shape
     rows, dkernel = x.reshape(-1, inputs).astype(dtype), dkernel.astype(dtype)
@@ -52,9 +52,9 @@ dot = operation(_dot, cpu=Form(_on_cpu, _tangent_on_cpu))
 
 
 def rounded(kernel: Float[Array, "*_ i o"], *, dtype: DTypeLike) -> Float[Array, "*_ i o"]:
-    """A kernel as the products in `dtype` round it; narrow ones stay, for not every form does."""
+    """Casts a kernel to `dtype`, as its products do; narrow ones stay, as some forms keep them."""
     *window, inputs, outputs = kernel.shape
-    rows = inputs * (window[0] if window else 1)  # a convolution's kernel may go row by row
+    rows = inputs * (window[0] if window else 1)  # a convolution may multiply row by row
     return kernel if min(rows, outputs) < NARROW else kernel.astype(dtype)
 
 
@@ -65,7 +65,7 @@ def _linear(
     *,
     dtype: DTypeLike,
 ) -> Float[Array, "*batch o"]:
-    """The affine map of the last axis."""
+    """Applies an affine map to the last axis."""
     y = dot(x, kernel, dtype=jnp.dtype(dtype))
     return y if bias is None else y + along_channels(bias, x)
 
@@ -74,5 +74,5 @@ linear = operation(_linear)
 
 
 def along_channels(values: Array, x: Array) -> Array:
-    """One value per channel, in the type and rank of x."""
+    """Returns one value per channel, in the type and rank of x."""
     return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -17,7 +17,7 @@ TAPS = [(i, j) for i in range(3) for j in range(3)]
 def _depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"]
 ) -> Float[Array, "b h w c"]:
-    """Nine shifted views of one padded picture, each by its weight, added up."""
+    """Adds up nine shifted views of one padded picture, each multiplied by its weight."""
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     weights = (kernel[i, j].reshape(1, 1, 1, -1) for i, j in TAPS)
@@ -26,7 +26,7 @@ def _depthwise(
 
 
 def _by_lax(x, kernel):
-    """XLA's grouped convolution."""
+    """Calls XLA's grouped convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -38,16 +38,16 @@ def _by_lax(x, kernel):
 
 
 def _by_wide_shifts(x, kernel):
-    """In float32, which is all that a TPU's vector unit knows: halves would be cast at each tap."""
+    """Computes in float32, the only type of a TPU's vector unit; others would be cast per tap."""
     wide = at_least_float32(x.dtype)
     return _depthwise(x.astype(wide), kernel.astype(wide)).astype(x.dtype)
 
 
 def _tangent(primals, tangents):
-    """XLA's convolution is linear in both.
+    """Computes the tangent by XLA's convolution, which is linear in both operands.
 
-    Its kernel's gradient is wrong where a batch is split over some of a mesh's axes: XLA adds up
-    the copies on the others as well (jax 0.10.2).
+    The gradient of its kernel is wrong where a batch is split over some axes of a mesh: XLA adds up
+    the copies on the other axes as well (jax 0.10.2). Then the kernel's part uses shifted views.
     """
     (x, kernel), (dx, dkernel) = primals, tangents
     by_kernel = _by_lax if batch_is_local(x.shape[0]) else _by_wide_shifts
@@ -58,16 +58,16 @@ def _tangent_on_cpu(primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
     if batch_is_local(x.shape[0]):
         return _by_x(dx, kernel) + _by_kernel(x, dkernel)
-    # a kernel for each picture: what all devices must add up is then added up once, not a row
+    # one kernel per picture: the devices then add up its gradient once, not once per row
     kernels = jnp.broadcast_to(dkernel, (x.shape[0], *dkernel.shape))
     by_kernel = jax.vmap(lambda x, dkernel: _by_kernel(x[None], dkernel)[0])(x, kernels)
     return _by_x(dx, kernel) + by_kernel
 
 
 def _by_x(dx, kernel):
-    """Nine products added up on a wider canvas.
+    """Adds up nine products, each padded to a larger array at its own shift.
 
-    Transposed, it is nine shifted views of one padded picture, the fast way on a CPU.
+    The transpose takes nine shifted views of one padded picture, which is fast on a CPU.
     """
     _, h, w, _ = dx.shape
     zero = jnp.zeros((), dx.dtype)
@@ -84,9 +84,10 @@ def _by_x(dx, kernel):
 
 
 def _by_kernel(x, dkernel):
-    """The same row by row; transposed, nine running sums that are made in one pass over x.
+    """Computes the tangent of the kernel row by row.
 
-    `checkpoint` keeps x alone for the way back, not nine shifted copies of it.
+    The transpose computes nine running sums in one pass over x. `checkpoint` keeps only x for the
+    backward pass, not nine shifted copies of it.
     """
     b, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -112,7 +113,7 @@ depthwise = operation(
 def _depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], bias: Float[Array, " c"]
 ) -> Float[Array, "b h w c"]:
-    """A 3 × 3 convolution of each channel by itself, padded with one zero on every side."""
+    """Convolves each channel separately with a 3 × 3 kernel, with one zero of padding per side."""
     y = depthwise(x, kernel.astype(x.dtype))
     return y + along_channels(bias, y)
 

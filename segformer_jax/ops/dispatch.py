@@ -30,12 +30,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Form:
-    """An implementation of an operation. All take the operands, and the options by keyword.
+    """An implementation of an operation; its functions take the options by keyword.
 
     Attributes:
-        call: computes the value. It need not be differentiable, so it may be a kernel.
+        call: computes the value from the operands. It need not be differentiable, so it may be a
+            hand-written kernel.
         tangent: maps `(primals, tangents, **options)` to the tangent, linearly in the tangents; JAX
-            transposes it for the gradient. By default that of the reference.
+            transposes it for the gradient. By default the tangent of the reference.
         jvp: maps `(primals, tangents, **options)` to value and tangent together. Use it instead of
             `tangent` if they share work: see `derivative_of`.
     """
@@ -94,24 +95,24 @@ def use(
 
 
 def forms_for(device: str) -> str:
-    """The platform whose forms a device computes in: JAX's name of its own, or the GPU's."""
+    """Returns the platform whose forms run on JAX's platform `device`; "gpu" for unknown ones."""
     return device if device in PLATFORMS else "gpu"
 
 
 def chosen_platform() -> str | None:
-    """What `use` names; None where nobody said it."""
+    """Returns the platform that `use` selects; None outside of `use`."""
     choice = _choice.value
     return None if choice is None else choice.platform
 
 
 def batch_is_local(batch: Any) -> bool:
-    """Whether a form may loop over the pictures of a batch: it is of one, or `use` says so."""
+    """Whether a form may loop over a batch: it has one picture, or `use` has `local_batch` set."""
     choice = _choice.value
     return (choice is not None and choice.local_batch) or (is_known(batch) and batch == 1)
 
 
 def derivative_of(function: Callable) -> Jvp:
-    """JAX's own derivative of a function, as `Form.jvp`."""
+    """Returns JAX's own derivative of a function, for `Form.jvp`."""
 
     def jvp(primals, tangents, **options):
         return jax.jvp(partial(function, **options), primals, tangents)
@@ -120,7 +121,7 @@ def derivative_of(function: Callable) -> Jvp:
 
 
 class Operation(Generic[P, R]):
-    """A jitted function that computes in the form that `use` names: see `operation`."""
+    """A jitted function that computes in the form that `use` selects: see `operation`."""
 
     def __init__(
         self, reference: Callable[P, R], forms: Mapping[str, Form | None], replicated: bool
@@ -143,7 +144,7 @@ class Operation(Generic[P, R]):
             axes=mesh.explicit_axes,
             out_sharding=NamedSharding(mesh, out),
         )
-        if mesh.manual_axes:  # JAX takes nothing out of such a shard_map that was made in between
+        if mesh.manual_axes:  # in a shard_map, JAX can't return intermediate values
             run = jax.checkpoint(run)
         return run(*operands)
 
@@ -164,7 +165,7 @@ class Operation(Generic[P, R]):
         return dict(cpu=cpu, gpu=gpu, tpu=tpu)[choice.platform](*operands)
 
     def _function(self, form: Form | None, options: Mapping[str, Any]) -> Callable:
-        """A form with its own derivative, whenever and wherever that is taken."""
+        """Returns a form with its own derivative, which is traced with the current `use`."""
         if form is None:
             return partial(self.reference, **options)
         choice, of_reference = _choice.value, derivative_of(self.reference)
@@ -190,25 +191,26 @@ def operation(
     tpu: Form | None = None,
     replicated: bool = False,
 ) -> Operation[P, R]:
-    """A function of arrays with a form per platform, jitted, so that equal layers are traced once.
+    """Makes a function of arrays with a form per platform; jitted, so equal layers are traced once.
 
     Args:
-        reference: what it computes, in plain jnp, differentiable: arrays are positional, and
+        reference: defines the result, in plain, differentiable jnp. Arrays are positional, and
             keyword-only parameters are static options.
-        cpu: the form for CPUs; the reference when left out.
-        gpu: likewise, and for platforms that are none of the three.
-        tpu: likewise.
-        replicated: on a mesh with Explicit axes the result lies whole on every device, as a loss
-            does. Otherwise it is split along its first axis as the first operand is. Between the
-            operands and the result XLA decides.
+        cpu: the form for CPUs; None uses the reference.
+        gpu: the form for GPUs and all platforms other than the three; None uses the reference.
+        tpu: the form for TPUs; None uses the reference.
+        replicated: on a mesh with Explicit axes, every device holds the whole result, as of a loss.
+            Otherwise the result is split along its first axis as the first operand is. XLA decides
+            how intermediate values are split.
     """
     return Operation(reference, dict(cpu=cpu, gpu=gpu, tpu=tpu), replicated)
 
 
 def _explicit_mesh(operands: Any) -> AbstractMesh | None:
-    """The mesh of the context or the operands, if it has Explicit axes, where types say the split.
+    """Returns the mesh of the context or the operands if it has Explicit axes, otherwise None.
 
-    Forms are written for one device, and few of their steps say what their split would be.
+    On Explicit axes an array's type includes its sharding. Forms are written for one device, and
+    few of their steps state the sharding of their result.
     """
     meshes = [jax.sharding.get_abstract_mesh()]
     meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(operands)]
@@ -216,19 +218,19 @@ def _explicit_mesh(operands: Any) -> AbstractMesh | None:
 
 
 def is_known(*sizes: Any) -> bool:
-    """Whether all sizes are numbers; an export can leave them to whoever runs it, as symbols."""
+    """Whether all sizes are integers; in an export they can be symbols, known when it runs."""
     return all(isinstance(size, int) for size in sizes)
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
-    """The type to reduce in: halves become float32, float64 stays."""
+    """Returns the type for reductions: 16-bit types become float32, float64 stays."""
     return np.promote_types(jnp.dtype(dtype), np.float32)
 
 
 def activation_dtype(dtype: DTypeLike) -> np.dtype:
-    """The type of what flows between the matmuls when these compute in `dtype`.
+    """Returns the type of the values between the matmuls when these compute in `dtype`.
 
-    A CPU multiplies bfloat16 fastest into float32, and does all else faster in float32: that is
-    what `use("cpu")` means.
+    With `use("cpu")` it is float32 or wider: a CPU multiplies bfloat16 fastest with float32
+    results, and computes everything else faster in float32.
     """
     return at_least_float32(dtype) if chosen_platform() == "cpu" else jnp.dtype(dtype)

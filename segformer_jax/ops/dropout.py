@@ -16,9 +16,9 @@ def _dropout(
     rate: float,
     broadcast_dims: tuple[int, ...] = (),
 ) -> Float[Array, "..."]:
-    """0 with probability `rate`, which is in (0, 1); what stays grows by 1 / (1 - rate).
+    """Sets values to 0 with probability `rate`, in (0, 1), and multiplies others by 1 / (1 - rate).
 
-    One number decides for all along `broadcast_dims`.
+    All values along `broadcast_dims` share one random number.
     """
     shape = tuple(1 if i in broadcast_dims else n for i, n in enumerate(x.shape))
     kept = jnp.broadcast_to(keep(key, rate, shape), x.shape)
@@ -28,10 +28,11 @@ def _dropout(
 def keep(
     key: Key[Array, ""] | UInt32[Array, " _"], rate: float, shape: tuple[int, ...]
 ) -> Bool[Array, "..."]:
-    """False with probability `rate`, independently at each place.
+    """Returns a mask that is False with probability `rate`, independently at each place.
 
-    Every place's number is hashed with the key's bits: a counter-based generator as JAX's own, but
-    with two rounds instead of twenty, which is random enough to drop by and for nothing else.
+    The index of each place is hashed with the key's bits. This is a counter-based generator like
+    JAX's own, but with two rounds instead of twenty: random enough for dropout, but for nothing
+    else.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     place = lax.iota(jnp.uint32, int(np.prod(shape)))
@@ -40,7 +41,7 @@ def keep(
 
 
 def _mixed(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
-    """A bijection of 32 bits of which each input bit flips each output bit half of the time."""
+    """Hashes 32 bits one to one: each input bit flips each output bit half of the time."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)  # C. Wellons' "lowbias32"
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))

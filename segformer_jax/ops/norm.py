@@ -16,13 +16,13 @@ from segformer_jax.ops.rows import row_sum
 def _normalize(
     x: Float[Array, "..."], *, axes: tuple[int, ...], epsilon: float
 ) -> Float[Array, "..."]:
-    """X less its mean over the axes, by its standard deviation: the exact two-pass variance."""
+    """Centres x over `axes` and divides by the standard deviation (exact two-pass variance)."""
     y, scale = _centred_and_scale(x, axes, epsilon)
     return y * scale
 
 
 def _jvp(primals, tangents, *, axes, epsilon, total=None):
-    """Of a normalised y, dy = (dx - mean(dx) - y·mean(y·dx)) / deviation, its own transpose."""
+    """Returns y and dy = (dx - mean(dx) - y·mean(y·dx)) / deviation, which is its own transpose."""
     (x,), (dx,) = primals, tangents
     y, scale = _centred_and_scale(x, axes, epsilon, total)
     y = y * scale
@@ -74,13 +74,13 @@ layer_norm = operation(_layer_norm)
 
 
 def inverse_deviation(var: Float[Array, "*shape"], *, epsilon: float) -> Float[Array, "*shape"]:
-    """What centred values are multiplied by to have a variance of 1."""
+    """Returns the factor that gives centred values with variance `var` a variance of 1."""
     return lax.rsqrt(var + epsilon)
 
 
 def moved_average(
     average: Float[Array, "*shape"], new: Float[Array, "*shape"], *, momentum: float
 ) -> Float[Array, "*shape"]:
-    """A running average a step on, `momentum` of the way to the new value; no gradient flows."""
+    """Returns a running average moved by `momentum` towards a new value; no gradient flows."""
     new = lax.stop_gradient(new).astype(average.dtype)
     return (1 - momentum) * average + momentum * new

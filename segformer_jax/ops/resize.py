@@ -17,12 +17,12 @@ from segformer_jax.ops.dispatch import Form, is_known, operation
 def resize_bilinear(
     x: Float[Array, "b h w c"], *, size: tuple[Any, ...]
 ) -> Float[Array, "b h2 w2 c"]:
-    """Torch's `interpolate(mode="bilinear", align_corners=False)`: never antialiased."""
+    """Resizes as torch's `interpolate(mode="bilinear", align_corners=False)`: not antialiased."""
     return x if x.shape[1:3] == tuple(size) else _resized(x, size=tuple(size))
 
 
 def _by_gathers(x: Float[Array, "b h w c"], *, size: tuple[Any, ...]) -> Float[Array, "b h2 w2 c"]:
-    """Between two rows, then between two columns."""
+    """Interpolates between two rows, then between two columns."""
     for axis, new in zip((1, 2), size, strict=True):
         old = x.shape[axis]
         rule = bilinear_neighbours if is_known(old, new) else open_neighbours
@@ -31,7 +31,7 @@ def _by_gathers(x: Float[Array, "b h w c"], *, size: tuple[Any, ...]) -> Float[A
 
 
 def lerp(x: Float[Array, "*grid"], neighbours: Sequence, axis: int) -> Float[Array, "*resized"]:
-    """Rows or columns between those of x: `bilinear_neighbours` says which, and how far."""
+    """Interpolates along one axis of x, by the indices and weights of `bilinear_neighbours`."""
     low, high, weight = neighbours
     below, above = (jnp.take(x, i, axis, mode="clip") for i in (low, high))
     return between(below, above, weight, axis=axis)
@@ -48,7 +48,7 @@ def _by_matmuls(x, *, size):
 
 
 def _tangent(primals, tangents, *, size):
-    """The map is linear; as matmuls its transpose is two matmuls, as gathers a slow scatter."""
+    """Applies the linear map by matmuls: the transpose of gathers would be a slow scatter."""
     return _by_matmuls(*tangents, size=size)
 
 
@@ -68,13 +68,13 @@ _resized = operation(
 def _add_resized(
     first: Float[Array, "b h w c"], others: Sequence[Float[Array, "b _ _ c"]]
 ) -> Float[Array, "b h w c"]:
-    """The first and all others at its size, added up."""
+    """Adds up the first map and all others, resized to its size."""
     size = first.shape[1:3]
     return reduce(jnp.add, (first, *(resize_bilinear(x, size=size) for x in others)))
 
 
 def _jvp_on_cpu(primals, tangents):
-    """In a training step all are one matmul on a CPU, and so is the way back."""
+    """Adds up all maps by one matmul, in training's forward and in its backward pass."""
     return _add_resized_at_once(*primals), _add_resized_at_once(*tangents)
 
 
@@ -83,10 +83,10 @@ def _add_resized_at_once(first, others):
 
 
 def _sum_of_resized(maps, size):
-    """Each map with its rows' and its columns' matrix applied, and all added up.
+    """Resizes each map by the matrices of its rows and columns, and adds up the results.
 
-    The columns of every row are a matmul, then the rows of all maps a single one: the sum is
-    written once, and its gradient read once. No transpose moves a large array in memory.
+    The columns of each map are resized by a matmul, then the rows of all maps by a single one: the
+    sum is written once, and its gradient read once. No large array is transposed in memory.
     """
     matrices = [resize_matrices(x, size) for x in maps]
     wide = []
@@ -104,7 +104,10 @@ add_resized = operation(_add_resized, cpu=Form(_add_resized, jvp=_jvp_on_cpu))
 def left_matmul(
     matrix: Float[np.ndarray, "m k"], x: Float[Array, "batch k n"]
 ) -> Float[Array, "batch m n"]:
-    """The matrix times each of a batch, as a batch of matmuls: one would move the batch inside."""
+    """Multiplies each array of a batch by the matrix from the left, as a batch of matmuls.
+
+    A single matmul would put the batch axis behind the rows, as (m, batch, n).
+    """
     matrices = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (x.shape[0], *matrix.shape))
     return lax.dot_general(
         matrices, x, (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
@@ -114,7 +117,7 @@ def left_matmul(
 def resize_matrices(
     x: Float[Array, "*batch h w c"], size: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "h2 h"], Float[np.ndarray, "w2 w"]]:
-    """What rows and columns are multiplied by to resize x."""
+    """Returns the matrices that the rows and the columns of x are multiplied by to resize it."""
     rows, columns = (_matrix(*sides, x.dtype) for sides in zip(x.shape[-3:-1], size, strict=True))
     return rows, columns
 
@@ -130,9 +133,9 @@ def _matrix(old: int, new: int, dtype) -> np.ndarray:
 def open_neighbours(
     old: Any, new: Any, dtype: DTypeLike
 ) -> tuple[Int[Array, " new"], Int[Array, " new"], Float[Array, " new"]]:
-    """As `bilinear_neighbours`, of sizes that are symbols, known when an exported program runs.
+    """Returns `bilinear_neighbours` of symbolic sizes, known when an exported program runs.
 
-    The second cell may be one past the last, weighing 0.
+    The second cell may be one past the last; its weight is then 0.
     """
     position = _open_positions(old, new, dtype)
     low = position.astype(jnp.int32)
@@ -146,7 +149,7 @@ def _open_matrix(old: Any, new: Any, dtype: DTypeLike) -> Float[Array, "new old"
 
 
 def _open_positions(old: Any, new: Any, dtype: DTypeLike) -> Float[Array, " new"]:
-    """Where the new cells' centres lie among the old ones, in torch's order of operations."""
+    """Returns the positions of the new cells' centres in old cells, computed in torch's order."""
     wide = np.promote_types(jnp.dtype(dtype), np.float32)
     half = np.asarray(0.5, wide)
     ratio = jnp.asarray(old, wide) / jnp.asarray(new, wide)

@@ -1,8 +1,8 @@
-"""Reductions of the last axis, over channels or over keys: plain, and in the form for a CPU.
+"""Reductions over the last axis (channels or keys): in plain jnp, and in a form for CPUs.
 
-XLA's CPU backend reduces a row one number after another, or in windows that it cuts out first.
-`row_sum` and `row_max` combine slices as wide as a few vector registers with one another until one
-is left, which is elementwise work.
+XLA's CPU backend reduces a row one number at a time, or in windows that it cuts out first.
+`row_sum` and `row_max` cut each row into slices as wide as a few vector registers and combine these
+elementwise until one is left.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from segformer_jax.ops.dispatch import is_known
 
-LANES = 32  # numbers in a slice
-SLICES = 32  # of one row at most: longer rows are cut into wider slices, and these again
+LANES = 32  # values per slice
+SLICES = 32  # per row at most; longer rows get wider slices, whose combination is cut again
 
 
 plain_sum = partial(jnp.sum, axis=-1, keepdims=True)
@@ -22,12 +22,12 @@ plain_max = partial(jnp.max, axis=-1, keepdims=True)
 
 
 def row_sum(x: Float[Array, "*batch c"]) -> Float[Array, "*batch 1"]:
-    """The sum of every row."""
+    """Returns the sum of every row."""
     return _reduced(x, jnp.add, plain_sum)
 
 
 def row_max(x: Float[Array, "*batch c"]) -> Float[Array, "*batch 1"]:
-    """The largest number of every row."""
+    """Returns the largest value of every row."""
     return _reduced(x, jnp.maximum, plain_max)
 
 
