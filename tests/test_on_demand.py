@@ -31,6 +31,12 @@ def test_the_help_imports_neither_jax_nor_numpy(command):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_package_is_the_command_too():
+    command = [sys.executable, "-m", "segformer_jax", "segment", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "usage: segformer-jax segment" in done.stdout) == (0, True)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_there_and_what_type_checkers_read(package):
     module = importlib.import_module(package)
