@@ -1,4 +1,4 @@
-"""The inputs and outputs of an exported program, for both formats."""
+"""Defines the inputs and outputs of an exported program, for both formats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -109,7 +109,7 @@ class RasterPixels:
         return self.file.height, self.file.width
 
     def resized(self, size: tuple[int, int], resample: int) -> "RasterPixels | ResizedRaster":
-        """The raster at another height and width, by one of Pillow's filters."""
+        """Returns the raster at another height and width, resized by one of Pillow's filters."""
         return self if size == self.size else ResizedRaster(self, size, resample)
 
     def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -168,7 +168,7 @@ class ResizedRaster:
     resample: int
 
     def resized(self, size: tuple[int, int], resample: int) -> "RasterPixels | ResizedRaster":
-        """The raster at another height and width, by one of Pillow's filters."""
+        """Returns the raster at another height and width, resized by one of Pillow's filters."""
         return self.whole.resized(size, resample)
 
     def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
