@@ -1,8 +1,8 @@
-"""How many pixels of a split's pictures keep their class on a faster way to it.
+"""Counts the pixels of a split's pictures that have the same class when it is computed faster.
 
-`python -m benchmarks.agreement --data FOLDER/val` compares, in float32, `Segmenter` with the usual
-three steps (processor, model, post-processing), pictures alone and in batches;
-and bfloat16 with float32. Run it on the processor that the figures are for.
+`python -m benchmarks.agreement --data FOLDER/val` compares `Segmenter` with the usual three steps
+(processor, model, post-processing) in float32: for single pictures, for batches, and for single
+pictures in bfloat16. Run it on the processor that the figures are for.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def three_steps(name: str):
-    """A function from a picture to its class map, as users of transformers write it."""
+    """Returns a function from a picture to its class map, as users of transformers write it."""
     processor = SegformerImageProcessor.from_pretrained(name)
     graph, state = nnx.split(SegformerForSemanticSegmentation.from_pretrained(name))
     run = jax.jit(lambda state, pixels: nnx.merge(graph, state)(pixels))

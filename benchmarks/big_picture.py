@@ -1,8 +1,8 @@
-"""The memory and time of a picture's class map, the larger the picture.
+"""Measures how the memory and time of a class map grow with the size of the picture.
 
     python -m benchmarks.big_picture --sides 4000 20000 --photos FOLDER
 
-Each side has a mosaic of photos as a tiled TIFF, and a process of its own that segments it.
+For each side, a mosaic of photos is written as a tiled TIFF and segmented in its own process.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def make_mosaic(path: Path, side: int, folder: Path) -> None:
-    """A square TIFF of the folder's photos side by side, in tiles, without one whole in memory."""
+    """Writes a square TIFF of the folder's photos side by side, tile by tile to save memory."""
     import rasterio
 
     from segformer_jax.geo.pixels import window_of
@@ -79,7 +79,7 @@ def make_mosaic(path: Path, side: int, folder: Path) -> None:
 
 
 def measure(source: Path, model: str, slide: list[int]) -> dict[str, float]:
-    """Seconds and the largest resident set of a process that segments a file."""
+    """Returns the time and the largest resident memory of a process that segments a file."""
     arguments = [str(source), model, *map(str, slide)]
     command = [sys.executable, "-m", "benchmarks.big_picture", "--child", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -87,7 +87,7 @@ def measure(source: Path, model: str, slide: list[int]) -> dict[str, float]:
 
 
 def _parts(folder: Path) -> list[np.ndarray]:
-    """Tiles of all photos, (3, TILE, TILE)."""
+    """Returns tiles of all photos, (3, TILE, TILE)."""
     from segformer_jax import ImageError
     from segformer_jax.images.read import read_image
 
@@ -106,7 +106,7 @@ def _parts(folder: Path) -> list[np.ndarray]:
 
 
 def _segment(source: str, model: str, window: str, stride: str) -> None:
-    """The child."""
+    """Segments the file in the child process, and prints the time and memory as JSON."""
     from segformer_jax import Segmenter
     from segformer_jax.geo.raster import segment_raster
     from segformer_jax.inference.protocol import Protocol, Windows

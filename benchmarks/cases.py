@@ -1,10 +1,10 @@
-"""What `--against` measures, one case a process: it runs on the `segformer_jax` of any checkout.
+"""The cases of `benchmarks.compare --against`, each run in a process on the library of a checkout.
 
     PYTHONPATH=CHECKOUT python benchmarks/cases.py CHECKOUT CASE
 
-says "ready" once everything is compiled, then answers each line of its input by the milliseconds of
-one run. It stands by itself and uses nothing of the library but what users do, so that an older or
-newer checkout has it too.
+prints "ready" once everything is compiled, then answers each line of its input with the
+milliseconds of one run. It imports no other file of the benchmarks, and uses the library only as
+users do, so that it runs on older and newer checkouts too.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ STREET = Path(__file__).resolve().parents[1] / "examples" / "street.jpg"
 
 
 def forward(variant: str, dtype: str = "float32") -> Run:
-    """The compiled forward pass of one picture of 512 × 512."""
+    """Returns a run of the compiled forward pass of one picture of 512 × 512."""
     from segformer_jax import SegformerImageProcessor, Segmenter
 
     processor = SegformerImageProcessor(size=SIDE)
@@ -41,7 +41,7 @@ def forward(variant: str, dtype: str = "float32") -> Run:
 
 
 def train_step() -> Run:
-    """A step of b0 on 8 pictures of 256 × 256 and 11 classes."""
+    """Returns a run of a training step of b0 on 8 pictures of 256 × 256 and 11 classes."""
     labels = np.random.default_rng(0).integers(0, 11, (8, 256, 256)).astype(np.int32)
     return training_step(_model("b0", 11, "float32"), _noise(8, 256, 256, 3), labels)
 
@@ -49,7 +49,10 @@ def train_step() -> Run:
 def training_step(
     model: Any, pixels: np.ndarray, labels: np.ndarray, *, rate: float = 6e-5, decay: float = 0.01
 ) -> Callable[[], float]:
-    """A pure, jitted step of AdamW whose state is donated, and its state from call to call."""
+    """Returns a function that runs one step of AdamW and returns the loss.
+
+    The step is pure and jitted; its state is donated, and kept from call to call.
+    """
     model.train()
     graph, params, stats = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adamw(rate, weight_decay=decay)
@@ -79,7 +82,7 @@ def training_step(
 
 
 def class_map() -> Run:
-    """Logits of 150 classes, in patches as a photo has them, to the classes of 960 × 1280."""
+    """Returns a run from logits of 150 classes, in patches as in a photo, to 960 × 1280 classes."""
     from segformer_jax.inference.class_map import class_map
 
     coarse = 4 * np.repeat(np.repeat(_noise(1, 16, 16, LABELS), 8, 1), 8, 2)
@@ -88,12 +91,12 @@ def class_map() -> Run:
 
 
 def folder() -> Run:
-    """The command `segment` on a folder of 200 photos of 640 × 480."""
+    """Returns a run of the command `segment` on a folder of 200 photos of 640 × 480."""
     from segformer_jax.cli import main
 
     place = Path(tempfile.mkdtemp())
     _make_photos(place / "photos")
-    outs = (place / f"out{number}" for number in range(1_000_000))  # an older one would be gone on
+    outs = (place / f"out{number}" for number in range(1_000_000))  # an old one is resumed
 
     def run() -> None:
         out = next(outs)
@@ -138,7 +141,7 @@ def _make_photos(folder: Path) -> None:
 
 def _serve(checkout: str, case: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the library prints is no answer
+    os.dup2(2, 1)  # keeps what the library prints apart from the answers
     import segformer_jax
 
     found = Path(segformer_jax.__file__)

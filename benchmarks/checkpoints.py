@@ -1,4 +1,4 @@
-"""The checkpoints that all contenders load: transformers' own, with random weights."""
+"""Makes the checkpoints that all contenders load: transformers' models with random weights."""
 
 import tempfile
 from pathlib import Path
@@ -11,9 +11,10 @@ SHAPES = ("hidden_sizes", "depths", "num_attention_heads", "sr_ratios", "decoder
 
 
 def make_checkpoint(variant: str, *, num_labels: int = 150) -> Path:
-    """A folder in transformers' layout, made once: b0…b5, no parameter or statistic as it starts.
+    """Returns a folder with b0…b5 in transformers' layout, which is made only once.
 
-    Norms near the identity would hide a contender that loads them wrongly.
+    No parameter or statistic has its initial value, because norms near the identity would hide that
+    a contender loads them wrongly.
     """
     folder = Path(tempfile.gettempdir()) / "segformer-benchmarks" / f"{variant}-{num_labels}"
     if (folder / "model.safetensors").exists():
@@ -42,5 +43,5 @@ def make_checkpoint(variant: str, *, num_labels: int = 150) -> Path:
 
 
 def make_pixels(batch: int, height: int, width: int) -> np.ndarray:
-    """Normalised noise, (b, h, w, 3) float32: the time of a pass does not depend on the values."""
+    """Returns normalised noise, (b, h, w, 3) float32; times do not depend on the values."""
     return np.random.default_rng(0).normal(size=(batch, height, width, 3)).astype(np.float32)

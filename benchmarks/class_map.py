@@ -1,7 +1,8 @@
-"""The way from logits to a class map alone: ours against torch's interpolate and argmax.
+"""Compares the step from logits to a class map with torch's interpolate and argmax.
 
 `python -m benchmarks.class_map` prints the table. The logits are those of scene-b0 on the photo in
-`examples`, for fewer classes or more, and noise, where every pixel lies on a boundary.
+`examples`, cut or extended to the number of classes, and noise, in which every pixel lies on a
+boundary.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ LABELS, SIZES = (19, 150), ((512, 512), (960, 1280))
 
 
 def photo_logits() -> np.ndarray:
-    """(1, 128, 128, 32): scene-b0's logits for a network input of 512×512."""
+    """Returns scene-b0's logits for a network input of 512×512, (1, 128, 128, 32)."""
     processor = SegformerImageProcessor.from_pretrained("scene-b0")
     processor = dataclasses.replace(processor, size={"height": 512, "width": 512})
     pixels = processor(read_image(PHOTO))["pixel_values"]
@@ -33,20 +34,20 @@ def photo_logits() -> np.ndarray:
 
 
 def of_classes(logits: np.ndarray, labels: int) -> np.ndarray:
-    """The first classes; beyond their number, channel k is channel k modulo it, less 3."""
+    """Returns the first `labels` channels; further channels repeat the existing ones, minus 3."""
     own = logits.shape[-1]
     k = np.arange(labels)
     wide = logits[..., k % own] - np.where(k < own, 0, 3).astype(np.float32)
-    return np.ascontiguousarray(wide)  # NumPy's has classes first: a slow layout to give torch
+    return np.ascontiguousarray(wide)  # NumPy puts classes first in memory, slow for torch
 
 
 def upsampled(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(1, labels, H, W), in the layout of `logits`."""
+    """Upsamples logits to (1, labels, H, W), in the same memory layout."""
     return torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def assert_equal_but_near_ties(ours: np.ndarray, logits: torch.Tensor) -> None:
-    """Fails where a pixel's class is not the best by more than 1e-5 of the best logit."""
+    """Fails if the logit of a pixel's class is below the best one by more than 1e-5 of that."""
     best = logits.amax(1)
     own = logits.gather(1, torch.from_numpy(ours.astype(np.int64))[None, None])[:, 0]
     wrong = int((best - own > 1e-5 * best.abs()).sum())
@@ -55,14 +56,14 @@ def assert_equal_but_near_ties(ours: np.ndarray, logits: torch.Tensor) -> None:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes; every one here returns when its result is there."""
+    """Returns how long one call takes; all functions here return when their result is complete."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def compared(logits: np.ndarray, size: tuple[int, int], rounds: int) -> dict[str, object]:
-    """Medians of interleaved rounds; the peer is the faster of torch's two layouts.
+    """Returns medians of interleaved rounds; the peer is the faster of torch's two layouts.
 
     `spread` is the distance between the quartiles of the rounds' ratios.
     """
@@ -96,10 +97,10 @@ def compared(logits: np.ndarray, size: tuple[int, int], rounds: int) -> dict[str
 
 
 def measure(rounds: int) -> list[dict[str, object]]:
-    """A row for each number of classes, kind of logits and size of the map.
+    """Returns a row for each number of classes, kind of logits and size of the map.
 
     Raises:
-        AssertionError: a map differs from torch's beyond near ties.
+        AssertionError: a map differs from torch's where logits are not nearly equal.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     photo, rng = photo_logits(), np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.compare`: this library and its peers, interleaved in one run.
+"""`python -m benchmarks.compare` measures this library and its peers, interleaved in one run.
 
-`--against COMMIT` compares this checkout with another commit, and exits 1 where it is slower.
+`--against COMMIT` compares this checkout with another commit, and exits 1 if it is slower.
 """
 
 import dataclasses
@@ -40,20 +40,21 @@ def compare(
     Args:
         works: what to measure; `growth` runs b0 over the sides and fits how time grows.
         variants: sizes of the network for `forward`, `startup` and `overhead`.
-        batches: pictures at once for `forward`.
-        sides: of the square input, in pixels.
-        contenders: whom to measure, all that suit the device when left out; ours is among them.
-        rounds: turns of each contender.
+        batches: pictures per batch for `forward`.
+        sides: sides of the square input, in pixels.
+        contenders: the libraries to measure, to which ours is added; by default all that suit the
+            device.
+        rounds: runs of each contender.
         out: folder of the results.
-        against: a commit to compare this checkout with, instead of peers; exits 1 where the
-            interval of a ratio reaches above the bound.
+        against: a commit to compare this checkout with, instead of peers; exits 1 if the interval
+            of a ratio reaches above the bound.
         pairs: with `--against`: runs of each of the two.
-        only: with `--against`: the cases; all when left out.
-        bound: with `--against`: of this checkout's time ÷ the commit's; in bfloat16 twice as far
-            above 1.
+        only: with `--against`: the cases; by default all.
+        bound: with `--against`: limit of this checkout's time ÷ the commit's; in bfloat16, it is
+            twice as far above 1.
 
     Raises:
-        ValueError: a contender that there is not; `two_commits.against`'s.
+        ValueError: a contender is unknown; or as `two_commits.against`.
     """
     if against is not None:
         sys.exit(_against(against, only, pairs, bound, out))
@@ -65,7 +66,7 @@ def compare(
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by processes
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share a GPU
     contenders = contenders or (ON_GPU if jax.default_backend() == "gpu" else ON_CPU)
     names = ["ours", *(name for name in contenders if name != "ours")]
     about = machine.describe()
@@ -115,7 +116,7 @@ def compare(
 
 
 def _against(commit: str, cases: Any, pairs: int, bound: float, out: Path) -> int:
-    """The exit code."""
+    """Compares this checkout with a commit; returns the exit code, 1 if a case is slower."""
     found = []
     for ratio in two_commits.against(commit, cases=cases, pairs=pairs, bound=bound):
         found.append(ratio)

@@ -1,4 +1,4 @@
-"""What a library offers to be measured, and which libraries there are."""
+"""The interface by which libraries are measured, and the list of these libraries (contenders)."""
 
 import importlib
 from collections.abc import Callable
@@ -14,14 +14,14 @@ class Forward:
 
     A peer's module in `benchmarks.peers` has a function
     `forward(folder, *, height, width, dtype) -> Forward`: folder holds a checkpoint of
-    transformers, dtype is "float32" or "bfloat16". It imports its library inside, so that naming a
-    peer costs nothing where it isn't installed.
+    transformers, dtype is "float32" or "bfloat16". The function itself imports the library, so that
+    a peer can be listed where it isn't installed.
 
     Attributes:
-        prepare: normalised pixels (b, height, width, 3) float32 → what the library wants.
-        run: a forward pass; it returns when the result is there.
-        logits: the result → (b, ⌈height/4⌉, ⌈width/4⌉, labels) float32, or at (height, width)
-            where the library can give no others.
+        prepare: converts normalised pixels (b, height, width, 3) float32 to the input of `run`.
+        run: computes a forward pass, and returns when the result is complete.
+        logits: converts the result to (b, ⌈height/4⌉, ⌈width/4⌉, labels) float32, or at
+            (height, width) if the library has no others.
     """
 
     prepare: Callable[[np.ndarray], Any]
@@ -31,12 +31,12 @@ class Forward:
 
 @dataclass(frozen=True)
 class Contender:
-    """A library in one of its ways to run.
+    """A library with one way to run it.
 
     Attributes:
-        module: in `benchmarks.peers`.
-        dtype: what it is asked to compute in.
-        tolerance: how far its logits may be from ours, ‖Δ‖ / ‖ours‖.
+        module: its module in `benchmarks.peers`.
+        dtype: the type that it is asked to compute in.
+        tolerance: the largest distance of its logits from ours, ‖Δ‖ / ‖ours‖.
     """
 
     module: str
@@ -44,12 +44,12 @@ class Contender:
     tolerance: float = 1e-5
 
     def load(self, task: str) -> Callable[..., Forward]:
-        """Its function for a task, "forward" or "end_to_end"."""
+        """Returns its function for a task, such as "forward" or "end_to_end"."""
         return getattr(importlib.import_module(f"benchmarks.peers.{self.module}"), task)
 
 
-BFLOAT16 = 3e-2  # what rounding to 8 bits leaves, after some dozen layers
-TANH_GELU = 1e-2  # KerasHub's activation is another one: see there
+BFLOAT16 = 3e-2  # error of rounding to 8 significant bits in some dozen layers
+TANH_GELU = 1e-2  # KerasHub approximates GELU: see `benchmarks.peers.keras_hub`
 
 CONTENDERS = {
     "ours": Contender("ours"),
@@ -65,11 +65,11 @@ CONTENDERS = {
     "ZeroModels": Contender("zeromodels"),
 }
 ON_GPU = tuple(name for name in CONTENDERS if name.startswith(("ours", "transformers")))
-ON_CPU = tuple(  # nobody runs PyTorch in bfloat16 there: it is slower than in float32
+ON_CPU = tuple(  # without PyTorch in bfloat16: it is slower than in float32, so nobody uses it
     name for name in CONTENDERS if not (name.startswith("transformers") and "bfloat16" in name)
 )
-TENSORFLOAT32 = 1e-2  # what products of 10 bits, the default for float32 on a GPU, leave
-EXPORTED = {  # our ONNX files, raced by `benchmarks.exported`
+TENSORFLOAT32 = 1e-2  # error of products of 10 bits, the default for float32 on a GPU
+EXPORTED = {  # our ONNX files, measured by `benchmarks.exported`
     "ours in ONNX Runtime": Contender("ours_onnx_runtime"),
     "ours in OpenVINO": Contender("ours_openvino"),
     "ours in OpenVINO, bfloat16": Contender("ours_openvino", "bfloat16", BFLOAT16),

@@ -1,10 +1,11 @@
-"""Whether a training step stays split over eight devices, compiled for them and never run.
+"""Checks that a training step stays split over eight devices, by compiling without running it.
 
     python -m benchmarks.data_parallel --platforms gpu --batches 64
 
 compiles b0's loss, gradients and BatchNorm statistics, in float32 and with dropout and drop path,
-for a CPU that pretends to be eight, and for one device with an eighth of the batch. It exits 1
-where a device would be sent what another one has, or would take more memory than by itself.
+for a CPU that acts as eight devices, and for one device with an eighth of the batch. It exits 1 if
+a device receives data of another one, apart from sums, or needs over 1.1 × the memory of the single
+device.
 """
 
 import contextlib
@@ -25,22 +26,22 @@ from segformer_jax import ops
 from segformer_jax.config import SegformerConfig
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
-Platform = Literal["cpu", "gpu", "tpu", "unsaid"]  # by `ops.use`; the last is a step without it
+Platform = Literal["cpu", "gpu", "tpu", "unsaid"]  # as in `ops.use`; "unsaid" is without it
 DEVICES = 8
-MOST_MEMORY = 1.1  # of one device by itself: the rest is for the sums of gradients
-UNTUNED = {"xla_backend_optimization_level": 0}  # of the machine code, which is never run
+MOST_MEMORY = 1.1  # × the memory of one device alone; the sums of gradients need some
+UNTUNED = {"xla_backend_optimization_level": 0}  # machine code isn't optimised, as it is never run
 HEADINGS = "forms    batch  gathers   sums, MB  temp., MB      alone  ratio"
 
 
 @dataclass(frozen=True)
 class Split:
-    """A step over all devices beside one device's own, in bytes.
+    """A step split over all devices, compared with one device alone; sizes are in bytes.
 
     Attributes:
-        gathers: the instructions that send a device what another one has.
-        summed: what the devices add up with one another.
-        memory: the temporary memory of one of them.
-        memory_alone: of one device that has nothing but its share of the batch.
+        gathers: the instructions that send data of one device to another.
+        summed: size of the data that is summed over the devices.
+        memory: temporary memory of one of the devices.
+        memory_alone: temporary memory of one device that computes only its share of the batch.
     """
 
     gathers: tuple[str, ...]
@@ -50,13 +51,13 @@ class Split:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing but sums goes between devices, and memory is that of the share."""
+        """Whether devices exchange nothing but sums, and need little more memory than alone."""
         light = self.memory <= MOST_MEMORY * self.memory_alone
         return not self.gathers and self.summed > 0 and light
 
 
 def split(config: SegformerConfig, platform: Platform, *, batch: int, side: int) -> Split:
-    """Compiles both programs for JAX's devices, of which there must be `DEVICES`."""
+    """Compiles both programs for JAX's devices; there must be at least `DEVICES`."""
     those = jax.devices()[:DEVICES]
     step = partial(lowered, config, platform, side=side)
     together = step(batch=batch, devices=those).compile(UNTUNED)
@@ -72,15 +73,15 @@ def split(config: SegformerConfig, platform: Platform, *, batch: int, side: int)
 
 
 def collectives(text: str) -> list[Instruction]:
-    """What goes between devices in `compiled.as_text()`."""
+    """Returns the instructions in `compiled.as_text()` by which devices communicate."""
     found = [i for i in instructions(text) if i.opcode.startswith(("all-", "collective-permute"))]
-    return [i for i in found if not i.opcode.endswith("-done")]  # the second half of one
+    return [i for i in found if not i.opcode.endswith("-done")]  # the end of one that is counted
 
 
 def lowered(
     config: SegformerConfig, platform: Platform, *, batch: int, side: int, devices: Any
 ) -> Any:
-    """A training step whose batch is split over the devices; parameters lie whole on each."""
+    """Lowers a training step with the batch split over devices, and all parameters on each."""
     mesh = Mesh(devices, ("data",))
     whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     model = nnx.eval_shape(lambda: SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0)))
@@ -110,12 +111,12 @@ def main(
     batches: tuple[int, ...] = (64, 256),
     size: int = 512,
 ) -> None:
-    """Compiles, prints a row for each, and exits 1 where one does not hold.
+    """Compiles each case, prints a row for it, and exits 1 if one does not stay split.
 
     Args:
-        platforms: whose forms.
-        batches: pictures, over all devices: multiples of eight.
-        size: of the pictures, in pixels.
+        platforms: platforms whose forms are compiled.
+        batches: pictures per batch, over all devices: multiples of eight.
+        size: side of the pictures, in pixels.
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)

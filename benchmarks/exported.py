@@ -1,7 +1,7 @@
-"""`python -m benchmarks.exported`: our ONNX file and transformers' in the same runtimes, in turns.
+"""`python -m benchmarks.exported` compares our ONNX file with transformers' in the same runtimes.
 
-Transformers' is exported by `torch.onnx` for the one shape; ours is raced with its sizes set and
-with its sizes open.
+Transformers' file is exported by `torch.onnx` for the one shape; ours is measured with fixed sizes
+("set") and with open ones ("open"). Runs of both are interleaved.
 """
 
 import os
@@ -16,7 +16,7 @@ from benchmarks.checkpoints import make_checkpoint, make_pixels
 from benchmarks.contender import EXPORTED
 from benchmarks.race import Entry, race
 
-TASKS = {"set": "forward", "open": "any_size"}  # sizes of our file → the function of the peer
+TASKS = {"set": "forward", "open": "any_size"}  # sizes of our file → function of its peer module
 
 
 def compare(
@@ -26,13 +26,13 @@ def compare(
     rounds: int = 15,
     out: Path = Path("out/benchmarks/exported.json"),
 ) -> None:
-    """Prints a table, `ratio` being ours ÷ transformers', and writes it as JSON.
+    """Prints a table, in which `ratio` is our time ÷ transformers', and writes it as JSON.
 
     Args:
         variants: sizes of the network.
-        batch: pictures at once.
-        side: of the square input, in pixels.
-        rounds: turns of each.
+        batch: pictures per batch.
+        side: side of the square input, in pixels.
+        rounds: runs of each file.
         out: the JSON file.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -54,7 +54,11 @@ def compare(
 def measure(
     variant: str, ours: str, sizes: str, *, batch: int, side: int, rounds: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row: our file against transformers', whose logits it must give."""
+    """Compares our file with transformers', after checking that their logits agree.
+
+    Returns:
+        One row and no failures; or no row, and what could not be run.
+    """
     folder, pixels = make_checkpoint(variant), make_pixels(batch, side, side)
     theirs = ours.removeprefix("ours in ")
     entries = [

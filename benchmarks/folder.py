@@ -1,13 +1,13 @@
-"""A folder of photos to a folder of masks: each part alone on all cores, then the whole.
+"""Measures `segment` on a folder of photos: each part alone on all cores, then the whole.
 
     python -m benchmarks.folder --photos 200
     python -m benchmarks.folder --photos 2000 --model b5 --dtype bfloat16 --batch-size 32
 
-The photos are distinct crops of real pictures, JPEG. The parts are what `segment DIR` does, by the
-same functions and as many threads: read and resize, the network, class maps, files. On a CPU the
-parts share the cores, so the whole can at best take the sum of their times; on a GPU it can at best
-be as fast as the bare network, its input on the device already. Both ratios are printed, and the
-share of time that the device waited. The last line is one JSON object.
+The photos are distinct crops of real pictures, saved as JPEG. The parts are the steps of
+`segment DIR`, with the same functions and as many threads: reading and resizing, the network, class
+maps, files. On a CPU the parts share the cores, so the whole takes at best the sum of their times;
+on a GPU it is at best as fast as the network alone, with its input already on the device. Both
+ratios are printed, and the share of time that the device waited. The last line is a JSON object.
 """
 
 import functools
@@ -44,7 +44,7 @@ from segformer_jax.process import keep_freed_memory
 
 STREET = Path(__file__).parents[1] / "examples" / "street.jpg"
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
-QUEUE = 3  # batches that the bare network is given ahead
+QUEUE = 3  # batches that are in progress when the network is measured alone
 ENDINGS = {"mask": ".mask.png", "overlay": ".overlay.png", "npy": ".npy"}
 
 
@@ -65,18 +65,18 @@ def main(
     """Prints pictures per second of the parts and of the whole.
 
     Args:
-        photos: how many are made.
-        size: their width and height.
-        source: a folder of pictures to crop beside the street of the examples.
+        photos: number of photos to make.
+        size: width and height of the photos.
+        source: a folder of pictures to crop, in addition to the street of the examples.
         model: a weights package, folder or hub name; or b0 to b5 with random weights.
-        side: of the network's square input, for random weights.
-        labels: classes, for random weights.
+        side: side of the network's square input, for random weights.
+        labels: number of classes, for random weights.
         outputs: the files that are written for each photo.
-        device: cpu, gpu or tpu; the fastest there is when left out.
-        dtype: what the matrix products compute in.
+        device: cpu, gpu or tpu; by default the fastest there is.
+        dtype: type of the matrix products.
         batch_size: pictures that go through the network together.
-        threads: that read, and as many that write; one a core when left out.
-        rounds: each part and the whole take turns so often; medians are printed.
+        threads: threads that read, and as many that write; by default one per core.
+        rounds: runs of each part and of the whole, interleaved; medians are printed.
     """
     keep_freed_memory()
     threads = threads or usable_cores()
@@ -91,7 +91,7 @@ def main(
     per_photo = {name: statistics.median(own) / photos for name, own in times.items()}
     cores = {name: statistics.median(own) / photos for name, own in busy.items()}
     parts = ("read", "forward", "class_map", "write")
-    ratios = [  # of the same round: the machine's speed wanders
+    ratios = [  # within the same round, because the machine's speed varies
         sum(times[name][i] for name in parts) / times["whole"][i] for i in range(rounds)
     ]
     bare = [times["bare_forward"][i] / times["whole"][i] for i in range(rounds)]
@@ -186,7 +186,7 @@ def _queued(run: Callable[[], Any], count: int) -> None:
 def _timed(
     work: dict[str, Callable[[], Any]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of each, and seconds of all cores, turn by turn; an untimed turn first compiles."""
+    """Returns seconds and processor seconds of each run; an untimed first round compiles."""
     times: dict[str, list[float]] = {name: [] for name in work}
     busy: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(rounds + 1):
@@ -207,7 +207,7 @@ def _make_photos(
     source: Path | None,
     pool: ThreadPoolExecutor,
 ) -> list[Path]:
-    """Distinct crops, from half of a picture's sides to all of it, some of them mirrored."""
+    """Writes distinct crops, with half to all of a picture's sides, some of them mirrored."""
     folder.mkdir()
     given = [STREET] if source is None else [STREET, *(f.file for f in find_pictures(source)[1])]
     pictures = [read_image(file) for file in given]

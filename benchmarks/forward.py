@@ -1,4 +1,4 @@
-"""The forward pass of every contender, and the way from a decoded photo to its class map."""
+"""Measures every contender's forward pass, and the way from a decoded photo to a class map."""
 
 import math
 from pathlib import Path
@@ -27,14 +27,16 @@ def measure_forward(
     rounds: int,
     peaks: dict[str, float],
 ) -> tuple[list[Row], list[str]]:
-    """Logits of random pixels, 150 classes: ours first, then the others, all agreeing.
+    """Measures the logits of random pixels, with 150 classes, and checks that all agree.
+
+    The first contender must be ours.
 
     Returns:
-        A row per contender (`ratio` is ours ÷ theirs, in the same type where ours ran in it), and
-        what could not be run.
+        A row per contender (`ratio` is our time ÷ theirs, in the same type), and what could not be
+        run.
 
     Raises:
-        AssertionError: logits further from ours than the contender's tolerance.
+        AssertionError: logits are further from ours than the contender's tolerance.
     """
     folder = make_checkpoint(variant)
     pixels = make_pixels(batch, side, side)
@@ -47,14 +49,14 @@ def measure_forward(
     rows = _rows(work, lanes)
     for row in rows:
         rate = peaks.get(CONTENDERS[row["contender"]].dtype)
-        if rate:  # of the folded arithmetic: what others compute beyond it does not count
+        if rate:  # only the folded model's arithmetic counts, not what others compute in addition
             row["share"] = count / (row["ms"] / 1e3) / rate
         row["ms_per_megapixel"] = row["ms"] / (batch * side * side / 1e6)
     return rows, failures
 
 
 def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row], list[str]]:
-    """A decoded photo, 1280×960, through b0 to the class of every pixel of it."""
+    """Measures b0 from a decoded photo, 1280×960, to the class of each of its pixels."""
     photo = np.asarray(Image.open(PHOTO).convert("RGB").resize((1280, 960)))
     folder = make_checkpoint("b0")
     entries = [Entry(name, folder, photo, 960, 1280, "end_to_end") for name in contenders]
@@ -68,7 +70,7 @@ def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row]
 
 
 def check_agreement(lanes: list[Lane]) -> None:
-    """All logits are ours, to the tolerance of each contender, or of the device's products."""
+    """Fails if logits differ from ours by more than the tolerance of contender and device."""
     reference = lanes[0].output
     least = TENSORFLOAT32 if jax.default_backend() == "gpu" else 0
     for lane in lanes[1:]:
@@ -78,7 +80,7 @@ def check_agreement(lanes: list[Lane]) -> None:
 
 
 def growth(rows: list[Row], contender: str) -> float:
-    """The power of the number of pixels that a contender's time grows with, fitted."""
+    """Fits the power of the number of pixels with which a contender's time grows."""
     own = [row for row in rows if row["contender"] == contender]
     pixels = [math.log(row["ms"] / row["ms_per_megapixel"]) for row in own]
     return float(np.polyfit(pixels, [math.log(row["ms"]) for row in own], 1)[0])

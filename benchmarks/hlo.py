@@ -1,4 +1,4 @@
-"""Reads a program as XLA compiled it: its instructions, how often each runs, what each costs."""
+"""Parses a program that XLA compiled: its instructions, how often each runs, what each costs."""
 
 import math
 import re
@@ -15,13 +15,13 @@ class Instruction:
     """One instruction of a compiled program.
 
     Attributes:
-        name: as XLA calls it, "fusion.12".
+        name: XLA's name, such as "fusion.12".
         opcode: "fusion", "copy", "convolution"…
-        shape: of its result, with layout, as XLA writes it.
-        op_name: what it was made of, by JAX's names.
-        cycles: the compiler's estimate for one run; 0 where it gives none.
+        shape: shape of its result, with layout, as XLA writes it.
+        op_name: the operation that it was made from, as JAX names it.
+        cycles: the compiler's estimate for one run, or 0 if it gives none.
         times: how often it runs: the product of the trip counts of the loops around it.
-        fused: it is a step of a fusion, and touches no memory of its own.
+        fused: whether it is a step of a fusion, which does not write its result to memory.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """The bytes of the result of one run, without the padding of its layout."""
+        """Size of the result of one run in bytes, without the padding of its layout."""
         return sum(
             math.prod(map(int, filter(None, sides.split(",")))) * max(int(bits or 8), 8) // 8
             for _, bits, sides in _ARRAY.findall(self.shape)
@@ -42,10 +42,10 @@ class Instruction:
 
 
 def instructions(text: str) -> list[Instruction]:
-    """All instructions of a compiled program, given as `compiled.as_text()`.
+    """Returns all instructions of a compiled program, given as `compiled.as_text()`.
 
     Raises:
-        ValueError: a loop whose trip count the compiler doesn't know.
+        ValueError: the trip count of a loop is unknown.
     """
     entry, bodies = _computations(text)
     times = dict.fromkeys(bodies, 0) | {entry: 1}
@@ -96,12 +96,12 @@ def _callers_first(entry: str, bodies: dict[str, list[str]]) -> list[str]:
 
 
 def _calls(line: str, bodies: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
-    """The computations that an instruction runs, and how often."""
+    """Yields the computations that an instruction runs, and how often."""
     if found := re.search(r" while\(.*condition=%([\w.\-]+), body=%([\w.\-]+)", line):
         known = _first(r'"known_trip_count":\{"n":"(\d+)"', line, "")
         for called in found.groups():
             yield called, int(known) if known else _trips(bodies[found[1]])
-    one_of = _first(r"branch_computations=\{([^}]*)\}", line, "")  # each counts as if it were taken
+    one_of = _first(r"branch_computations=\{([^}]*)\}", line, "")  # each branch counts as taken
     for called in re.findall(r"(?:calls|\w+_computation|to_apply)=%([\w.\-]+)", line):
         yield called, 1
     for called in re.findall(r"%([\w.\-]+)", one_of):
@@ -109,7 +109,7 @@ def _calls(line: str, bodies: dict[str, list[str]]) -> Iterator[tuple[str, int]]
 
 
 def _trips(condition: list[str]) -> int:
-    """How often a loop of `lax.map` or `lax.scan` runs: it counts from 0 to a constant."""
+    """Returns how often a loop of `lax.map` or `lax.scan` runs: it counts from 0 to a constant."""
     constants = re.findall(r" s32\[\]\S* constant\((\d+)\)", "\n".join(condition))
     if len(constants) != 1 or not any("direction=LT" in line for line in condition):
         raise ValueError(f"a loop of unknown length: {condition}")

@@ -1,4 +1,4 @@
-"""The machine that a figure belongs to, and the most that it can multiply."""
+"""Describes the machine that figures were measured on, and measures its peak rate."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, versions and day."""
+    """Returns the processor, accelerator, number of cores, versions and date."""
     return {
         "processor": _processor(),
         "accelerator": _accelerator(),
@@ -27,7 +27,10 @@ def describe() -> dict[str, object]:
 
 
 def peak(dtype: str) -> float:
-    """G multiply-adds a second of a large matrix product: the better of JAX's and PyTorch's."""
+    """Measures 10⁹ multiply-adds per second in a large matrix product.
+
+    On a CPU this is the better of JAX and PyTorch, on an accelerator it is JAX.
+    """
     if _accelerator() is not None:
         return _jax_rate(dtype, 8192)
     return max(_jax_rate(dtype, 2048), _torch_rate(dtype, 2048))

@@ -1,9 +1,9 @@
-"""What int8 weights cost and give: size, speed, and the same class on how many pixels.
+"""Compares int8 weights with floats: size, speed, and the share of pixels with the same class.
 
 `python -m benchmarks.quantised --data SCENES/val` writes a model's weights both ways, loads both,
-runs both over all pictures, and then multiplies int8 by int8, as weights that stay int8 would.
-Times are processor time, of all cores together, medians of rounds in turns: the same work then
-takes the same on a machine that does other things besides.
+and runs both over all pictures. It then measures products of int8 by int8, which a model would
+compute if its weights stayed int8. Times are medians of interleaved rounds, in processor time of
+all cores together, which hardly changes if the machine does other things at the same time.
 """
 
 import statistics
@@ -33,7 +33,7 @@ from segformer_jax.evaluation.metrics import RunningConfusion, confusion_matrix,
 from segformer_jax.inference.compiled import compiler_options
 
 KINDS = ("float", "int8")
-PRODUCTS = {  # rows × inputs × outputs of the layers that b0 and b2 spend most in, at 512×512
+PRODUCTS = {  # rows × inputs × outputs of the layers in which b0 and b2 spend most, at 512×512
     "b0, stage 1, fc1": (16384, 32, 128),
     "b0, stage 3, fc1": (1024, 160, 640),
     "b0, stage 4, fc1": (256, 256, 1024),
@@ -48,10 +48,10 @@ def quantised(data: Path | None = None, model: str = "scene-b0", rounds: int = 3
     """Prints the tables of docs/quantised.md.
 
     Args:
-        data: the folder of one split, of the model's classes, such as scenes/val; size and speed
-            alone when left out.
+        data: the folder of one split, with the model's classes, such as scenes/val; without it,
+            only size and speed are measured.
         model: a weights package, a folder, or a hub name.
-        rounds: of the timed calls.
+        rounds: number of timed calls.
     """
     with tempfile.TemporaryDirectory() as folder:
         folders = {kind: Path(folder) / kind for kind in KINDS}
@@ -90,7 +90,7 @@ def quantised(data: Path | None = None, model: str = "scene-b0", rounds: int = 3
 
 
 def saved(model: str, folders: dict[str, Path]) -> None:
-    """Both forms of the weights, the floats in float32 whatever the source has."""
+    """Saves the weights as int8 and as floats, which are float32 whatever the source has."""
     own = SegformerForSemanticSegmentation.from_pretrained(model)
     for kind, folder in folders.items():
         own.save_pretrained(folder, weights=kind)
@@ -98,14 +98,14 @@ def saved(model: str, folders: dict[str, Path]) -> None:
 
 
 def file_size(folder: Path) -> int:
-    """Bytes of the weights."""
+    """Returns the size of the weights in bytes."""
     file = weights_file(folder)
     assert file is not None  # it was just written
     return file.stat().st_size
 
 
 def compared(segmenters: dict[str, Segmenter], dataset: Dataset) -> tuple[dict[str, float], float]:
-    """Each one's mean IoU over the data set, and the share of pixels given the same class."""
+    """Returns the mean IoU of each on the data set, and the share of pixels with the same class."""
     first = next(iter(segmenters.values()))
     table, count = model_labels(first, dataset), len(first.id2label)
     sums = {kind: RunningConfusion(count) for kind in segmenters}
@@ -126,10 +126,13 @@ def compared(segmenters: dict[str, Segmenter], dataset: Dataset) -> tuple[dict[s
 
 
 def product(name: str, rows: int, inputs: int, outputs: int, rounds: int) -> dict[str, str]:
-    """A layer in float32, in int8, and in int8 with the rounding of its inputs that this needs.
+    """Measures a layer in float32, as an int8 product, and in int8 with the rounding of inputs.
 
-    int8 under the options that the segmenter compiles float32 with, under those for bfloat16, which
-    give YNNPACK the products alone, and under XLA's own.
+    The int8 layer is compiled with the segmenter's options for float32, with those for bfloat16, by
+    which YNNPACK computes the products alone, and with XLA's own. The int8 product has XLA's.
+
+    Returns:
+        A row of the table: the time of float32 in ms, and the others' divided by it.
     """
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, inputs)).astype(np.float32)
@@ -159,24 +162,24 @@ def product(name: str, rows: int, inputs: int, outputs: int, rounds: int) -> dic
 
 
 def times(x: Any, kernel: Any, *, out: Any) -> jax.Array:
-    """A product whose sums are of type `out`."""
+    """Multiplies two matrices, with sums of type `out`."""
     return lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), preferred_element_type=out)
 
 
 def int8_layer(x: Any, kernel: Any, scale: Any) -> jax.Array:
-    """The floats that come of int8 × int8: inputs rounded row by row, sums scaled back."""
+    """Computes a float layer by int8 × int8: rounds inputs row by row and scales the sums back."""
     own, per_row = rounded(x)
     return times(own, kernel, out=jnp.int32).astype(jnp.float32) * (per_row * scale)
 
 
 def rounded(x: Any) -> tuple[jax.Array, jax.Array]:
-    """int8 multiples of a scale per row, and the scales."""
+    """Returns `x` as int8 multiples of a scale per row, and the scales."""
     per_row = jnp.abs(x).max(1, keepdims=True) / 127
     return jnp.rint(x / per_row).astype(jnp.int8), per_row
 
 
 def medians(runs: dict[Any, Callable[[], Any]], *, rounds: int) -> dict[Any, float]:
-    """Milliseconds of processor time of each, in turns after a round that warms up."""
+    """Returns each one's median processor time in ms, in interleaved rounds after a warm-up."""
     times: dict[Any, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():

@@ -1,7 +1,7 @@
-"""Contenders measured against one another: a process each, a turn each, round after round.
+"""Measures contenders in interleaved rounds, each contender in its own process.
 
-A process of its own keeps thread pools and memory apart; the turns share what the machine is doing
-at that moment, so that the ratio of two medians holds where the times themselves do not.
+Separate processes keep thread pools and memory apart. In a round, all contenders meet the same load
+of the machine, so that the ratio of two medians is reliable even if the times are not.
 """
 
 import multiprocessing
@@ -16,12 +16,12 @@ import numpy as np
 
 from benchmarks.contender import CONTENDERS, EXPORTED
 
-REST = 0.02  # seconds between turns, for the other's spinning threads to fall asleep
+REST = 0.02  # seconds between runs, in which the spinning threads of the last one fall asleep
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender, and what it is to do."""
+    """A contender and its task."""
 
     contender: str
     folder: Path
@@ -33,17 +33,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Lane:
-    """What came out: times in milliseconds, memory of the process in MB.
+    """The result of an entry: times in milliseconds, memory of the process in MB.
 
     Attributes:
         contender: its name.
-        median: of all rounds but the warm-up.
+        median: median of all rounds, without the warm-up.
         low: the first quartile.
-        high: the third.
-        peak: the largest resident memory of the process, libraries and weights included.
-        added: of that, what the runs added.
-        first: the first run, which compiles where anything is compiled.
-        output: the result.
+        high: the third quartile.
+        peak: the largest resident memory of the process, including libraries and weights.
+        added: the part of `peak` that the runs added.
+        first: time of the first run, which compiles if anything is compiled.
+        output: the result of a run.
     """
 
     contender: str
@@ -57,12 +57,12 @@ class Lane:
 
 
 def race(entries: list[Entry], *, rounds: int, seconds: float = 90) -> tuple[list[Lane], list[str]]:
-    """Runs all entries in turn; those that fail are left out, and named with the reason.
+    """Runs all entries in turn; returns their results, and the name and error of any that failed.
 
     Args:
         entries: the first is the one that others are compared with.
-        rounds: turns for each, fewer where all together would take longer than `seconds`.
-        seconds: a bound for the whole race, the starts apart.
+        rounds: runs of each entry; fewer, but at least 5, if all take longer than `seconds`.
+        seconds: limit for the whole race, without the starts of processes.
     """
     context = multiprocessing.get_context("spawn")
     workers, failures = [], []
@@ -103,7 +103,7 @@ def _answer(connection: Any) -> Any:
 
 
 def _serve(connection: Any, entry: Entry) -> None:
-    """One contender's process: load, warm up, then a run per request."""
+    """Runs in a contender's process: loads, warms up, then answers each request by a run."""
     try:
         contender = (CONTENDERS | EXPORTED)[entry.contender]
         make = contender.load(entry.task)
@@ -113,7 +113,7 @@ def _serve(connection: Any, entry: Entry) -> None:
         _forget_peak()
         first = _timed(passes.run, values)
         passes.run(values)
-    except Exception as error:  # whatever a peer raises is its answer
+    except Exception as error:  # any error of a peer is sent as its answer
         traceback.print_exc()
         connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
         return
@@ -145,5 +145,5 @@ def _status(name: str) -> float:
 
 
 def _forget_peak() -> None:
-    """Linux counts the peak anew from here."""
+    """Resets the peak memory that Linux counts."""
     Path("/proc/self/clear_refs").write_text("5")

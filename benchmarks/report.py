@@ -1,4 +1,4 @@
-"""Rows as a table, a JSON file and a plot."""
+"""Prints rows as a table, and writes them to a JSON file and a plot."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:
-    """A table of whatever the rows hold, in the order of the first row's keys."""
+    """Prints a table with a column for each key of the rows, in the order of the first row's."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
@@ -20,13 +20,13 @@ def print_rows(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def write_json(file: Path, report: dict[str, Any]) -> None:
-    """The whole report, machine included."""
+    """Writes a report as JSON; creates its folder if missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def plot(file: Path, rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
-    """A bar per contender and work: the median, with quartiles."""
+    """Plots a bar per contender and work: the median, with quartiles."""
     import matplotlib
 
     matplotlib.use("Agg")

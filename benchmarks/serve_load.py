@@ -1,7 +1,7 @@
-"""The server under load: `python -m benchmarks.serve_load [--clients 64] [--seconds 60]`.
+"""Measures the server under load: `python -m benchmarks.serve_load [--clients 64] [--seconds 60]`.
 
-Starts `segformer-jax serve` as a user would, lets clients in a process of their own post photos,
-many at a time and then one by one, and prints what they saw and one JSON line.
+Starts `segformer-jax serve` as a user would. Clients in another process post photos, many at a time
+and then one by one. Prints their rates and times, and one JSON line.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()", "
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients of one run saw; times in seconds."""
+    """What the clients of one run measured; times in seconds."""
 
     clients: int
     seconds: float
@@ -81,7 +81,7 @@ def _run(url: str, photos: list[bytes], clients: int, seconds: float) -> Load:
 
 
 def _batches(url: str) -> dict[str, int]:
-    """Runs of the network by their batch's size, from /metrics."""
+    """Returns the number of runs of the network for each batch size, from /metrics."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=60) as response:
         text = response.read().decode()
     found = re.findall(r'segformer_batch_size_bucket\{le="(\d+)\.0"\} (\S+)', text)
@@ -122,7 +122,7 @@ def main() -> None:
             raise SystemExit("the server did not start")
         start = time.monotonic() - started
         with multiprocessing.get_context("spawn").Pool(1) as other:
-            other.apply(_run, (url, photos, 8, 5.0))  # every photo's size compiled
+            other.apply(_run, (url, photos, 8, 5.0))  # compiles for every photo's size
             before = _batches(url)
             many = other.apply(_run, (url, photos, options.clients, options.seconds))
             between = _batches(url)

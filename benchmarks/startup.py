@@ -1,4 +1,4 @@
-"""What the first call costs, what a second process is spared, what a call and the help cost."""
+"""Measures the first call in a first and a second process, later calls, and `--help`."""
 
 import json
 import os
@@ -16,7 +16,10 @@ CALLS = 200
 
 
 def measure_startup(variant: str) -> dict[str, Any]:
-    """Seconds to compile the 512×512 forward pass, in a first process and in a second."""
+    """Measures the first 512×512 call, which compiles, in a first process and in a second.
+
+    The second process finds the compiled programs of the first in JAX's cache.
+    """
     folder = make_checkpoint(variant)
     with tempfile.TemporaryDirectory() as cache:
         first, second = (_first_call(folder, cache) for _ in range(2))
@@ -30,7 +33,7 @@ def measure_startup(variant: str) -> dict[str, Any]:
 
 
 def measure_overhead(variant: str) -> dict[str, Any]:
-    """Milliseconds until a call of `Segmenter.logits` returns to Python, the network running on."""
+    """Measures the ms until `Segmenter.logits` returns to Python, and until its result is there."""
     import numpy as np
 
     from segformer_jax import Segmenter
@@ -53,7 +56,7 @@ def measure_overhead(variant: str) -> dict[str, Any]:
 
 
 def measure_help(rounds: int) -> dict[str, Any]:
-    """Seconds of `segformer-jax --help`, and of `import jax` alone, interleaved."""
+    """Measures the seconds of `segformer-jax --help` and of `import jax` alone, interleaved."""
     commands = {
         "help_s": ["from segformer_jax.cli import main; main()", "--help"],
         "import_jax_s": ["import jax"],
@@ -76,7 +79,7 @@ def _first_call(folder: Path, cache: str) -> dict[str, Any]:
 
 
 def _report_first_call(folder: str) -> None:
-    """The child: compiles (or finds compiled) and runs the forward pass once."""
+    """Compiles the forward pass (or finds it compiled) and runs it once, in the child process."""
     import jax
 
     from segformer_jax import Segmenter

@@ -1,10 +1,11 @@
-"""What XLA makes of the forward pass for a TPU v5e, compiled without one: ours and the plain way.
+"""Compiles the forward pass for a TPU v5e without having one, and compares ours with a plain one.
 
     python -m benchmarks.tpu --variants b0 b2 --batches 8 --out tpu.json
 
 needs `pip install "segformer-jax[cli,tpu]"`, whose libtpu compiles ahead of time for a described
-machine. Nothing is run: flops and cycles are the compiler's estimates, no measurement. bfloat16,
-150 classes; over four chips the batch is split, and the figures are one chip's.
+machine. Nothing is run: flops and cycles are estimates of the compiler, not measurements. The
+network computes in bfloat16 and has 150 classes. With four chips the batch is split over them, and
+the figures are those of one chip.
 """
 
 import json
@@ -33,24 +34,24 @@ from segformer_jax.config import SegformerConfig
 from segformer_jax.inference.compiled import forward_pass
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
-MOVES = ("transpose", "pad", "copy")  # by opcode, or by what XLA calls a fusion that does only this
+MOVES = ("transpose", "pad", "copy")  # opcodes, with which the names of such fusions start too
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the compiler says of one program on one chip.
+    """The compiler's figures for one program on one chip.
 
     Attributes:
         way: "ours" or "plain".
         variant: "b0" … "b5".
         batch: pictures, over all chips.
         chips: 1, or 4 with the batch split.
-        gigaflops: of one chip's share of the batch.
-        temporary_megabytes: memory beside arguments and result, in units of 10⁶ bytes.
+        gigaflops: 10⁹ operations for one chip's share of the batch.
+        temporary_megabytes: memory in addition to arguments and result, in units of 10⁶ bytes.
         megacycles: the sum of the estimates of all instructions, each as often as it runs.
-        moves: by kind, how many transposes, pads and copies there are, how often they run and
-            what they write.
-        largest_moves: the costliest of them, and what they were made of.
+        moves: for each kind, how many transposes, pads and copies there are, how often they run,
+            what they write and how many cycles they take.
+        largest_moves: those that take most cycles, and the operations that they were made from.
     """
 
     way: str
@@ -65,18 +66,18 @@ class Program:
 
 
 def describe(way: str, variant: str, *, batch: int, chips: int = 1, side: int = 512) -> Program:
-    """Compiles one forward pass for `chips` of a 2 × 2 v5e, and reads what the compiler says.
+    """Compiles one forward pass for `chips` of a 2 × 2 v5e, and returns the compiler's figures.
 
     Raises:
         RuntimeError: libtpu isn't installed.
-        ValueError: the chips do not divide the batch.
+        ValueError: the batch is not divisible by the number of chips.
     """
     if batch % chips:
         raise ValueError(f"a batch of {batch} cannot be split over {chips} chips")
     compiled = _compile(way, variant, batch=batch, chips=chips, side=side)
     found = instructions(compiled.as_text())
-    # XLA counts the body of a loop once; the only loop goes over pieces of the batch, and all but
-    # the conversion of the input lies in it
+    # XLA's count of flops takes the body of a loop once. The only loop goes over pieces of the
+    # batch, and contains everything but the conversion of the input
     rounds = max(i.times for i in found if i.cycles)
     moving = sorted(filter(_kind_of_move, found), key=lambda i: -i.cycles * i.times)
     return Program(
@@ -93,9 +94,9 @@ def describe(way: str, variant: str, *, batch: int, chips: int = 1, side: int = 
 
 
 def _compile(way: str, variant: str, *, batch: int, chips: int, side: int) -> Any:
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # nobody is asked for a real one
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # no look-up of a real one
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip that two could quarrel over
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip to conflict over
     machine = topologies.get_topology_desc("v5e:2x2", platform="tpu")
     mesh = Mesh(np.array(machine.devices[:chips]), ("batch",))
     replicated, split = PartitionSpec(), PartitionSpec("batch")
@@ -114,7 +115,7 @@ def _compile(way: str, variant: str, *, batch: int, chips: int, side: int) -> An
 
 
 def _forward(way: str, config: SegformerConfig) -> tuple[Callable, Any]:
-    """A forward pass as `Segmenter` compiles it, or plain; and the shapes of its state."""
+    """Returns a forward pass, as `Segmenter` compiles it or plain, and the shapes of its state."""
 
     def model():
         with ops.use("tpu"):
@@ -149,7 +150,7 @@ def _total(moving: Sequence[Instruction]) -> dict[str, float]:
 
 
 def _written(instruction: Instruction) -> int:
-    """Bytes over all runs; what is written into a part of a result fills it once in all."""
+    """Returns the bytes of all runs; runs that each write a part of a result fill it once."""
     in_part = "dynamic-update-slice" in instruction.name
     return instruction.bytes * (1 if in_part else instruction.times)
 
@@ -171,13 +172,13 @@ def main(
     side: int = 512,
     out: Path | None = None,
 ) -> None:
-    """Compiles, prints the table, and writes it.
+    """Compiles all programs, prints the tables, and writes the figures.
 
     Args:
-        variants: which networks.
-        batches: pictures; those that the chips do not divide are left out.
-        chips: 1 and 4 of a 2 × 2 mesh.
-        side: of the pictures, in pixels.
+        variants: sizes of the network.
+        batches: pictures per batch; batches that can't be split over the chips are left out.
+        chips: numbers of chips, of a 2 × 2 mesh.
+        side: side of the pictures, in pixels.
         out: a JSON file to write.
     """
     jax.config.update("jax_platforms", "cpu")

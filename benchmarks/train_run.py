@@ -1,10 +1,10 @@
-"""Training as a user runs it, pictures read and augmented on the way: ours and PyTorch's.
+"""Compares training as a user runs it, with reading and augmenting pictures, with PyTorch's.
 
     python -m benchmarks.train_run --data FOLDER
 
-b0, float32, on the CPU. Both read the same pictures by the same code and augment them alike; ours
-through grain's threads, PyTorch's through a DataLoader with two workers. They take turns of a few
-steps in one process. `waits` is the share of our time in which the step had to wait for pictures.
+b0, float32, on the CPU. Both read the same pictures with the same code and augment them alike: ours
+in grain's threads, PyTorch's in a DataLoader with two workers. They alternate in one process, a few
+steps at a time. `waits` is the share of our time in which the step had to wait for pictures.
 """
 
 import shutil
@@ -33,7 +33,7 @@ WORKERS = 2
 
 
 class Samples(torch.utils.data.IterableDataset):
-    """The data set without end, augmented, each worker with its own random numbers."""
+    """Endless random pictures of a data set, augmented; each worker has its own random numbers."""
 
     def __init__(self, dataset: Dataset, options: Augmentation):
         self.dataset, self.options = dataset, options
@@ -52,9 +52,9 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
     Args:
         data: a folder with train/ and val/.
         batch_size: pictures per step.
-        crop: side of what the network sees.
-        turns: how often each has its turn, after one to warm up.
-        steps: of each turn.
+        crop: side of the network's square input, in pixels.
+        turns: turns of each, after one to warm up.
+        steps: steps per turn.
     """
     keep_freed_memory()
     folder = Path(tempfile.mkdtemp())
@@ -101,7 +101,7 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
 
 
 def _torch(dataset: Dataset, options: Augmentation, *, batch_size: int, steps: int):
-    """A turn of transformers' model, its own loss, and `torch.optim.AdamW`."""
+    """Returns a turn of steps of transformers' model, with its own loss and `torch.optim.AdamW`."""
     config = transformers.SegformerConfig(num_labels=len(dataset.id2label))
     model = transformers.SegformerForSemanticSegmentation(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, fused=True)

@@ -1,9 +1,9 @@
-"""A training step of b0, ours against transformers': `python -m benchmarks.train_step`.
+"""Compares our training step of b0 with transformers': `python -m benchmarks.train_step`.
 
 A step is the forward pass in train mode with the config's own dropout, the loss at the labels'
 size, the backward pass and AdamW, on 8 pictures of 256 × 256 with 11 classes in float32. Both
 start from the same weights; before anything is timed, the losses and every parameter's gradient
-are compared with all dropout off. On a GPU both use TensorFloat-32, but for that comparison.
+are compared with all dropout off. On a GPU both use TensorFloat-32, except in that comparison.
 """
 
 import tempfile
@@ -26,17 +26,18 @@ from segformer_jax.checkpoints.flat import values_of
 BATCH, SIDE, LABELS = 8, 256, 11
 RATE, DECAY = 6e-5, 0.01
 NO_DROPOUT = dict(drop_path_rate=0.0, classifier_dropout_prob=0.0)
-TOLERANCE = 2e-3  # of a gradient's norm: what float32 loses in sums over 32,768 positions
-NEGLIGIBLE = 1e-5  # of the whole gradient's norm: exact zeros that are rounding on both sides
+TOLERANCE = 2e-3  # × a gradient's norm: errors of float32 in sums over 32,768 positions
+NEGLIGIBLE = 1e-5  # × the norm of all gradients: rounding errors of gradients that are exactly 0
 
 Step = Callable[[], float]
 
 
 def measure(rounds: int) -> list[dict]:
-    """One row: the medians of both in ms, their ratio, and the spread of the rounds' ratios.
+    """Returns one row: both medians in ms, their ratio, and the spread of the rounds' ratios.
 
-    The peer is PyTorch eager or eager in channels_last, whichever is faster here and now. `spread`
-    is half the distance between the quartiles of the ratio, divided by the ratio.
+    The peer is PyTorch eager or eager in channels_last, whichever is faster in this run. `ratio` is
+    the median of the rounds' ratios, and `spread` half the distance between their quartiles,
+    divided by `ratio`.
     """
     with tempfile.TemporaryDirectory() as folder:
         hf = _hf_model()
@@ -73,7 +74,7 @@ def measure(rounds: int) -> list[dict]:
 
 
 def our_step(folder: str) -> Step:
-    """`training_step` of the model in a folder."""
+    """Returns the `training_step` of the model in a folder."""
     model = segformer_jax.SegformerForSemanticSegmentation.from_pretrained(folder)
     return training_step(model, *_batch(), rate=RATE, decay=DECAY)
 
@@ -81,7 +82,7 @@ def our_step(folder: str) -> Step:
 def their_step(folder: str, layout: torch.memory_format) -> Step:
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cuda.matmul.allow_tf32 = True  # as JAX, and as cuDNN's convolutions do anyway
+    torch.backends.cuda.matmul.allow_tf32 = True  # as JAX and cuDNN's convolutions do by default
     model = model.train().to(device, memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     pixels, labels = _batch()

@@ -1,8 +1,9 @@
-"""One commit against another: a process each, turn by turn, and the ratio of every pair.
+"""Compares two commits by pairs of runs, each commit in its own process.
 
-What the machine does at a moment, both meet, and who goes first alternates; so the ratios of pairs
-hold where the times do not. Their median has an interval without any assumption on how times are
-spread: it reaches from one of the sorted ratios to another, by the binomial distribution.
+Both runs of a pair meet the same load of the machine, and the first one alternates, so that the
+ratios of pairs are reliable even if the times are not. The confidence interval of their median
+needs no assumption on the distribution of times: it reaches from one of the sorted ratios to
+another, which the binomial distribution gives.
 """
 
 import contextlib
@@ -27,16 +28,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long a case takes here as there.
+    """The time of a case in this checkout ÷ its time in another commit.
 
     Attributes:
         case: its name.
-        here: the median of this checkout, in milliseconds.
-        there: of the other commit.
+        here: median time of this checkout, in milliseconds.
+        there: median time of the other commit, in milliseconds.
         ratio: the median of the pairs' ratios.
-        low: where its interval of 95 % begins.
-        high: where it ends.
-        bound: what the interval may reach.
+        low: lower end of the 95 % interval of this median.
+        high: upper end of this interval.
+        bound: the largest upper end that is allowed.
     """
 
     case: str
@@ -49,23 +50,24 @@ class Ratio:
 
     @property
     def slower(self) -> bool:
-        """Whether the interval reaches above the bound."""
+        """Whether the upper end of the interval is above the bound."""
         return self.high > self.bound
 
 
 def against(commit: str, *, cases: Sequence[Case], pairs: int, bound: float) -> Iterator[Ratio]:
-    """The ratios of this checkout, as it lies there, to a commit, case by case.
+    """Yields the ratios of this checkout, with uncommitted changes, to a commit, case by case.
 
     Args:
-        commit: anything that git knows as one.
+        commit: any name of a commit that git accepts.
         cases: what to measure.
-        pairs: runs of each.
-        bound: what the interval of a ratio may reach; twice as far above 1 in bfloat16, whose
-            times spread more.
+        pairs: runs of each of the two.
+        bound: the largest upper end of a ratio's interval that is allowed; twice as far above 1 in
+            bfloat16, whose times vary more.
 
     Raises:
-        ValueError: fewer than 6 pairs, which have no interval of 95 %; no such commit.
-        RuntimeError: a case that does not run.
+        ValueError: `pairs` is below 6, for which there is no 95 % interval; or there is no such
+            commit.
+        RuntimeError: a case does not run.
     """
     if pairs < 6:
         raise ValueError(f"pairs must be 6 or more, got {pairs}: fewer have no interval of 95 %")
@@ -83,7 +85,7 @@ def against(commit: str, *, cases: Sequence[Case], pairs: int, bound: float) -> 
 
 @contextlib.contextmanager
 def checked_out(commit: str, *, repository: Path = ROOT) -> Iterator[Path]:
-    """A folder with the files of a commit, for as long as it is needed.
+    """Checks out a commit into a temporary folder, which lasts as long as the context.
 
     Raises:
         ValueError: git knows no such commit.
@@ -102,12 +104,12 @@ def checked_out(commit: str, *, repository: Path = ROOT) -> Iterator[Path]:
 
 
 def command_of(checkout: Path, case: str) -> list[str]:
-    """The program of a case, always this checkout's own, on the library of another."""
+    """Returns the command of a case: this checkout's own cases.py, on the library of `checkout`."""
     return [sys.executable, str(ROOT / "benchmarks" / "cases.py"), str(checkout), case]
 
 
 class Worker:
-    """A process that says "ready", and then how long each run took."""
+    """A process that prints "ready", and then the time of each run."""
 
     def __init__(self, command: Sequence[str], checkout: Path):
         self.process = subprocess.Popen(
@@ -138,7 +140,7 @@ class Worker:
         self.process.stdout.close()
 
     def run(self) -> float:
-        """One run, in milliseconds."""
+        """Runs once; returns the time in milliseconds."""
         assert self.process.stdin is not None
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
@@ -153,7 +155,7 @@ class Worker:
 
 
 def take_turns(here: Worker, there: Worker, *, pairs: int) -> tuple[list[float], list[float]]:
-    """The times of both, pair by pair; who goes first alternates."""
+    """Returns the times of both, measured in pairs in which the first one alternates."""
     times: dict[Worker, list[float]] = {here: [], there: []}
     for number in range(pairs):
         for worker in (here, there) if number % 2 == 0 else (there, here):
@@ -163,7 +165,7 @@ def take_turns(here: Worker, there: Worker, *, pairs: int) -> tuple[list[float],
 
 
 def ratio_of(case: str, here: list[float], there: list[float], *, bound: float) -> Ratio:
-    """The median ratio of the pairs and its interval."""
+    """Returns the median ratio of the pairs and its interval."""
     ratios = sorted(own / other for own, other in zip(here, there, strict=True))
     rank = outer_rank(len(ratios))
     return Ratio(
@@ -178,10 +180,11 @@ def ratio_of(case: str, here: list[float], there: list[float], *, bound: float) 
 
 
 def outer_rank(count: int) -> int:
-    """How many of the sorted values lie outside a median's interval of 95 %, on either side.
+    """Returns how many of the sorted values are outside a median's 95 % interval, on either side.
 
-    Each value is above the true median as a coin shows heads, so that both outer parts together
-    have the probability 2 · P(heads ≤ rank) of missing it: 3 values of 15 on either side.
+    Each value is above the true median with probability 1/2, like heads of a coin. The interval
+    therefore misses the median with probability 2 · P(heads ≤ rank), which must not exceed 5 %. Of
+    15 values, 3 are outside on either side.
     """
     missed, rank = 2 / 2**count, 0
     while (missed := missed + 2 * math.comb(count, rank + 1) / 2**count) <= 0.05:

@@ -1,6 +1,6 @@
 """KerasHub's SegFormer (keras-hub 0.32, Keras 3.15) on JAX, with the weights of a folder.
 
-It has no converter for transformers' SegFormer, so each tensor is put into its variable here.
+KerasHub has no converter for transformers' SegFormer, so this module assigns each tensor.
 
 What is timed is `jax.jit` of `model.stateless_call`, Keras's documented way to run a model under
 JAX: as fast as `predict_on_batch`, which also copies to and from NumPy; `predict` is slower. The
@@ -10,13 +10,15 @@ size, work that the others aren't measured with. There is no softmax in it.
 It differs from transformers' model in two places, neither of them an option of its constructors:
 GELU is the tanh approximation (`keras.ops.gelu`'s default), and the two LayerNorms of each block
 have an epsilon of 1e-6 instead of 1e-5. For a photo of 512² and trained b0 weights, the logits are
-1.4e-4 of their norm away (noise: 3.5e-4), with the class of 99.99 % of the places the same. With
-both places patched it is 2.5e-7, so that the weights stand where they belong. With freshly drawn
-weights it is 9e-7 as it is, as activations near 0 do not tell the two GELUs apart.
+1.4e-4 of their norm away (noise: 3.5e-4), with the same class at 99.99 % of the positions. With
+both places patched the distance is 2.5e-7, which shows that every tensor is in its place. With
+freshly initialised weights it is 9e-7 even without patches, because activations near 0 are almost
+the same in both GELUs.
 
 So assert a relative L2 distance ≤ 5e-4 and ≥ 99.9 % equal classes for a photo with trained
 weights. One pair of tensors swapped or one kernel not transposed gives 4e-3 or more, one query
-bias left at 0 gives 1e-3. Drawn weights (≤ 1e-5) prove less: their norms and biases are all alike.
+bias left at 0 gives 1e-3. Freshly initialised weights (≤ 1e-5) prove less: their norms and biases
+are all alike.
 """
 
 import json
@@ -31,14 +33,14 @@ from benchmarks.peers.keras_on_jax import jitted, missing, use_jax
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """`SegFormerImageSegmenter` up to its logits at a quarter of the size, jitted.
+    """Returns the jitted `SegFormerImageSegmenter` up to its logits at a quarter of the size.
 
     Raises:
         ImportError: KerasHub isn't installed.
         KeyError: a tensor is missing.
-        ValueError: a picture that isn't square (its blocks take the grid's side to be the root of
-            the number of tokens) or whose side isn't a multiple of 32 (its reshapes fail);
-            bfloat16; Keras on another backend; weights that do not fit.
+        ValueError: the picture isn't square (its blocks take the grid's side to be the root of the
+            number of tokens) or its side isn't a multiple of 32 (its reshapes fail); `dtype` is
+            bfloat16; Keras has another backend; or the weights do not fit.
     """
     keras = use_jax("KerasHub", height=height, width=width, dtype=dtype)
     try:
@@ -74,8 +76,8 @@ def _load(segmenter: Any, tensors: dict[str, np.ndarray]) -> None:
     """Assigns each tensor to its variable, every one once; Keras refuses a shape that doesn't fit.
 
     Raises:
-        KeyError: a tensor that is missing, or a variable named twice.
-        ValueError: a shape that doesn't fit; tensors or variables that are left over.
+        KeyError: a tensor is missing, or a variable is named twice.
+        ValueError: a shape doesn't fit, or tensors or variables are left over.
     """
     free = {id(variable): variable.path for variable in segmenter.weights}
     left = {name for name in tensors if not name.endswith("num_batches_tracked")}
@@ -85,7 +87,7 @@ def _load(segmenter: Any, tensors: dict[str, np.ndarray]) -> None:
             tensor = tensors[f"{name}.{suffix}"]
             if tensor.ndim == 2:
                 tensor = tensor.T
-            elif tensor.ndim == 4:  # o i h w, or c 1 h w of a depthwise one → h w i o, h w c 1
+            elif tensor.ndim == 4:  # o i h w → h w i o, or for depthwise c 1 h w → h w c 1
                 depthwise = name.endswith("dwconv")
                 tensor = tensor.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
             variable.assign(tensor)
@@ -96,7 +98,7 @@ def _load(segmenter: Any, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _layers(segmenter: Any) -> Iterator[tuple[str, Any]]:
-    """Each layer that holds variables, with its name in transformers' files."""
+    """Yields each layer that holds variables, with its name in transformers' files."""
     backbone = segmenter.backbone
     encoder = backbone.image_encoder
     norms = [layer for layer in encoder.layers if type(layer).__name__ == "LayerNormalization"]

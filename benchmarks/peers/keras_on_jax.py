@@ -1,4 +1,4 @@
-"""What the two Keras libraries share: Keras on JAX, and a jitted model as a contender."""
+"""Code that both Keras libraries share: importing Keras on JAX, and jitting a model."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from benchmarks.contender import Forward
 
 
 def use_jax(library: str, *, height: int, width: int, dtype: str) -> Any:
-    """Keras on the JAX backend; to be called before the library is imported.
+    """Imports Keras with the JAX backend; call it before the library is imported.
 
     Raises:
         ImportError: Keras isn't installed.
-        ValueError: a picture that isn't square or whose side isn't a multiple of 32; bfloat16;
-            Keras on another backend.
+        ValueError: the picture isn't square or its side isn't a multiple of 32; `dtype` is not
+            float32; or Keras has another backend.
     """
     if height != width or height % 32:
         raise ValueError(
@@ -35,12 +35,12 @@ def use_jax(library: str, *, height: int, width: int, dtype: str) -> Any:
 
 
 def missing(error: ImportError) -> ImportError:
-    """The error that says what to install."""
+    """Returns the error that says what to install."""
     return ImportError(f"{error}; pip install 'segformer-jax[bench]'")
 
 
 def jitted(model: Any, tracing: Any = contextlib.nullcontext) -> Forward:
-    """`jax.jit` of the model's `stateless_call`, traced inside a context of `tracing`."""
+    """Returns `jax.jit` of the model's `stateless_call`, traced inside the context `tracing()`."""
     import jax
 
     trainable = [variable.value for variable in model.trainable_variables]

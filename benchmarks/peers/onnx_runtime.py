@@ -1,4 +1,4 @@
-"""ONNX Runtime on the exported transformers model."""
+"""ONNX Runtime with the exported transformers model."""
 
 import os
 import warnings
@@ -12,14 +12,14 @@ from benchmarks.peers import torch_eager
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """A session on all cores, of a graph exported for the shape of its input."""
+    """Returns a session on all cores, with a graph exported for the shape of its input."""
     if dtype != "float32":
         raise ValueError(f"ONNX Runtime's CPU provider is measured in float32, not {dtype}")
     return in_session(lambda shape: exported(folder, shape))
 
 
 def in_session(file_for: Callable[[tuple[int, ...]], Path]) -> Forward:
-    """The ONNX file for a shape of the input, (b, h, w, 3), on all cores."""
+    """Returns a session on all cores; `file_for` gives the ONNX file for an input (b, h, w, 3)."""
     import onnxruntime
 
     sessions = {}
@@ -40,7 +40,7 @@ def in_session(file_for: Callable[[tuple[int, ...]], Path]) -> Forward:
 
 
 def exported(folder: Path, shape: tuple[int, ...]) -> Path:
-    """The ONNX file of transformers' model for one shape (b, h, w, 3), made once."""
+    """Returns the ONNX file of transformers' model for one shape (b, h, w, 3), exported once."""
     file = folder / f"{'x'.join(map(str, shape))}.onnx"
     if file.exists():
         return file
@@ -58,7 +58,7 @@ def exported(folder: Path, shape: tuple[int, ...]) -> Path:
 
     b, h, w, c = shape
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, and the faster one
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but faster
         torch.onnx.export(
             Logits().eval(),
             (torch.zeros(b, c, h, w),),

@@ -1,4 +1,4 @@
-"""OpenVINO on the exported transformers model, in float32 or at its default precision."""
+"""OpenVINO with the exported transformers model, in float32 or bfloat16."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,12 @@ from benchmarks.peers.onnx_runtime import exported
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """A compiled model with the latency hint; bfloat16 where the CPU multiplies it natively."""
+    """Compiles a model with the latency hint; bfloat16 works if the CPU multiplies it natively."""
     return compiled(lambda shape: exported(folder, shape), dtype)
 
 
 def compiled(file_for: Callable[[tuple[int, ...]], Path], dtype: str) -> Forward:
-    """The ONNX file for a shape of the input, (b, h, w, 3)."""
+    """Returns a compiled model; `file_for` gives the ONNX file for an input (b, h, w, 3)."""
     import openvino
 
     core, requests = openvino.Core(), {}

@@ -1,4 +1,4 @@
-"""The library itself: `Segmenter`, with the settings that its command line makes."""
+"""The library itself: `Segmenter`, with the process settings of its command line."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from benchmarks.contender import Forward
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """`Segmenter.logits`, NHWC as it is."""
+    """Returns `Segmenter.logits`, which is NHWC like the pixels."""
     import jax
 
     segmenter = _segmenter(folder, dtype)
@@ -20,7 +20,7 @@ def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
 
 
 def end_to_end(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """A decoded photo → its class map, at the photo's size."""
+    """Returns the pass from a decoded photo to its class map, at the photo's size."""
     segmenter = _segmenter(folder, dtype)
     return Forward(
         prepare=lambda photo: photo,

@@ -1,4 +1,4 @@
-"""ONNX Runtime on our export."""
+"""ONNX Runtime with our exported model."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ from benchmarks.peers.onnx_runtime import in_session
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """Of a graph whose sizes are set."""
+    """Returns a session with a graph of fixed sizes."""
     return in_session(lambda shape: exported(folder, shape))
 
 
 def any_size(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """Of a graph that leaves them open."""
+    """Returns a session with a graph of open sizes."""
     return in_session(lambda shape: exported(folder, None))
 
 
 def exported(folder: Path, shape: tuple[int, ...] | None) -> Path:
-    """Our ONNX file of a checkpoint for one shape (b, h, w, 3), or for all; written anew."""
+    """Exports a checkpoint to our ONNX file for one shape (b, h, w, 3), or for all if None."""
     from segformer_jax import SegformerForSemanticSegmentation
     from segformer_jax.export import Signature, export_onnx
 

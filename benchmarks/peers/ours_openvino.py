@@ -1,4 +1,4 @@
-"""OpenVINO on our export."""
+"""OpenVINO with our exported model."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from benchmarks.peers.ours_onnx_runtime import exported
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """Of a graph whose sizes are set."""
+    """Returns a compiled model with a graph of fixed sizes."""
     return compiled(lambda shape: exported(folder, shape), dtype)
 
 
 def any_size(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """Of a graph that leaves them open."""
+    """Returns a compiled model with a graph of open sizes."""
     return compiled(lambda shape: exported(folder, None), dtype)

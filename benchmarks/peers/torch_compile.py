@@ -1,4 +1,4 @@
-"""transformers on PyTorch, through `torch.compile` (its C++ backend on a CPU)."""
+"""transformers on PyTorch with `torch.compile`, which generates C++ on a CPU."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from benchmarks.peers import torch_eager
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """The compiled module; the first call, which compiles, is among the warm-up."""
+    """Returns the compiled module; its first call, which compiles, is part of the warm-up."""
     import torch
 
     return torch_eager.of_model(torch.compile(torch_eager.load(folder, dtype)))

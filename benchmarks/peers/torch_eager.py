@@ -1,4 +1,4 @@
-"""transformers on PyTorch, as it comes: eager, with its default (sdpa) attention.
+"""transformers on PyTorch with its defaults: eager, with sdpa attention.
 
 On an NVIDIA GPU float32 products may use TensorFloat-32, which is JAX's default there.
 """
@@ -12,12 +12,12 @@ from benchmarks.contender import Forward
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """`SegformerForSemanticSegmentation` under `torch.inference_mode`, NCHW."""
+    """Returns `SegformerForSemanticSegmentation` in `torch.inference_mode`, NCHW."""
     return of_model(load(folder, dtype))
 
 
 def end_to_end(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """Processor (the PIL one), model, `post_process_semantic_segmentation`."""
+    """Returns the PIL processor, the model and `post_process_semantic_segmentation` as one pass."""
     import torch
     import transformers
 
@@ -36,7 +36,7 @@ def end_to_end(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
 
 
 def load(folder: Path, dtype: str) -> Any:
-    """The model in eval mode, on the GPU or on as many threads as there are cores."""
+    """Loads the model in eval mode, on the GPU if there is one, else on PyTorch's CPU threads."""
     import torch
     import transformers
 
@@ -51,7 +51,7 @@ def load(folder: Path, dtype: str) -> Any:
 
 
 def of_model(model: Any) -> Forward:
-    """The forward pass of a model of transformers, compiled or not."""
+    """Returns the forward pass of a model of transformers, compiled or not."""
     import torch
 
     parameter = next(model.parameters())

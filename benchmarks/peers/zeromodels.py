@@ -1,12 +1,12 @@
 """ZeroModels' SegFormer (zeromodels 1.3.6, Keras 3.15) on JAX, with the weights of a folder.
 
-Its `from_weights("hf:…")` takes the name of a repository, not a folder; `config_from_hf` and
-`transfer_from_hf`, of which that is made, take what the folder holds. They need PyTorch.
+Its `from_weights("hf:…")` takes the name of a repository, not a folder; it consists of
+`config_from_hf` and `transfer_from_hf`, which take the content of the folder. They need PyTorch.
 
 What is timed is `jax.jit` of `model.stateless_call`, Keras's documented way to run a model under
-JAX, within `jax.ensure_compile_time_eval`. Without the latter nothing that compiles works on JAX,
+JAX, within `jax.ensure_compile_time_eval`. Without the latter no compiled call works on JAX,
 `predict` included ("Shapes must be 1D sequences of concrete values"): its attention takes the root
-of the number of tokens with `keras.ops`, which `jit` traces. As the library stands, its users run
+of the number of tokens with `keras.ops`, which `jit` traces. Users of the unchanged library run
 `model(pixels)` operation by operation, which is slower, so this is in its favour. The model ends at
 the classifier: `SegFormerSemanticSegment` then resizes its logits to the picture's size, work that
 the others aren't measured with. There is no softmax in it. Its default attention ("sdpa") is kept;
@@ -14,8 +14,8 @@ the others aren't measured with. There is no softmax in it. Its default attentio
 
 Its arithmetic is transformers': exact GELU, an epsilon of 1e-5, the same padding for sides that are
 multiples of 32. The logits are 2.5e-7 of their norm away with trained b0 weights and 9e-7 with
-freshly drawn ones, all classes equal. So assert a relative L2 distance ≤ 1e-5 and ≥ 99.9 % equal
-classes; a single tensor in the wrong place gives 1e-3 or more with trained weights.
+freshly initialised ones, all classes equal. So assert a relative L2 distance ≤ 1e-5 and ≥ 99.9 %
+equal classes; a single tensor in the wrong place gives 1e-3 or more with trained weights.
 """
 
 import json
@@ -31,14 +31,14 @@ FIXED = {"num_attention_heads": [1, 2, 5, 8], "sr_ratios": [8, 4, 2, 1]}  # not 
 
 
 def forward(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
-    """`SegFormerSemanticSegment` up to its logits at a quarter of the size, jitted.
+    """Returns the jitted `SegFormerSemanticSegment` up to its logits at a quarter of the size.
 
     Raises:
-        ImportError: ZeroModels isn't installed, or PyTorch isn't.
-        ValueError: a picture that isn't square (its blocks take the grid's side to be the root of
-            the number of tokens) or whose side isn't a multiple of 32 (it pads where transformers
-            crops); bfloat16; Keras on another backend; a model it has no options for; weights
-            that do not fit.
+        ImportError: ZeroModels or PyTorch isn't installed.
+        ValueError: the picture isn't square (its blocks take the grid's side to be the root of the
+            number of tokens) or its side isn't a multiple of 32 (it pads where transformers
+            crops); `dtype` is bfloat16; Keras has another backend; ZeroModels has no options for
+            the model; or the weights do not fit.
     """
     keras = use_jax("ZeroModels", height=height, width=width, dtype=dtype)
     try:
@@ -66,7 +66,7 @@ def _load(segmenter: Any, tensors: dict[str, np.ndarray]) -> None:
     """Runs the library's own conversion, and checks that it left out no variable and no tensor.
 
     Raises:
-        ValueError: variables that got no value, or as many numbers as the file doesn't have.
+        ValueError: variables got no value, or the file and the model differ in size.
     """
     for variable in segmenter.weights:
         variable.assign(np.full(variable.shape, np.nan, np.float32))

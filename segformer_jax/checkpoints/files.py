@@ -17,8 +17,8 @@ from segformer_jax.errors import WeightsError
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 FLOATS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
 CONTAINERS = (*FLOATS, INT8_FILE)  # in the order in which they are looked for
-PARAMETERS = "parameters.safetensors"  # what `flat` writes, of any network
-TYPES = (  # of safetensors, those that NumPy and ml_dtypes have
+PARAMETERS = "parameters.safetensors"  # the file of `checkpoints.flat`, for any network
+TYPES = (  # the types of safetensors that NumPy or ml_dtypes has
     *("F64", "F32", "F16", "BF16", "BOOL"),
     *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"),
 )
@@ -46,7 +46,10 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def weights_file(path: str | Path) -> Path | None:
-    """The file that `read_weights` starts with: itself, or the first kind that a folder holds."""
+    """Returns the file that `read_weights` opens first; None if there is none.
+
+    For a folder, this is the first of `CONTAINERS` that it holds.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -54,7 +57,7 @@ def weights_file(path: str | Path) -> Path | None:
 
 
 def flat_hint(path: str | Path) -> str:
-    """How to load a folder with a network that is not SegFormer's; "" for other folders."""
+    """Returns how to load a folder that `save_flat` wrote, to end an error message; else ""."""
     if not (Path(path) / PARAMETERS).is_file():
         return ""
     return (
@@ -64,7 +67,7 @@ def flat_hint(path: str | Path) -> str:
 
 
 def is_int8(path: str | Path) -> bool:
-    """Whether the weights of a file or folder are int8, which a file's header tells."""
+    """Whether the weights of a file or folder are int8; only the file's header is read."""
     file = weights_file(path)
     if file is None or file.suffix != ".safetensors":
         return False
@@ -73,7 +76,7 @@ def is_int8(path: str | Path) -> bool:
 
 
 def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Writes a safetensors file that transformers reads; whole or not at all."""
+    """Writes a safetensors file that transformers can read, completely or not at all."""
     with atomic_path(path) as temporary:
         contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         save_file(contiguous, temporary, metadata={"format": "pt"})

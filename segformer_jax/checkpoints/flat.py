@@ -1,4 +1,4 @@
-"""The weights of any NNX module as one flat dict by dotted paths, in memory and in a file.
+"""The weights of any NNX module as a flat dict, keyed by dotted paths, in memory or in a file.
 
 It is used for networks that Hugging Face's layout can't represent, for example with another
 attention or head: `parameters.safetensors` has every array under its path in the module, such as
@@ -20,17 +20,17 @@ from segformer_jax.errors import WeightsError
 
 Flat = dict[str, Any]  # "segformer.stages.0.blocks.1.attention.q_proj.kernel": array
 
-KEPT = nnx.Not(nnx.RngState)  # streams of random numbers are no weights
+KEPT = nnx.Not(nnx.RngState)  # the states of random number generators are not weights
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model without its values, and how to make it whole again.
+    """The structure of a model, from which it can be rebuilt with other values.
 
     Attributes:
-        graph: what its modules are.
-        fixed: of its own streams of random numbers what stays as it is.
-        state: the Variables of all else, of which the types matter and not the values.
+        graph: the graph definition that `nnx.split` returns.
+        fixed: the random state that keeps its values.
+        state: all other Variables; `model` uses their types and replaces their values.
     """
 
     graph: Any
@@ -38,33 +38,33 @@ class Skeleton:
     state: Any
 
     def model(self, values: Mapping[str, Any]) -> Any:
-        """The model with these values, by their dotted paths; traceable."""
+        """Returns the model with these values, given by dotted path; JAX can trace it."""
         filled = nnx.map_state(lambda path, own: own.replace(values[_dotted(path)]), self.state)
         return nnx.merge(self.graph, self.fixed, filled, copy=True)
 
 
 def skeleton_of(model: nnx.Module, *, fixed: type[nnx.RngState] = nnx.RngState) -> Skeleton:
-    """The model's skeleton, `fixed` being what of its random streams no value is given for."""
+    """Returns the model's skeleton, in which random state of the type `fixed` keeps its values."""
     return Skeleton(*nnx.split(model, fixed, ...))
 
 
 def variables(state: Any) -> dict[str, nnx.Variable]:
-    """Every Variable by its dotted path."""
+    """Returns every Variable by its dotted path."""
     return {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
 
 
 def values_of(state: Any) -> Flat:
-    """Every value by its dotted path."""
+    """Returns every value by its dotted path."""
     return {name: variable.get_value() for name, variable in variables(state).items()}
 
 
 def flat_state(model: nnx.Module) -> Flat:
-    """Every parameter and statistic by its dotted path."""
+    """Returns every parameter and statistic by its dotted path."""
     return values_of(nnx.state(model, KEPT))
 
 
 def fill(model: nnx.Module, values: Mapping[str, Any]) -> None:
-    """Puts values in by path, each cast to its place's type by NumPy, which compiles nothing."""
+    """Sets values by dotted path, cast to their Variables' types by NumPy: nothing is compiled."""
 
     def filled(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         value = np.array(values[_dotted(path)], variable.get_value().dtype)
@@ -74,7 +74,7 @@ def fill(model: nnx.Module, values: Mapping[str, Any]) -> None:
 
 
 def save_flat(model: nnx.Module, folder: str | Path) -> None:
-    """Writes `folder`/parameters.safetensors, whole or not at all.
+    """Writes `folder`/parameters.safetensors, completely or not at all.
 
     Raises:
         ValueError: the folder can't be written.
@@ -84,11 +84,11 @@ def save_flat(model: nnx.Module, folder: str | Path) -> None:
 
 
 def load_flat(model: nnx.Module, folder: str | Path) -> None:
-    """Puts what `save_flat` wrote into a module that was made as the saved one was.
+    """Loads what `save_flat` wrote into a module that was built like the saved one.
 
     Raises:
-        WeightsError: no such file, a damaged one, or one of another module: all that is missing,
-            unexpected or of another shape is listed.
+        WeightsError: the file is missing, damaged, or of another module; the message lists all
+            that is missing, unexpected or of another shape.
     """
     file = Path(folder) / PARAMETERS
     if not file.is_file():

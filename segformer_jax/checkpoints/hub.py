@@ -1,4 +1,4 @@
-"""Finds or downloads the folder of a name; the only code that uses `huggingface_hub`."""
+"""Finds or downloads the folder of a checkpoint; the only code that uses `huggingface_hub`."""
 
 import warnings
 from fnmatch import fnmatch
@@ -25,7 +25,7 @@ def resolve(
     subfolder: str = "",
     **unknown: Any,
 ) -> Path:
-    """The local folder or file of a checkpoint, downloaded on first use if it is on the hub.
+    """Returns the local folder or file of a checkpoint, downloaded from the hub on first use.
 
     A name is looked up as an installed weights package, then as a path, then on the Hugging Face
     hub. A `Path`, or a string that begins with "./", is only looked up as a path. From the hub, the
@@ -38,11 +38,11 @@ def resolve(
         cache_dir: folder of the downloaded files.
         local_files_only: use only files that have been downloaded before.
         subfolder: folder of the checkpoint inside the folder or repository.
-        unknown: other options that `from_pretrained` was given, which are an error.
+        unknown: other options that `from_pretrained` was given; any of them is an error.
 
     Raises:
         TypeError: an option is unknown.
-        WeightsError: there is nothing of that name, or the hub can't be reached; the message says
+        WeightsError: nothing of that name exists, or the hub can't be reached; the message says
             what to do.
     """
     if unknown:
@@ -56,7 +56,7 @@ def resolve(
     path = Path(name_or_path).expanduser()
     if package is not None:
         folder = _folder_of(package)
-        if path.exists():  # Python shows a warning of the same place and text once
+        if path.exists():  # Python shows the same warning from the same line only once
             warnings.warn(
                 f"{name} is the name of an installed weights package and of the folder "
                 f"{path.absolute()}: the package in {folder} is used; write ./{name} to "
@@ -90,11 +90,13 @@ def upload(
     revision: str | None = None,
     commit_message: str = "Upload SegFormer",
 ) -> str:
-    """Uploads a folder to a model repository on the hub, made when missing; gives its address.
+    """Uploads a folder to a model repository on the hub; returns the address of the commit.
+
+    The repository is created if it does not exist.
 
     Raises:
-        WeightsError: the hub refuses or can't be reached; int8 weights for a repository that holds
-            float ones, which would be read instead.
+        WeightsError: the hub refuses the upload or can't be reached; or the weights are int8 and
+            the repository holds float ones, which would be read instead.
     """
     import huggingface_hub
 
@@ -145,7 +147,7 @@ def _check_no_floats(repo_id: str, held: list[str]) -> None:
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What `huggingface_hub` raises: its errors, its HTTP client's whichever that is, disks'."""
+    """Returns what `huggingface_hub` raises: its own errors, its HTTP client's, and OSError."""
     from huggingface_hub import errors
 
     return (*errors.HfHubHTTPError.__bases__, errors.HFValidationError, OSError)
@@ -196,7 +198,7 @@ def _unknown(name: str) -> str:
 
 
 def _weights_packages() -> dict[str, str]:
-    """The importable package behind each short name."""
+    """Returns the importable package of each short name."""
     return {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
 
 

@@ -1,9 +1,10 @@
-"""Kernels in 8 bits: a file a quarter as large, with nearly the same weights.
+"""Stores kernels in 8 bits: the file is a quarter as large, and the weights nearly the same.
 
 The weights of each output channel of a linear layer or a convolution are integers times a scale,
-the channel's largest weight ÷ 127. The file has them as `….weight`, int8, and `….weight_scale`,
-float32, one number per output channel. Norms, biases, statistics and the depthwise kernels, which
-have only nine weights per scale of four bytes, stay floats. Loading converts everything to floats.
+which is the channel's largest absolute weight ÷ 127. The file has the integers as `….weight`, int8,
+and the scales as `….weight_scale`, float32, one per output channel. Norms, biases and statistics
+stay floats, and so do depthwise kernels, which have only nine weights for each scale of four bytes.
+Loading converts everything to floats.
 """
 
 from collections.abc import Mapping
@@ -15,24 +16,24 @@ from segformer_jax.errors import WeightsError
 
 INT8_FILE = "model.int8.safetensors"
 SCALE = "_scale"
-LARGEST = 127  # symmetric: −128 stays unused
+LARGEST = 127  # the range is symmetric: −128 is not used
 
 
 def quantise(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same tensors, by Hugging Face's names, with int8 kernels and their scales.
+    """Replaces kernels by int8 kernels and their scales; tensors have Hugging Face's names.
 
-    A weight becomes the nearest whole multiple of its scale, the even one of two as near. A channel
-    of zeros has the scale 1.
+    A weight is rounded to the nearest multiple of its scale, or to the even one if two are equally
+    near. A channel of zeros has the scale 1.
 
     Raises:
-        ValueError: kernels with NaN or infinity, all of them named.
+        ValueError: kernels have NaN or infinity; the message names all of them.
     """
     quantised, broken = {}, []
     for name, tensor in tensors.items():
         if not _is_kernel(name, tensor):
             quantised[name] = tensor
             continue
-        rows = np.asarray(tensor, np.float64).reshape(len(tensor), -1)  # output channels go first
+        rows = np.asarray(tensor, np.float64).reshape(len(tensor), -1)  # output channels are first
         scale = (np.abs(rows).max(1) / LARGEST).astype(np.float32)
         if not np.isfinite(scale).all():
             broken.append(name)
@@ -50,14 +51,14 @@ def quantise(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def dequantise(tensors: Mapping[str, np.ndarray], *, source: Path) -> dict[str, np.ndarray]:
-    """Float32 kernels in place of int8 ones and their scales; what holds no int8 stays as it is.
+    """Replaces int8 kernels and their scales by float32 kernels; keeps other tensors as they are.
 
     Args:
-        tensors: what was read, by Hugging Face's names.
-        source: where from, for the error.
+        tensors: the content of a file, by Hugging Face's names.
+        source: path of the file, for the error.
 
     Raises:
-        WeightsError: scales that are missing or can't be right, all of them named.
+        WeightsError: scales are missing or invalid; the message names all of them.
     """
     scales = {n: n + SCALE for n, tensor in tensors.items() if tensor.dtype == np.int8}
     missing = [scale for scale in scales.values() if scale not in tensors]
@@ -87,7 +88,7 @@ def _is_kernel(name: str, tensor: np.ndarray) -> bool:
 
 
 def _fault(scale: np.ndarray, shape: tuple[int, ...]) -> str:
-    """What is wrong with a scale, or nothing."""
+    """Returns what is wrong with a scale; "" if nothing is."""
     if scale.dtype != np.float32:
         return f"is {scale.dtype}, not float32"
     if scale.shape != shape:

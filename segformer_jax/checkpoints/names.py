@@ -1,9 +1,9 @@
 """Translates parameter names and tensor layouts between transformers and this library.
 
-Files on the hub have the old names of transformers ("old"), which it still writes; its modules, and
-some files, have the new ones ("new"). This library uses the new ones with Flax's leaf names and
-layouts: convolutions HWIO, linear layers (in, out). The two 1 × 1 convolutions of the decode head
-are linear layers here.
+Files on the hub have the old names ("old"), which transformers still writes. The modules of
+transformers 5, and some files, have new ones ("new"). This library uses the new module names, with
+Flax's names and layouts of parameters: convolutions HWIO, linear layers (in, out). The two 1 × 1
+convolutions of the decode head are linear layers here.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# (old name, new name), as patterns of whole names without their leaf; {} stands for a number
+# (old name, new name) of each module; {} stands for a number
 MODULES = (
     ("encoder.patch_embeddings.{}.proj", "stages.{}.patch_embeddings.proj"),
     ("encoder.patch_embeddings.{}.layer_norm", "stages.{}.patch_embeddings.layer_norm"),
@@ -35,17 +35,17 @@ MODULES = (
     ("encoder.layer_norm.{}", "stages.{}.layer_norm"),
     ("decode_head.linear_c.{}.proj", "decode_head.linear_projections.{}.proj"),
 )
-UNUSED = "decode_head.conv_seg."  # NVlabs' files carry a classifier that nothing reads
+UNUSED = "decode_head.conv_seg."  # a second classifier in NVlabs' files, which no model uses
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
 LEAVES_TO_HF = {"mean": "running_mean", "var": "running_var", "scale": "weight"}
 DENSE_CONVOLUTIONS = ("decode_head.linear_fuse.", "decode_head.classifier.")
 
 
 def to_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our names and layouts for the tensors of a file in either dialect, or in a mixture.
+    """Converts tensors with old or new names, or a mixture of both, to our names and layouts.
 
-    The `segformer.` prefix stays as it is found. Names that are in no table pass through, for the
-    loader to list.
+    A prefix `segformer.` is neither added nor removed. Modules that are in no table keep their
+    names, so that the loader can list them.
     """
     renamed = {}
     for name, tensor in tensors.items():
@@ -59,11 +59,11 @@ def to_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def to_hf(
     tensors: Mapping[str, np.ndarray], *, original_names: bool = True
 ) -> dict[str, np.ndarray]:
-    """The names and layouts of HF for ours; the inverse of `to_flax`, bit for bit.
+    """Converts our names and layouts to HF's; the inverse of `to_flax`, bit for bit.
 
     Args:
         tensors: by our dotted paths.
-        original_names: the old names, which hub files carry; False gives the new ones.
+        original_names: use the old names, as files on the hub do; False uses the new ones.
     """
     renamed = {}
     for path, value in tensors.items():
@@ -73,7 +73,7 @@ def to_hf(
 
 
 def _table(pairs):
-    """Patterns that match a prefix, a module and its leaf, and what to put for the module."""
+    """Returns, for each pair, a pattern that finds the module in a name, and its replacement."""
     compiled = []
     for source, target in pairs:
         pattern = re.escape(source).replace(r"\{\}", r"(\d+)")

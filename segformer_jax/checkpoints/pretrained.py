@@ -1,4 +1,4 @@
-"""`from_pretrained`, `save_pretrained`, `push_to_hub`: whole models, configs and processors."""
+"""Loads, saves and uploads whole models, configs and processors: `from_pretrained` and others."""
 
 import dataclasses
 import json
@@ -22,12 +22,13 @@ from segformer_jax.models.decode_head import FoldedDecodeHead
 from segformer_jax.models.foreign import refuse_foreign
 from segformer_jax.models.segformer import SegformerModel
 
-Model = TypeVar("Model", bound=nnx.Module)  # one of the three
+Model = TypeVar("Model", bound=nnx.Module)  # one of the three model classes
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 HEADS = ("decode_head.", "classifier.")
 FIRST_CONV = "stages.0.patch_embeddings.proj.kernel"
-WEIGHTS = {"float": None, "float16": jnp.float16, "int8": jnp.float32}  # the type of the floats
+# the type of floats in each kind of file; None is the model's
+WEIGHTS = {"float": None, "float16": jnp.float16, "int8": jnp.float32}
 
 
 def load_model(
@@ -70,7 +71,7 @@ def load_model(
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
     Raises:
-        WeightsError: there is nothing of that name, a file is damaged, or tensors are missing,
+        WeightsError: nothing of that name exists, a file is damaged, or tensors are missing,
             unexpected or of another shape, which the message lists; or parameters are missing and
             `may_start` is False.
         ValueError: the config is not of a SegFormer, or `param_dtype` needs `jax_enable_x64`.
@@ -126,14 +127,14 @@ def load_model(
 
 
 class _OneKey(nnx.Rngs):
-    """For a model whose shapes alone matter: a stream's next key takes longer than its layer."""
+    """Gives one key for all parameters, which is faster, to a model whose values are not used."""
 
     def params(self) -> jax.Array:
         return jax.random.key(0)
 
 
 def _as(cls: type, given: Flat, wanted: Mapping[str, Any]) -> Flat:
-    """The tensors under the names that `cls` has, without the heads that it does not have."""
+    """Returns the tensors under the names that `cls` uses, without heads that it does not have."""
     given = {_prefixed(name, cls is not SegformerModel): v for name, v in given.items()}
     own = {head for head in HEADS if any(name.startswith(head) for name in wanted)}
     given = {n: v for n, v in given.items() if not n.startswith(tuple(set(HEADS) - own))}
@@ -149,7 +150,10 @@ def _prefixed(name: str, wanted: bool) -> str:
 
 
 def _starts_anew(name: str, given: Flat) -> bool:
-    """A head of which the checkpoint has nothing is meant to be new; half a head is an error."""
+    """Whether a parameter is in a head of which the checkpoint has no tensor at all.
+
+    Such a head is initialised at random. A head of which only some tensors are missing is an error.
+    """
     head = next((head for head in HEADS if name.startswith(head)), None)
     return head is not None and not any(other.startswith(head) for other in given)
 
@@ -172,7 +176,7 @@ def _adapt_first_conv(given: Flat, wanted: Mapping[str, tuple[int, ...]]) -> Non
 
 
 def _start(build: Any, new: set[str], rngs: nnx.Rngs) -> Flat:
-    """Fresh values of the named parameters; one program, which computes nothing else."""
+    """Initialises the named parameters, and nothing else, in one compiled program."""
     if not new:
         return {}
 
@@ -311,7 +315,7 @@ def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> None
 
 
 def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: Any) -> str:
-    """Uploads a preprocessor_config.json; `options` are `hub.upload`'s."""
+    """Uploads a preprocessor_config.json; `options` are those of `hub.upload`."""
     with tempfile.TemporaryDirectory() as folder:
         save_processor_config(values, folder)
         return hub.upload(folder, repo_id, **options)

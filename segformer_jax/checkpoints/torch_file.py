@@ -1,8 +1,8 @@
 """Reads files of `torch.save` without torch, and without running code from them.
 
-A `.bin` or `.pth` is a pickle with raw tensors: in a zip archive since torch 1.6, in one file
-before. A pickle can name any function and have it called, so this reader accepts only a few
-harmless names, which it replaces by its own stand-ins, and refuses all others.
+A `.bin` or `.pth` file holds a pickle and raw tensors, in a zip archive since torch 1.6, one after
+the other before. A pickle can import and call any function, so this reader accepts only a few
+harmless names, for which it uses functions of its own, and refuses all others.
 """
 
 import io
@@ -23,8 +23,8 @@ from segformer_jax.errors import WeightsError
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-MOST_REPEATED = 1 << 24  # elements of a tensor that repeats its storage's, as `expand` makes it
-STATE_DICT = "state_dict"  # where training frameworks keep the model inside a checkpoint
+MOST_REPEATED = 1 << 24  # most elements of a tensor that repeats its storage's, as by `expand`
+STATE_DICT = "state_dict"  # under this key training frameworks store the model in a checkpoint
 
 STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -42,14 +42,14 @@ STORAGES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class _Type:
-    """A torch storage class, as the pickle names it."""
+    """Stands for a torch storage class that is named in the pickle."""
 
     dtype: np.dtype
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A run of numbers, wherever the container keeps it."""
+    """Refers to a block of numbers, which the file stores outside the pickle."""
 
     key: str
     dtype: np.dtype
@@ -67,14 +67,15 @@ class _Tensor:
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, in the types that the file has.
+    """Reads the tensors of a state dict, in the types that the file has.
 
-    Of a training checkpoint, a dict with a `state_dict` in it, that is read and the rest, such as
-    the optimizer, left out.
+    If the file is a training checkpoint, a dict with an entry `state_dict`, only this entry is read
+    and not the others, such as the optimizer.
 
     Raises:
-        WeightsError: not a file of `torch.save`, truncated, of a big-endian machine; a pickle that
-            imports anything but tensors (named, not run); entries that are no tensors (named).
+        WeightsError: the file was not written by `torch.save`, is truncated, or comes from a
+            big-endian machine; the pickle imports anything but tensors, which the message names and
+            which is not run; or entries are not tensors, which the message names.
     """
     path = Path(path)
     try:
@@ -85,7 +86,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
             return read(file)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle or archive stumbles over anything
+    except Exception as error:  # a damaged pickle or archive can raise anything
         raise WeightsError(
             f"{path} is truncated or was not written by torch.save: {error!r}"
         ) from error
@@ -132,7 +133,7 @@ def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors and plain containers, and refuses everything else by its name."""
+    """Accepts tensors and plain containers, and refuses everything else with its name."""
 
     def __init__(self, file: io.BufferedIOBase):
         super().__init__(file, encoding="utf-8")

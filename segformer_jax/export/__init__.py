@@ -1,14 +1,14 @@
-"""Programs that run without this library: StableHLO and ONNX.
+"""Exports programs that run without this library: StableHLO and ONNX.
 
-It may import `inference`, `checkpoints`, `models`, `ops` and `images`; the package onnx is the
-extra `onnx`.
+It may import `inference`, `checkpoints`, `models`, `ops` and `images`; the package onnx comes with
+the extra `onnx`.
 """
 
 from typing import TYPE_CHECKING
 
 from segformer_jax.on_demand import on_demand
 
-if TYPE_CHECKING:  # what `on_demand` gives
+if TYPE_CHECKING:  # the names that `on_demand` imports on first use
     from segformer_jax.export.onnx.program import export_onnx
     from segformer_jax.export.signature import Signature
     from segformer_jax.export.stablehlo import export_stablehlo, load_exported

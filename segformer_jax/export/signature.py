@@ -1,4 +1,4 @@
-"""The inputs and outputs of an exported program, for both formats."""
+"""Defines the inputs and outputs of an exported program, for both formats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ STEPS = ("preprocess", "argmax")
 
 
 def check_model(model: Any) -> None:
-    """Raises a ValueError where a model is of another kind than those that are exported."""
+    """Raises a ValueError if the model is not a `SegformerForSemanticSegmentation`."""
     if not isinstance(model, SegformerForSemanticSegmentation):
         raise ValueError(
             "the model must be a SegformerForSemanticSegmentation, got a "
@@ -54,16 +54,16 @@ class Signature:
 
     @property
     def preprocess(self) -> bool:
-        """Whether it takes photos."""
+        """Whether the program takes uint8 photos."""
         return "preprocess" in self.steps
 
     @property
     def argmax(self) -> bool:
-        """Whether it gives classes."""
+        """Whether the program returns classes."""
         return "argmax" in self.steps
 
     def check(self, config: Any) -> None:
-        """Raises a ValueError where the network, of a `minimum_size`, can't take the size."""
+        """Raises a ValueError if a side is below `config.minimum_size`."""
         least = config.minimum_size
         if self.size is not None and min(self.size) < least:
             raise ValueError(
@@ -75,14 +75,14 @@ class Signature:
 def pixel_table(
     processor: SegformerImageProcessor | None, config: Any
 ) -> Float[np.ndarray, "256 c"]:
-    """The normalised value for every byte and every channel.
+    """Returns the normalised value for every value of a byte (0…255) and every channel.
 
     Args:
-        processor: of the model.
+        processor: the model's processor.
         config: has the model's `num_channels`.
 
     Raises:
-        ValueError: there is no processor, or the network takes other than three channels.
+        ValueError: there is no processor, or the network does not have three input channels.
     """
     if processor is None:
         raise ValueError('the step "preprocess" needs a processor: pass processor=…')

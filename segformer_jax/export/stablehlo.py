@@ -2,7 +2,7 @@
 
 The file is exactly the result of `jax.export.Exported.serialize`, so it runs without this library.
 The weights are constants of the program, or in a safetensors file beside it, by their dotted paths.
-Sizes that are left open are the symbols b, h and w. One file serves several platforms.
+Open sizes are the symbolic dimensions b, h and w. One file can serve several platforms.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -106,7 +106,7 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
     content = Path(path).read_bytes()
     try:
         program = export.deserialize(bytearray(content))
-    except Exception as error:  # flatbuffers checks nothing: whatever it stumbles over is raised
+    except Exception as error:  # flatbuffers does not check its input, and may raise any error
         raise ValueError(
             f"{path} is not an exported program: make one with segformer-jax export MODEL OUT"
         ) from error
@@ -117,7 +117,7 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
     def run(pixels: Any) -> Array:
         try:
             return compiled(*weights, pixels)
-        except ValueError as error:  # jax names the rule in its cause alone
+        except ValueError as error:  # only the error's cause names the violated rule
             raise ValueError(
                 f"{path} takes {program.in_avals[-1]}, not {jax.typeof(pixels)}: "
                 f"{error.__cause__ or error}"
@@ -127,7 +127,7 @@ def load_exported(path: str | Path) -> Callable[[Any], Array]:
 
 
 def weights_path(path: str | Path) -> Path:
-    """The file of the weights that belong to a program: its name with .safetensors appended."""
+    """Returns the file of a program's weights: the program's path with .safetensors appended."""
     path = Path(path)
     return path.with_name(path.name + ".safetensors")
 
@@ -146,7 +146,7 @@ def _read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _weights_and_network(model: Any) -> tuple[Flat, Callable]:
-    """The parameters by their dotted paths, and the logits as a function of them and pixels."""
+    """Returns the parameters by dotted path, and the logits as a function of them and pixels."""
     skeleton = skeleton_of(model)
 
     def network(weights: Flat, pixels: Array) -> Array:
@@ -156,10 +156,10 @@ def _weights_and_network(model: Any) -> tuple[Flat, Callable]:
 
 
 def _for_platform(platforms: Sequence[str], run: Callable) -> Callable:
-    """A program for one platform is traced in that one's forms.
+    """Makes a program for one platform be traced in the forms of that platform.
 
-    For a GPU too it is what every machine can trace, and not cuDNN's kernels, of which JAX does not
-    say that they run on the next release.
+    A program for a GPU is traced as for several platforms, without cuDNN's kernels: not every
+    machine can trace these, and JAX does not guarantee that they run on its next release.
     """
     if len(platforms) > 1 or platforms[0] not in ops.PLATFORMS:
         return run
@@ -173,7 +173,7 @@ def _for_platform(platforms: Sequence[str], run: Callable) -> Callable:
 
 @contextmanager
 def _open_sizes(model: Any) -> Iterator[None]:
-    """Says what to do where a module of somebody's own needs to know the sizes."""
+    """Raises a ValueError that says what to do if the model can't be traced with open sizes."""
     try:
         yield
     except jax.errors.InconclusiveDimensionOperation as error:
@@ -197,13 +197,13 @@ def _with_steps(network: Callable, signature: Signature, processor: Any, config:
 def normalized(
     photos: UInt[Array, "b h w c"], table: Float[Array | np.ndarray, "256 c"]
 ) -> Float[Array, "b h w c"]:
-    """The processor's arithmetic, looked up: bit for bit, whatever a compiler reorders."""
+    """Looks up the processor's result for every byte: bit-exact, whatever a compiler reorders."""
     channels = [jnp.asarray(table[:, c])[photos[..., c]] for c in range(table.shape[1])]
     return jnp.stack(channels, -1)
 
 
 def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[Array, "b h w"]:
-    """The best class of every pixel, torch's way: the logits are upsampled, then compared."""
+    """Returns the best class of every pixel as torch does: upsamples the logits, then compares."""
     return best_class(ops.resize_bilinear(logits, size=tuple(size)), above=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Rasters larger than memory: read in windows through GDAL, written with their georeference.
+"""Segments rasters larger than memory: reads windows through GDAL and keeps the georeference.
 
-It may import `inference` and `images`; rasterio is the extra `geo`.
+It may import `inference` and `images`; rasterio comes with the extra `geo`.
 """

@@ -1,4 +1,4 @@
-"""Windows of a raster as RGB in 8 bits, through rasterio."""
+"""Reads windows of a raster as RGB in 8 bits, through rasterio."""
 
 import contextlib
 import math
@@ -15,22 +15,23 @@ from PIL import Image
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import CHANNELS, to_eight_bits
 
-CACHE = 64 << 20  # bytes of decoded blocks that GDAL keeps, of all files together
+CACHE = 64 << 20  # bytes of GDAL's cache of decoded blocks, for all files together
 TYPES = ("uint8", "uint16")
-SUPPORT = 3  # cells of the target that Pillow's widest filter reaches, Lanczos
+SUPPORT = 3  # radius of Pillow's widest filter, Lanczos, in the larger pixels of source and target
 
 
 @contextlib.contextmanager
 def open_raster(path: str | Path, *, bands: tuple[int, ...] = ()) -> Iterator["RasterPixels"]:
-    """A raster, as long as the context lasts; GDAL's cache is bounded meanwhile.
+    """Opens a raster as a context, in which GDAL's cache is limited.
 
     Args:
-        path: what GDAL opens.
-        bands: those that are grey, or red, green and blue, counted from 1; all when left out.
+        path: a file that GDAL can open.
+        bands: numbers, from 1, of the grey band, or of red, green and blue; () takes all bands.
 
     Raises:
-        ImageError: it can't be read, or it is no picture: its bands are not 1, 3 or 4, or not of 8
-            or 16 bits. Also for damage that shows while it is read.
+        ImageError: the raster can't be read, `bands` has numbers that it lacks, or the bands are
+            not 1, 3 or 4, or not all of 8 or all of 16 bits. Also raised inside the context, for
+            damage that is found while reading.
         ImportError: rasterio is not installed.
     """
     rasterio = _import_rasterio()
@@ -82,7 +83,7 @@ def _checked_bands(file: Any, path: str | Path, bands: tuple[int, ...]) -> tuple
 
 
 def window_of(top: int, left: int, size: tuple[int, ...]) -> Any:
-    """Rasterio's window of this place, height and width."""
+    """Returns rasterio's window at this place, of a height and width."""
     from rasterio.windows import Window
 
     return Window(left, top, size[1], size[0])
@@ -93,9 +94,9 @@ class RasterPixels:
     """An open raster.
 
     Attributes:
-        file: rasterio's.
-        name: for errors.
-        bands: grey, or red, green and blue, counted from 1.
+        file: rasterio's dataset.
+        name: the path.
+        bands: numbers, from 1, of the grey band, or of red, green and blue.
     """
 
     file: Any
@@ -108,13 +109,13 @@ class RasterPixels:
         return self.file.height, self.file.width
 
     def resized(self, size: tuple[int, int], resample: int) -> "RasterPixels | ResizedRaster":
-        """The raster at another height and width, by one of Pillow's filters."""
+        """Returns the raster at another height and width, resized by one of Pillow's filters."""
         return self if size == self.size else ResizedRaster(self, size, resample)
 
     def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """A part of height and width `size`, RGB; None where all is nodata.
+        """Reads a part of height and width `size` as RGB; None if all of it is nodata.
 
-        16 bits are divided by 257; single pixels without data are black.
+        16-bit values are divided by 257; single pixels without data are black.
         """
         valid = self.valid(top, left, size)
         if valid is not None and not valid.any():
@@ -124,7 +125,7 @@ class RasterPixels:
         return pixels if valid is None else np.where(valid[..., None], pixels, np.uint8(0))
 
     def valid(self, top: int, left: int, size: tuple[int, ...]) -> Bool[np.ndarray, "h w"] | None:
-        """Where a part has data: not nodata, not masked, not transparent; None: everywhere."""
+        """Returns where a part has data (not nodata, masked or transparent); None: everywhere."""
         from rasterio.enums import MaskFlags
 
         if all(self.file.mask_flag_enums[b - 1] == [MaskFlags.all_valid] for b in self.bands):
@@ -132,7 +133,7 @@ class RasterPixels:
         return self.file.dataset_mask(window=window_of(top, left, size)) > 0
 
     def place(self) -> dict[str, Any]:
-        """Where on earth it lies, as `rasterio.open` takes it."""
+        """Returns the georeference as keyword arguments of `rasterio.open`."""
         points, points_crs = self.file.gcps
         if points:
             return {"gcps": points, "crs": points_crs}
@@ -155,10 +156,11 @@ class RasterPixels:
 
 @dataclass(frozen=True, eq=False)
 class ResizedRaster:
-    """A raster at another size, each part resized from what its pixels are made of.
+    """A raster at another size; each part is resized from the source pixels that it depends on.
 
-    Pillow takes the place of a part in single precision, and rounds between rows and columns in an
-    order that depends on their numbers: a value may differ by 1 from the resized whole.
+    A value may differ by 1 from the resized whole: Pillow takes the position of a part in single
+    precision, and rounds between resizing rows and columns, in an order that depends on how many
+    there are.
     """
 
     whole: RasterPixels
@@ -166,11 +168,11 @@ class ResizedRaster:
     resample: int
 
     def resized(self, size: tuple[int, int], resample: int) -> "RasterPixels | ResizedRaster":
-        """The raster at another height and width, by one of Pillow's filters."""
+        """Returns the raster at another height and width, resized by one of Pillow's filters."""
         return self.whole.resized(size, resample)
 
     def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """A part of height and width `size`, RGB; None where all is nodata."""
+        """Reads a part of height and width `size` as RGB; None if all of it is nodata."""
         rows = _source(top, size[0], new=self.size[0], old=self.whole.size[0])
         columns = _source(left, size[1], new=self.size[1], old=self.whole.size[1])
         part = self.whole.read(rows[0], columns[0], (rows[1] - rows[0], columns[1] - columns[0]))
@@ -187,12 +189,13 @@ class ResizedRaster:
 def _source(
     start: int, length: int, *, new: int, old: int
 ) -> tuple[int, int, float, float, int, int]:
-    """What pixels start … start + length of a side resized from `old` to `new` are made of.
+    """Returns the source of pixels start … start + length of a side resized from `old` to `new`.
 
     Returns:
-        The first pixel of the source and the one past the last; where in these lies what is
-        resized; and which pixels of the resized side that gives: some more than were asked for,
-        as the filters of the outermost miss a margin.
+        The first source pixel to read and the one past the last; the start and the end, counted
+        from there, of the interval to resize; and the first pixel of the resized side that this
+        gives and the one past the last. These are more than were asked for, because the filters of
+        the outermost pixels lack a margin.
     """
     scale = old / new
     reach = math.ceil(SUPPORT * max(1.0, scale) / scale) + 1

@@ -26,13 +26,13 @@ from segformer_jax.inference.protocol import Protocol, Windows
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.inference.windowed import class_strips
 
-TILE = 512  # pixels; GDAL asks for a multiple of 16
+TILE = 512  # pixels; GDAL requires a multiple of 16
 BAND = 8 * TILE
-WINDOW = 512  # where the processor has no size of its own
+WINDOW = 512  # side of a window if the processor's size has no height and width
 
 
 def raster_protocol(segmenter: Segmenter, protocol: Protocol) -> Protocol:
-    """The protocol, with windows of the processor's size if it has none.
+    """Returns the protocol, with windows of the processor's size if it has none.
 
     Raises:
         ValueError: the protocol has a `short_side`, which is for whole pictures.
@@ -63,8 +63,8 @@ def segment_raster(
 ) -> dict[str, Any]:
     """Segments a raster of any size into tiled GeoTIFFs, written completely or not at all.
 
-    Both have the raster's coordinate system, transform and control points. Memory depends on the
-    windows and the model, not on the raster.
+    Both files have the raster's coordinate system, transform and control points. Memory depends on
+    the windows and the model, not on the raster.
 
     Args:
         segmenter: the model.
@@ -116,7 +116,7 @@ def segment_raster(
 def _tile_rows(
     segmenter: Segmenter, pixels: RasterPixels, protocol: Protocol
 ) -> Iterator[tuple[int, int, UInt[np.ndarray, "h w"]]]:
-    """Top, left and classes of whole rows of tiles, so that no tile is compressed twice."""
+    """Yields top, left and classes of whole rows of tiles, so that no tile is compressed twice."""
     width = pixels.size[1]
     for left in range(0, width, BAND):
         columns = (left, min(left + BAND, width))
@@ -172,7 +172,7 @@ def _overlay_file(
 
 @contextlib.contextmanager
 def _tiff(path: str | Path, pixels: RasterPixels, **options: Any) -> Iterator[Any]:
-    """A tiled GeoTIFF in the place of the raster, renamed to `path` when it is whole."""
+    """Opens a tiled GeoTIFF with the raster's georeference, renamed to `path` when complete."""
     import rasterio
 
     height, width = pixels.size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from segformer_jax.on_demand import on_demand
 
-if TYPE_CHECKING:  # what `on_demand` gives
+if TYPE_CHECKING:  # the names that `on_demand` imports on first use
     from segformer_jax.images.draw import colorize, index_png, legend, overlay, side_by_side
     from segformer_jax.images.labels import palette_for
     from segformer_jax.images.processor import BatchFeature, SegformerImageProcessor

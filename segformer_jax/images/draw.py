@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 ClassMap = Integer[np.ndarray, "H W"]
 Palette = UInt8[np.ndarray, "labels 3"]
 
-IGNORED = (0, 0, 0)  # the colour of indices that the palette does not have, 255 among them
+IGNORED = (0, 0, 0)  # the colour of indices that the palette does not have, such as 255
 
 
 def colorize(class_map: ClassMap, palette: Palette) -> Image.Image:
-    """The class map in its colours, RGB; black where the palette has none.
+    """Draws the class map in its colours, RGB; indices without a colour are black.
 
     Raises:
-        ValueError: an index below 0.
+        ValueError: an index is below 0.
     """
     if class_map.min(initial=0) < 0:
         raise ValueError(
@@ -37,17 +37,18 @@ def overlay(
     alpha: int | float = 0.5,
     ignore_index: int | None = None,
 ) -> Image.Image:
-    """The picture with its classes in colours, RGB; classes without a colour show the picture.
+    """Draws the classes in colours over the picture, RGB; pixels without a colour are unchanged.
 
     Args:
         image: the picture, H × W.
         class_map: its classes.
         palette: a colour per class.
         alpha: opacity of the colours, 0 (the picture) to 1 (the colours).
-        ignore_index: a class with a colour that shall show the picture nevertheless.
+        ignore_index: a class whose pixels are unchanged although it has a colour.
 
     Raises:
-        ValueError: an alpha outside 0…1, a picture of another size than its map, an index below 0.
+        ValueError: `alpha` is outside [0, 1], the picture and its map have different sizes, or an
+            index is below 0.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(
@@ -63,14 +64,14 @@ def overlay(
 
 
 def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
-    """A picture whose values are the class indices.
+    """Makes a picture whose values are the class indices.
 
     Returns:
-        Mode "P" with the palette for a uint8 map, "I;16" for a uint16 one; a map of another type
-        goes by its largest index.
+        Mode "P" with the palette for a uint8 map, "I;16" for a uint16 one; for another type, the
+        largest index decides.
 
     Raises:
-        ValueError: indices outside 0…65535.
+        ValueError: an index is outside 0…65535.
     """
     low, high = int(class_map.min(initial=0)), int(class_map.max(initial=0))
     if low < 0 or high > 65535:
@@ -88,12 +89,12 @@ def index_png(class_map: ClassMap, palette: Palette) -> Image.Image:
 
 
 def legend(rows: Iterable[tuple[str, Any]], *, height: int = 0, text_size: int = 16) -> Image.Image:
-    """Texts with their colours, one below the other, black on white.
+    """Draws texts with their colours, one below the other, black on white.
 
     Args:
-        rows: (text, RGB in 0…255), in the order to draw.
-        height: of the picture, in pixels; at least what the rows need.
-        text_size: of the letters, in pixels.
+        rows: (text, RGB in 0…255), from top to bottom.
+        height: height of the picture in pixels; it is higher if the rows need it.
+        text_size: size of the font in pixels.
     """
     lines = [(text, tuple(map(int, colour))) for text, colour in rows]
     font = ImageFont.load_default(size=text_size)
@@ -113,9 +114,9 @@ def legend(rows: Iterable[tuple[str, Any]], *, height: int = 0, text_size: int =
 def side_by_side(
     image: Image.Image, class_map: ClassMap, id2label: Mapping[int, str], palette: Palette
 ) -> Image.Image:
-    """The photo, its class map in colours, and a legend of what is there with its share.
+    """Draws the photo, its class map in colours, and a legend with each class's share, in a row.
 
-    The largest class stands first. What the palette has no colour for (255 mostly) is not counted.
+    The legend has the largest class first. Indices without a colour, mostly 255, are not listed.
 
     Args:
         image: the photo, H × W.
@@ -124,7 +125,7 @@ def side_by_side(
         palette: a colour per class.
 
     Raises:
-        ValueError: a photo of another size than its map, an index below 0.
+        ValueError: the photo and its map have different sizes, or an index is below 0.
     """
     _check_size(image, class_map)
     colours = colorize(class_map, palette)

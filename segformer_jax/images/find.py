@@ -1,4 +1,4 @@
-"""Finds pictures in a folder, by a pattern or in a list, and names their results."""
+"""Finds pictures in a folder, by a glob pattern or in a list, and names their results."""
 
 import glob
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-# Pillow tells these from others, but can't decode them without a handler of somebody else's
+# formats that Pillow identifies, but can't decode without a handler from another package
 ONLY_IDENTIFIED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 
 
@@ -27,21 +27,21 @@ class Found:
 
 
 def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[Path, list[Found]]:
-    """Finds the pictures of a folder, a pattern or a list, in the order of their names.
+    """Finds the pictures of a folder or a pattern, sorted by name, or of a list, in its order.
 
     A folder is searched, with its subfolders, for files with an ending that Pillow can decode. A
     pattern has `*`, `?`, `[…]` or `**` and matches files of any ending. A list is a text file that
     ends in `.txt` and has one path per line, relative to the list's folder; `#` starts a comment.
-    It keeps its order and its missing files, but not its duplicates. Hidden files and folders are
+    Files of a list that do not exist are kept, duplicates are removed. Hidden files and folders are
     skipped, unless a list names them.
 
     Args:
         source: a folder, a pattern, or a list.
-        without: a folder to skip, that of the results.
+        without: a folder to skip, such as that of the results.
 
     Returns:
-        The folder that names are relative to, and the pictures. Pictures of a list outside that
-        folder have their whole path as a name.
+        The folder that names are relative to, and the pictures. A picture of a list that is outside
+        this folder has its absolute path as a name.
 
     Raises:
         ValueError: the source does not exist or has no pictures, or two have the same name.
@@ -67,13 +67,13 @@ def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[P
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path that is no file stands for several."""
+    """Whether a path has glob characters, and no file or folder of this name exists."""
     return glob.has_magic(str(path)) and not path.exists()
 
 
 @cache
 def picture_endings() -> frozenset[str]:
-    """The endings of the kinds of pictures that this Pillow decodes, such as ".jpg"."""
+    """Returns the file name endings that the installed Pillow can decode, such as ".jpg"."""
     Image.init()
     kinds = set(Image.OPEN) - set(ONLY_IDENTIFIED)
     return frozenset(end for end, kind in Image.registered_extensions().items() if kind in kinds)
@@ -94,14 +94,14 @@ def _in_folder(folder: Path, without: Path | None) -> Iterator[Path]:
 
 def _by_pattern(pattern: str, without: Path | None) -> Iterator[Path]:
     forbidden = without.resolve() if without is not None else None
-    for name in sorted(glob.iglob(pattern, recursive=True)):  # leaves hidden files out
+    for name in sorted(glob.iglob(pattern, recursive=True)):  # skips hidden files
         file = Path(name)
         if file.is_file() and (forbidden is None or forbidden not in file.resolve().parents):
             yield file
 
 
 def _root_of(pattern: Path) -> Path:
-    """The part of a pattern that is one folder."""
+    """Returns the folder in front of the first part of a pattern that has glob characters."""
     plain = []
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):

@@ -1,4 +1,4 @@
-"""The directions in which pictures are flipped, by mmsegmentation's names."""
+"""The directions in which pictures are flipped, with mmsegmentation's names."""
 
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ def reversed_sides(flip: Flip | None) -> tuple[bool, bool]:
 
 
 def check_directions(directions: tuple[Flip, ...]) -> None:
-    """Raises a ValueError where these are not directions, each given once."""
+    """Raises a ValueError unless these are known directions, at least one, each given once."""
     known = get_args(Flip)
     if not directions or not {*directions} <= {*known} or len({*directions}) < len(directions):
         raise ValueError(

@@ -1,11 +1,11 @@
 """Class names and colours of the data sets that SegFormers are trained on.
 
-Names in the order of the class indices, as the models on the hub have them; colours as the data
-sets' own tools and pictures show them: cityscapesScripts, ADE20K's 150-class benchmark, Pascal
-VOC's rule, and SegNet's for CamVid. COCO-Stuff's 171 classes have no colours that all agree on,
-and are given some by Pascal VOC's rule. `scene` are the classes of scene-b0: 31 of ADE20K's and
-"other"; 20 of them keep ADE20K's colours, road has Cityscapes', and the others were too like one of
-these to be told apart in a legend.
+Names are in the order of the class indices, as in the models on the hub. Colours are those of the
+data sets' own tools and pictures: cityscapesScripts, ADE20K's 150-class benchmark, Pascal VOC's
+rule, and SegNet's for CamVid. COCO-Stuff's 171 classes have no established colours, and get those
+of Pascal VOC's rule. `scene` holds the classes of scene-b0: 31 of ADE20K's and "other". 20 of them
+keep ADE20K's colours, road has Cityscapes', and the others have new ones, because theirs were too
+similar to one of these to be told apart in a legend.
 """
 
 import itertools
@@ -20,14 +20,18 @@ from jaxtyping import UInt8
 
 @dataclass(frozen=True)
 class ClassSet:
-    """The classes of a data set: names by index, and a colour, RGB, for each."""
+    """The classes of a data set: names by index, and an RGB colour for each."""
 
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
 
 
 def voc_colour(index: int) -> tuple[int, int, int]:
-    """Pascal VOC's colour of a class: its bits, dealt out to red, green and blue from the top."""
+    """Returns Pascal VOC's colour of a class.
+
+    Bits 0, 1 and 2 of the index are the highest bits of red, green and blue, bits 3, 4 and 5 the
+    next ones, and so on.
+    """
     rgb = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):
@@ -36,17 +40,16 @@ def voc_colour(index: int) -> tuple[int, int, int]:
 
 
 def palette_for(id2label: Mapping[int, str]) -> UInt8[np.ndarray, "labels 3"]:
-    """A colour for every class index up to the largest, customary where the name is known.
+    """Returns a colour for every class index up to the largest, the usual one for known names.
 
-    The data set that knows most of the names gives its colours, so that its own classes come out as
-    published. What it does not know is looked up in the others, and the rest gets colours by Pascal
-    VOC's rule; none of these repeats a colour. Names are compared without regard to case, spaces
-    and punctuation.
+    The data set that has most of the names gives its colours, so that its own classes look as
+    published. Other names are looked up in the other data sets, and the rest get colours by Pascal
+    VOC's rule; neither repeats a colour. Names are compared without case, spaces and punctuation.
     """
     return _palette(tuple(id2label.items())).copy()
 
 
-@lru_cache(maxsize=16)  # a folder of pictures asks for the same one again and again
+@lru_cache(maxsize=16)  # all pictures of a folder need the same palette
 def _palette(names: tuple[tuple[int, str], ...]) -> UInt8[np.ndarray, "labels 3"]:
     id2label = dict(names)
     best = max(CLASS_SETS.values(), key=lambda classes: _shared(classes, id2label))
@@ -72,7 +75,7 @@ def _key(name: str) -> str:
 
 
 def _classes(names: str, colours: str = "", *, first: int = 0) -> ClassSet:
-    """Names with their hexadecimal colours; those of Pascal VOC's rule from `first` without any."""
+    """Parses names and hexadecimal colours; the default is Pascal VOC's colours from `first` on."""
     listed = tuple(name.strip() for name in names.replace("\n", " ").split(","))
     if not colours:
         return ClassSet(listed, tuple(voc_colour(first + i) for i in range(len(listed))))
@@ -80,7 +83,7 @@ def _classes(names: str, colours: str = "", *, first: int = 0) -> ClassSet:
     return ClassSet(listed, tuple((r, g, b) for r, g, b in rgb))
 
 
-CLASS_SETS: dict[str, ClassSet] = {  # the first of equals counts
+CLASS_SETS: dict[str, ClassSet] = {  # `palette_for` prefers the first of equally good ones
     "cityscapes": _classes(
         """
 road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain,
@@ -157,7 +160,7 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel,
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """,
-        first=1,  # index 0 is no background
+        first=1,  # colour 0, black, is for a background, which index 0 is not
     ),
     "scene": _classes(
         """

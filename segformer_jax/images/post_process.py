@@ -1,4 +1,4 @@
-"""Class maps of any size from logits at 1/4 of a picture: upsampled as in torch, then argmax."""
+"""Class maps of any size from logits at 1/4 of it: upsamples as torch does, then takes argmax."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 
 from segformer_jax.bilinear import bilinear_neighbours
 
-STRIP_BYTES = 1 << 24  # of upsampled logits that exist at a time
+STRIP_BYTES = 1 << 24  # size of the upsampled logits that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticSegmentationPostProcessorOutput:
-    """A class map with what it was chosen from; HF's name, but the scores are channels-last.
+    """A class map and its logits; the name is HF's, but the scores are channels-last.
 
     Attributes:
         segmentation: (H, W) int64 class indices.
@@ -30,7 +30,7 @@ def post_process_semantic_segmentation(
     target_sizes: Any = None,
     return_segmentation_scores: bool = False,
 ) -> list[Int[np.ndarray, "H W"]] | list[SemanticSegmentationPostProcessorOutput]:
-    """As `SegformerImageProcessor.post_process_semantic_segmentation`, which calls this."""
+    """Implements `SegformerImageProcessor.post_process_semantic_segmentation`: see there."""
     logits = np.asarray(outputs.logits)
     if logits.ndim != 4:
         raise ValueError(f"logits must have the shape (b, h, w, classes), got {logits.shape}")
@@ -52,19 +52,20 @@ def post_process_semantic_segmentation(
 def upsampled_argmax(
     logits: Float[np.ndarray, "h w classes"], size: tuple[int, int]
 ) -> Int[np.ndarray, "H W"]:
-    """The best class of every pixel; the first of equals. Holds a strip of logits at a time."""
+    """Returns the best class of every pixel, the first of equals; upsamples strip by strip."""
     return np.concatenate([strip.argmax(-1) for strip in upsampled_strips(logits, size)])
 
 
 def upsampled_strips(
     logits: Float[np.ndarray, "h w classes"], size: tuple[int, int]
 ) -> Iterator[Float[np.ndarray, "rows W classes"]]:
-    """The logits at `size`, from top to bottom, some rows at a time.
+    """Yields the logits at `size`, from top to bottom, some rows at a time.
 
-    As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`: centres are half a
-    cell off, the edge is clamped, and shrinking is not antialiased. Each row is interpolated along
-    its width first and then along the height, as torch's CPU kernel does, which weighs both
-    neighbours; `bilinear.between` saves a product, and rounds otherwise.
+    The rule is that of `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`:
+    centres are half a cell off, positions outside are clamped to the edge, and shrinking is not
+    antialiased. Each row is interpolated along its width first and then along the height, with a
+    weight for each of both neighbours, as in torch's CPU kernel. (`bilinear.between` saves one of
+    the products, and rounds differently.)
     """
     h, w, classes = logits.shape
     height, width = size

@@ -1,4 +1,4 @@
-"""`SegformerImageProcessor`: pictures → the network's input, equal to transformers' on Pillow."""
+"""`SegformerImageProcessor`: converts pictures to network input, as transformers does on Pillow."""
 
 import dataclasses
 import os
@@ -38,7 +38,7 @@ class BatchFeature(dict):
     """The result of the processor: a dict whose entries are also attributes."""
 
     def __getattr__(self, name: str) -> Any:
-        """The entry of that name."""
+        """Returns the entry of that name."""
         if name in self:
             return self[name]
         raise AttributeError(f"the processor's output has no {name!r}: it has {', '.join(self)}")
@@ -217,7 +217,7 @@ class SegformerImageProcessor:
         return cls(**own, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a preprocessor_config.json, which transformers can read too."""
+        """Returns the content of a preprocessor_config.json, which transformers can read too."""
         own: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
         for name, usual in (("do_convert_rgb", None), ("default_to_square", True)):
             if own[name] is usual:
@@ -237,7 +237,7 @@ class SegformerImageProcessor:
                 `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            WeightsError: there is nothing of that name, or it has no preprocessor_config.json.
+            WeightsError: nothing of that name exists, or it has no preprocessor_config.json.
             ValueError: an option has the wrong type or is out of range.
         """
         from segformer_jax.checkpoints import pretrained
@@ -268,7 +268,7 @@ class SegformerImageProcessor:
         return dataclasses.replace(self, **given)
 
     def eight_bits(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        """The resized picture as uint8: a quarter of the bytes of its `pixel_values`.
+        """Returns the resized picture as uint8: a quarter of the bytes of its `pixel_values`.
 
         `byte_values(c)[eight_bits, range(c)]` equals `pixel_values`, bit for bit, on any device.
 
@@ -280,11 +280,11 @@ class SegformerImageProcessor:
         return self._resized(pixels, self.resample) if self.do_resize else pixels
 
     def byte_values(self, channels: int) -> Float[np.ndarray, "256 c"]:
-        """The value in `pixel_values` for each of the 256 values of a byte and each channel."""
+        """Returns the value in `pixel_values` for each value of a byte (0…255) and each channel."""
         return self._scaled(np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, 1))
 
     def _pixel_values(self, image: Any) -> Float[np.ndarray, "h w c"]:
-        """One picture, in HF's order of operations and types."""
+        """Converts one picture, with the order of operations and the types of HF."""
         pixels = self._channels(image)
         self._check_channels(pixels.shape[-1])
         fractions = False
@@ -296,7 +296,7 @@ class SegformerImageProcessor:
             pixels = self._resized(pixels, self.resample)
         if pixels.dtype.kind == "f":
             return self._scaled(pixels)
-        # 8 bits have 256 values: the arithmetic is done on those, for each channel
+        # compute the results of the 256 values of a byte, for each channel, and look pixels up
         channels = range(pixels.shape[-1])
         values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], len(channels), 1)
         table = self._scaled(_times(values, 1 / 255) if fractions else values)

@@ -1,4 +1,4 @@
-"""Reads a picture of any kind as upright RGB with 8 bits; every problem is an `ImageError`."""
+"""Reads a picture of any kind as upright RGB with 8 bits; raises `ImageError` for any problem."""
 
 import contextlib
 import io
@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 
 from segformer_jax.errors import ImageError
 
-MAX_PIXELS = 178_956_970  # 512 MiB at 3 bytes a pixel; Pillow's own Image.open raises above it, too
+MAX_PIXELS = 178_956_970  # 512 MiB at 3 bytes per pixel; above, Pillow's Image.open raises too
 GEOREFERENCE = (33550, 33922, 34264, 34735)  # GeoTIFF: scale, tie points, transform, keys
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
-NOT_THIS_KIND = (SyntaxError, IndexError, TypeError, KeyError, struct.error)  # as Pillow takes it
+# the errors from which Pillow's Image.open, too, concludes that a file is of another format
+NOT_THIS_KIND = (SyntaxError, IndexError, TypeError, KeyError, struct.error)
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -52,7 +53,7 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def open_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in a file, or in its content, upright and decoded, in the mode that it has there.
+    """Decodes a picture from a path or from a file's content, upright and in the file's own mode.
 
     Raises:
         ImageError: as `read_image`.
@@ -64,17 +65,17 @@ def open_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS)
 def check_image(
     path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
-    """Width and height of a picture in a file, or in its content: the header alone is looked at.
+    """Reads the width and height of a picture from the header of a file or of a file's content.
 
     Raises:
-        ImageError: as `read_image`, but for damage further on.
+        ImageError: as `read_image`, except that damage after the header is not found.
     """
     with _opened(path, max_pixels) as image:
         return image.size
 
 
 def has_georeference(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> bool:
-    """Whether a file is a TIFF that says where on earth it lies.
+    """Whether a file is a TIFF with a georeference.
 
     Raises:
         ImageError: as `check_image`.
@@ -86,7 +87,7 @@ def has_georeference(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike | bytes, max_pixels: int) -> Generator[Image.Image]:
-    """The picture in a file, not yet decoded."""
+    """Opens a picture from a path or from a file's content, without decoding it."""
     if isinstance(path, bytes):
         with _decoding("the picture"):
             image = _identify(io.BytesIO(path), "the content")
@@ -109,15 +110,15 @@ def _opened(path: str | os.PathLike | bytes, max_pixels: int) -> Generator[Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow's as RGB: 16-bit greys scaled, transparency dropped.
+    """Converts an image of any mode to RGB: scales 16-bit greys and drops transparency.
 
     Raises:
-        ImageError: damaged, or of a mode that has no RGB, such as LAB.
+        ImageError: the image is damaged, or its mode can't be converted to RGB, such as LAB.
     """
     with _decoding("the image"):
         if image.mode.startswith("I") or image.mode == "F":
             return _rgb_image(image_array(np.asarray(image)))
-        if image.mode in ("La", "RGBa"):  # premultiplied; Pillow knows one step at a time
+        if image.mode in ("La", "RGBa"):  # premultiplied; Pillow needs this step first
             image = image.convert(image.mode.replace("a", "A"))
         if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
             image = image.convert("RGBA")  # the same colours, without Pillow's warning
@@ -125,10 +126,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def on_white(image: Any) -> Any:
-    """A PIL image as RGB, or an array (h, w, 3|4) without its alpha, blended onto white.
+    """Blends a PIL image, or an array (h, w, 3|4), onto white; returns RGB without alpha.
 
     Raises:
-        ImageError: as `to_rgb`; floats outside 0…1.
+        ImageError: as `to_rgb`; or an array with alpha has floats outside [0, 1].
     """
     if isinstance(image, Image.Image):
         if "A" not in image.getbands() and image.info.get("transparency") is None:
@@ -153,10 +154,10 @@ def on_white(image: Any) -> Any:
 
 
 def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
-    """An array of shape (h, w) or (h, w, 1|3|4) as (h, w, c), its type as it was.
+    """Converts an array of shape (h, w) or (h, w, 1|3|4) to (h, w, c), of the same type.
 
     Raises:
-        ImageError: no array, no pixels, or another shape.
+        ImageError: `source` is not an array, has no pixels, or has another shape.
     """
     if not hasattr(source, "__array__"):
         raise ImageError(
@@ -178,14 +179,14 @@ def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
 
 
 def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
-    """A segmentation map as an int64 array of its own; palette pictures give their indices.
+    """Reads a segmentation map as a new int64 array; palette pictures give their indices.
 
     Args:
         source: a path, a PIL image of one channel, or an array (h, w) of whole numbers.
 
     Raises:
-        ImageError: a file that can't be read, more than one channel, fractions, or indices that
-            32 bits do not hold.
+        ImageError: the file can't be read, there is more than one channel, or the values are not
+            whole numbers of 32 bits.
     """
     if isinstance(source, str | os.PathLike):
         source = open_image(source)
@@ -217,12 +218,12 @@ def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
 def to_eight_bits(
     pixels: Shaped[np.ndarray, "h w c"],
 ) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
-    """The values in 0…255, and whether they were floats in 0…1 before.
+    """Returns the values in 0…255, and whether they were floats in 0…1 before.
 
-    The rules are those of `read_image`. Like transformers, floats are cut off, not rounded.
+    The rules are those of `read_image`. Floats are truncated, not rounded, as in transformers.
 
     Raises:
-        ImageError: values outside their range.
+        ImageError: the values are not numbers, or outside the range of their type.
     """
     kind = pixels.dtype.kind
     if pixels.dtype == np.uint8:
@@ -236,7 +237,7 @@ def to_eight_bits(
         if (kind == "u" and pixels.dtype.itemsize == 2) or high > 255:
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8), False
         return pixels.astype(np.uint8), False
-    if kind == "f" and low >= 0 and high <= 255:  # never so where there is a NaN
+    if kind == "f" and low >= 0 and high <= 255:  # false if there is a NaN
         if np.allclose(pixels, np.trunc(pixels)):
             return pixels.astype(np.uint8), False
         if high <= 1:
@@ -255,9 +256,10 @@ def _rgb_image(pixels: Shaped[np.ndarray, "h w c"]) -> Image.Image:
 
 
 def _identify(file: IO[bytes] | io.BytesIO, name: str) -> Image.Image:
-    """`Image.open` without its check of the size, which is a global of Pillow's.
+    """Does what `Image.open` does, except for its check of the size.
 
-    Changing that global, or silencing its warning, would reach other threads.
+    The limit of that check is a global variable of Pillow. Changing it, or suppressing the warning,
+    would affect other threads.
     """
     start = file.read(16)
     tried: set[str] = set()
@@ -269,7 +271,7 @@ def _identify(file: IO[bytes] | io.BytesIO, name: str) -> Image.Image:
             factory, accepts = Image.OPEN[kind]
             with contextlib.suppress(*NOT_THIS_KIND):
                 accepted = accepts is None or accepts(start)
-                if isinstance(accepted, str):  # right, but this Pillow has no decoder for it
+                if isinstance(accepted, str):  # this format, but Pillow has no decoder for it
                     reason = f": {accepted}"
                 elif accepted:
                     file.seek(0)
@@ -288,7 +290,7 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A decoded copy, turned as its EXIF orientation says."""
+    """Returns a decoded copy, turned upright by its EXIF orientation."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)
@@ -298,7 +300,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _decoding(name: str) -> Generator[None]:
-    """Whatever a decoder raises becomes an `ImageError`: damaged files raise nearly anything."""
+    """Turns any error into an `ImageError`: for damaged files, decoders raise nearly anything."""
     try:
         yield
     except (ImageError, MemoryError):

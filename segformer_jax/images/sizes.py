@@ -1,4 +1,4 @@
-"""The size that a picture is resized to, in the forms that HF's processor files have."""
+"""Computes the size that a picture is resized to from the `size` of HF's processor files."""
 
 import math
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ SIZE_KEYS = (
 
 
 def size_dict(size: Any, *, square: bool) -> dict[str, int]:
-    """HF's dict of a size in any form: a number, (height, width), or a dict.
+    """Converts a size to HF's dict from any form: a number, (height, width), or a dict.
 
     Raises:
-        ValueError: other keys, or sides that are no whole numbers of pixels.
+        ValueError: the dict has other keys, or a side is not a positive whole number.
     """
     if isinstance(size, Mapping):
         values = {key: value for key, value in size.items() if value is not None}
@@ -33,7 +33,7 @@ def size_dict(size: Any, *, square: bool) -> dict[str, int]:
 
 
 def target_size(size: Mapping[str, int], height: int, width: int) -> tuple[int, int]:
-    """The (height, width) that a picture of height × width is resized to."""
+    """Returns the (height, width) that a picture of height × width is resized to."""
     if "height" in size:
         return size["height"], size["width"]
     if "max_height" in size:
@@ -56,5 +56,5 @@ def _at_least_one(height: int, width: int) -> tuple[int, int]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no switch."""
+    """Whether a value is a finite number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

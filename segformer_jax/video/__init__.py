@@ -1,4 +1,4 @@
-"""Films: frames through a `Segmenter`, into an overlay film or a mask for each frame.
+"""Segments films with a `Segmenter`, into an overlay film or a mask for each frame.
 
-It may import `inference` and `images`; PyAV is the extra `video`.
+It may import `inference` and `images`; PyAV comes with the extra `video`.
 """

@@ -53,7 +53,7 @@ class FilmResult:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A decoded frame, and its time: `pts` × the film's `time_base`."""
+    """A decoded frame and its time, which is `pts` × the film's `time_base`."""
 
     index: int
     pts: int
@@ -61,7 +61,7 @@ class Frame:
 
 
 def check_film(path: str | Path) -> int:
-    """Reads only a film's header; returns the number of frames in it, or 0 if it has none.
+    """Reads only a film's header; returns the number of frames that it states, or 0 if it doesn't.
 
     Raises:
         ImportError: PyAV is not installed.
@@ -168,7 +168,7 @@ def segment_film(
 
 
 def _mask_files(folder: Path) -> list[str]:
-    """The files that an earlier call wrote into its folder of masks, which its times tell."""
+    """Returns the files that an earlier call wrote into its folder of masks, by its times.json."""
     try:
         table = json.loads((folder / TIMES).read_text(encoding="utf-8"))
         frames = len(table["pts"]) if table.keys() == {"time_base", "pts"} else 0
@@ -199,7 +199,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 def _frames(
     container: Any, stream: Any, sound: deque[Any] | None, trouble: list[str]
 ) -> Iterator[Frame]:
-    """The frames as far as they can be read, what sound comes with them, and what went wrong."""
+    """Yields the frames that can be read; appends sound packets to `sound`, errors to `trouble`."""
     av = import_av()
     step = _frame_length(stream)
     audio = container.streams.audio[:1] if sound is not None else ()
@@ -213,7 +213,7 @@ def _frames(
             packets += packet.size > 0
             for image in packet.decode():
                 pts = image.pts
-                if pts is None or (last is not None and pts <= last):  # as broken muxers leave it
+                if pts is None or (last is not None and pts <= last):  # from faulty muxers
                     pts = 0 if last is None else last + (step if pts is None else 1)
                 yield Frame(count, pts, image)
                 count, last = count + 1, pts
@@ -231,13 +231,13 @@ def _upright(frame: Frame, *, max_pixels: int) -> Image.Image:
 
 
 def _frame_length(stream: Any) -> int:
-    """A frame's usual length in units of the film's time base."""
+    """Returns a frame's usual length in units of the film's time base."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return max(1, round(1 / (rate * stream.time_base)))
 
 
 def _is_cover(stream: Any) -> bool:
-    """A picture that goes with a song is a video stream of one frame, to FFmpeg."""
+    """Whether a stream is a song's cover picture, which FFmpeg gives as a video of one frame."""
     import av
 
     return bool(stream.disposition & av.stream.Disposition.attached_pic)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # what an .mp4 holds as it is
-BT709, TV_RANGE = 1, 1  # of FFmpeg's numbers for matrix, primaries and transfer; and for ranges
-TICKS = 65535  # a second, the most that MPEG-4 part 2 counts
+COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # not encoded again
+BT709, TV_RANGE = 1, 1  # FFmpeg's numbers, the first for matrix, primaries and transfer alike
+TICKS = 65535  # most units per second that MPEG-4 part 2 can count time in
 
 Write = Callable[[Any, int], None]
 
 
 def picture_frame(picture: Image.Image) -> Any:
-    """A picture as the encoder takes it, 4:2:0; an odd side gets a copy of its last pixels."""
+    """Converts a picture to a 4:2:0 frame; the last pixels of a side of odd length are repeated."""
     import av
 
     pixels = np.asarray(picture)
@@ -30,7 +30,7 @@ def picture_frame(picture: Image.Image) -> Any:
 
 
 def fate_of_sound(container: Any) -> str:
-    """What `open_writer` does with a film's sound: "copied", "none", or why it is dropped."""
+    """Returns what happens to a film's sound: "copied", "none", or why it is dropped."""
     sound = next(iter(container.streams.audio), None)
     if sound is None:
         return "none"
@@ -42,17 +42,20 @@ def fate_of_sound(container: Any) -> str:
 def open_writer(
     file: Path, container: Any, stream: Any, *, size: tuple[int, int], sound: deque[Any]
 ) -> Iterator[Write]:
-    """Gives a function of a `picture_frame` and its timestamp, in units of `stream.time_base`.
+    """Opens an .mp4 file as a context that gives the function that writes a frame.
+
+    The function takes a `picture_frame` and its timestamp, in units of `stream.time_base`.
 
     Args:
-        file: where to; whatever its ending, it becomes an .mp4.
+        file: file to write; it becomes an .mp4 whatever its ending.
         container: the film whose sound is copied.
-        stream: its video.
+        stream: the video stream of this film.
         size: width and height of the frames; frames of another size are resized.
-        sound: the packets that have been read so far; those that are due are taken.
+        sound: packets of sound that have been read so far; those that are due are removed.
 
     Raises:
-        ValueError: this FFmpeg has no H.264, and its other encoder can't keep such timestamps.
+        ValueError: PyAV's FFmpeg has no libx264, and its MPEG-4 encoder can't represent the
+            timestamps.
     """
     import av
 

@@ -1,1 +1,1 @@
-"""ONNX: the network written node by node."""
+"""Exports ONNX: writes the network node by node."""

@@ -8,12 +8,12 @@ import numpy as np
 
 
 class Graph:
-    """Nodes in the order that they run in, and the constants that they read.
+    """The nodes of an ONNX graph in the order in which they run, and the constants they read.
 
-    A value goes by its node's name, so that a viewer shows which layer it is of.
+    A value has the name of its node, so that a viewer shows which layer it belongs to.
 
     Args:
-        opset: of ONNX's standard operators.
+        opset: version of ONNX's standard operators.
     """
 
     def __init__(self, opset: int) -> None:
@@ -23,22 +23,22 @@ class Graph:
         self._taken: dict[str, int] = {}
 
     def node(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Appends an operator; its output's name. An empty input is left out."""
+        """Appends an operator and returns its output's name; "" omits an optional input."""
         name = self._free(name)
         make = onnx().helper.make_node
         self.nodes.append(make(operator, list(inputs), [name], name=name, **attributes))
         return name
 
     def weight(self, value: Any, *, name: str) -> str:
-        """A float32 constant."""
+        """Adds a float32 constant and returns its name."""
         return self._constant(np.asarray(value, np.float32), name)
 
     def integers(self, *values: int, name: str = "sizes") -> str:
-        """An int64 constant of one axis."""
+        """Adds a one-dimensional int64 constant and returns its name."""
         return self._constant(np.array(values, np.int64), name)
 
     def linear(self, x: str, layer: Any, *, factor: float = 1, name: str) -> str:
-        """A `Linear` of the last axis, times a factor."""
+        """Adds a `Linear` over the last axis, times a factor."""
         kernel = self.weight(layer.kernel[...] * np.float32(factor), name=f"{name}.weight")
         y = self.node("MatMul", x, kernel, name=name)
         bias = self.weight(layer.bias[...] * np.float32(factor), name=f"{name}.bias")
@@ -55,7 +55,7 @@ class Graph:
         padding: int = 0,
         group: int = 1,
     ) -> str:
-        """A convolution of (b, c, h, w) by a kernel (size, size, inputs, outputs)."""
+        """Adds a convolution of (b, c, h, w) by a kernel (size, size, inputs, outputs)."""
         kernel = np.asarray(kernel, np.float32)
         inputs = [self.weight(kernel.transpose(3, 2, 0, 1), name=f"{name}.weight")]
         if bias is not None:
@@ -72,26 +72,26 @@ class Graph:
         )
 
     def layer_norm(self, x: str, layer: Any, *, epsilon: float, name: str) -> str:
-        """A `LayerNorm` of the last axis."""
+        """Adds a `LayerNorm` over the last axis."""
         scale = self.weight(layer.scale[...], name=f"{name}.weight")
         bias = self.weight(layer.bias[...], name=f"{name}.bias")
         return self.node("LayerNormalization", x, scale, bias, name=name, axis=-1, epsilon=epsilon)
 
     def transpose(self, x: str, *axes: int, name: str) -> str:
-        """The axes in another order."""
+        """Adds a transposition to the given order of axes."""
         return self.node("Transpose", x, name=f"{name}.transpose", perm=axes)
 
     def reshape(self, x: str, *sizes: int, name: str) -> str:
-        """ONNX's rule: 0 keeps an axis, one -1 takes what is left."""
+        """Adds a reshape by ONNX's rule: 0 keeps the length of an axis, and one -1 is inferred."""
         return self.node("Reshape", x, self.integers(*sizes), name=f"{name}.reshape")
 
     def sizes(self, x: str, start: int, stop: int, *, name: str) -> str:
-        """The lengths of some axes, which a runtime knows beforehand where the input's are set."""
+        """Adds the lengths of axes start…stop - 1, which are constant if the input's are fixed."""
         shape = self.node("Shape", x, name=name)
         return self.node("Slice", shape, self.integers(start), self.integers(stop), name=name)
 
     def rename(self, x: str, name: str) -> None:
-        """Gives the last node's output another name, the graph's own."""
+        """Renames `x`, the output of the last node, to the name of the graph's output."""
         assert self.nodes[-1].output[0] == x
         self.nodes[-1].output[0] = name
 
@@ -106,13 +106,13 @@ class Graph:
 
 
 def value(name: str, dtype: str, shape: Sequence[int | str]) -> Any:
-    """An input or output of the graph; a word as a size leaves it open."""
+    """Returns an input or output of the graph; a size that is a string is left open."""
     kind = getattr(onnx().TensorProto, dtype.upper())
     return onnx().helper.make_tensor_value_info(name, kind, list(shape))
 
 
 def onnx() -> ModuleType:
-    """The package.
+    """Imports the package onnx.
 
     Raises:
         ImportError: it isn't installed.

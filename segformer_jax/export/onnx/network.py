@@ -1,9 +1,9 @@
-"""SegFormer's layers as ONNX nodes, in the forms that runtimes on CPUs are fast at.
+"""Writes SegFormer's layers as the ONNX nodes that are fastest in runtimes on CPUs.
 
-Two layouts meet. Maps, (b, c, h, w), are what runtimes convolve fastest; tokens, (b, n, c), are
-what LayerNorm and attention read. The stream between the blocks is tokens. The Mix-FFN is a map all
-through, its linear layers 1 × 1 convolutions: turned around are the few channels before and after
-it, not the many within.
+There are two layouts. Runtimes convolve maps, (b, c, h, w), fastest; LayerNorm and attention take
+tokens, (b, n, c). Blocks take and return tokens. The Mix-FFN works on maps throughout, with 1 × 1
+convolutions as its linear layers, so that the few channels before and after it are transposed
+instead of the many inside.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 from segformer_jax.export.onnx.graph import Graph
 from segformer_jax.models.layers import EPSILON
 
-GELU_SINCE = 20  # the opset that has it as an operator
+GELU_SINCE = 20  # the first opset with the operator Gelu
 
 
 def encode(graph: Graph, encoder: Any, x: str) -> list[str]:
-    """The feature maps of normalised pixels (b, c, h, w)."""
+    """Adds the encoder of normalised pixels (b, c, h, w) and returns its feature maps."""
     maps = []
     for index, stage in enumerate(encoder.stages):
         x = _stage(graph, stage, x, encoder.config.hidden_act, f"stages.{index}")
@@ -100,7 +100,7 @@ def _activation(graph: Graph, x: str, kind: str, name: str) -> str:
 
 
 def _gelu_by_erf(graph: Graph, x: str, name: str) -> str:
-    """The nodes that torch's exporter writes: runtimes know them, and make them one again."""
+    """Adds GELU as torch's exporter writes it: runtimes recognise and fuse these nodes."""
     y = graph.node("Div", x, graph.weight(2**0.5, name=f"{name}.root"), name=name)
     y = graph.node("Erf", y, name=name)
     y = graph.node("Add", y, graph.weight(1, name=f"{name}.one"), name=name)
@@ -109,7 +109,7 @@ def _gelu_by_erf(graph: Graph, x: str, name: str) -> str:
 
 
 def _gelu_by_tanh(graph: Graph, x: str, name: str) -> str:
-    """x/2 · (1 + tanh(√(2/π) · x · (1 + 0.044715 x²)))."""
+    """Adds x/2 · (1 + tanh(√(2/π) · x · (1 + 0.044715 x²)))."""
     y = graph.node("Mul", x, x, name=name)
     y = graph.node("Mul", y, graph.weight(0.044715, name=f"{name}.cubic"), name=name)
     one = graph.weight(1, name=f"{name}.one")
@@ -121,7 +121,7 @@ def _gelu_by_tanh(graph: Graph, x: str, name: str) -> str:
 
 
 def decode(graph: Graph, head: Any, maps: list[str]) -> str:
-    """The folded head: the logits (b, labels, h, w) at the first map's size."""
+    """Adds the folded head and returns the logits (b, labels, h, w) at the first map's size."""
     first, *deeper = maps
     total = _pointwise(
         graph, first, head.kernels[0][...], head.bias[...], name="decode_head.kernels.0"
@@ -137,7 +137,7 @@ def decode(graph: Graph, head: Any, maps: list[str]) -> str:
 
 
 def resized(graph: Graph, x: str, size: str, *, name: str) -> str:
-    """A map (b, c, h, w) at a `size`, (2,) integers, as torch resizes bilinearly."""
+    """Resizes a map (b, c, h, w) to `size`, a tensor of 2 integers, bilinearly as torch does."""
     channels = graph.sizes(x, 0, 2, name=f"{name}.channels")
     whole = graph.node("Concat", channels, size, name=f"{name}.sizes", axis=0)
     return graph.node(
@@ -172,12 +172,12 @@ def _norm(graph: Graph, layer: Any, x: str, name: str) -> str:
 
 
 def _tokens(graph: Graph, x: str, channels: int, *, name: str) -> str:
-    """(b, c, h, w) → (b, h·w, c)."""
+    """Converts a map to tokens, (b, c, h, w) → (b, h·w, c)."""
     x = graph.reshape(x, 0, channels, -1, name=name)
     return graph.transpose(x, 0, 2, 1, name=name)
 
 
 def _map(graph: Graph, x: str, shape: str, *, name: str) -> str:
-    """(b, h·w, c) → (b, c, h, w), which is `shape`."""
+    """Converts tokens to a map, (b, h·w, c) → (b, c, h, w); `shape` holds these four sizes."""
     x = graph.transpose(x, 0, 2, 1, name=name)
     return graph.node("Reshape", x, shape, name=f"{name}.map")

@@ -99,7 +99,7 @@ def _model(model: Any, signature: Signature, processor: Any, opset: int) -> Any:
 
 
 def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConfig) -> str:
-    """The processor's arithmetic as one product and one sum per channel."""
+    """Adds the processor's arithmetic as one product and one sum per channel."""
     table = pixel_table(processor, config).astype("float64")
     factor, shift = (table[255] - table[0]) / 255, table[0]
     x = graph.node("Cast", photos, name="preprocess", to=onnx().TensorProto.FLOAT)
@@ -109,7 +109,7 @@ def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConf
 
 
 def _classes(graph: Graph, logits: str, labels: int) -> str:
-    """The best class, the first of equals; of a single label, 1 where its logit is above 0."""
+    """Adds the best class, the first of equals; for a single label, 1 if its logit is above 0."""
     kind = onnx().helper.np_dtype_to_tensor_dtype(np.dtype(index_type(labels)))
     if labels == 1:
         zero = graph.weight(0, name="zero")
