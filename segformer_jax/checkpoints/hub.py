@@ -113,7 +113,9 @@ def upload(
             revision=revision,
             commit_message=commit_message,
         )
-    except _hub_errors() as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # of the hub library, any HTTP client, or a disk
         raise WeightsError(f"uploading to {repo_id} failed: {_first_line(error)}") from error
     return str(commit)
 
@@ -130,7 +132,7 @@ def _download(repo_id: str, *, prefix: str, **options: Any) -> Path:
             folder = fetch(SMALL_FILES + kind)
             if any(any((folder / prefix).glob(pattern)) for pattern in kind):
                 break
-    except _hub_errors() as error:
+    except Exception as error:  # of the hub library, any HTTP client, or a disk
         raise WeightsError(_unavailable(repo_id, error)) from error
     if not (folder / prefix).is_dir():
         raise WeightsError(f"{repo_id} has no folder {prefix or '/'}")
@@ -144,13 +146,6 @@ def _check_no_floats(repo_id: str, held: list[str]) -> None:
             f"{repo_id} holds {floats[0]}, which is read before {INT8_FILE}: push int8 weights to "
             "another repository, or remove the float ones there"
         )
-
-
-def _hub_errors() -> tuple[type[Exception], ...]:
-    """Returns what `huggingface_hub` raises: its own errors, its HTTP client's, and OSError."""
-    from huggingface_hub import errors
-
-    return (*errors.HfHubHTTPError.__bases__, errors.HFValidationError, OSError)
 
 
 def _unavailable(repo_id: str, error: Exception) -> str:

@@ -162,6 +162,7 @@ def answered(error: type[Exception]) -> Exception:
             "a/b is not in the local cache, and the hub can't be",
         ),
         (ConnectionError("refused"), r"could not be downloaded \(refused\)"),
+        (Exception("of another client"), r"could not be downloaded \(of another client\)"),
     ],
 )
 def test_what_the_hub_says_becomes_one_line(stand_in, error, message):
