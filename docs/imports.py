@@ -14,7 +14,10 @@ from xml.sax.saxutils import escape
 PACKAGE = Path(__file__).resolve().parents[1] / "segformer_jax"
 WIDTH, HEIGHT, BOX, GAP = 1000, 92, (124, 30), 24
 # all rooms use these, and they are drawn nowhere
-EVERYBODYS = ("__init__", "__main__", "atomic", "config", "errors", "on_demand", "process")
+EVERYBODYS = (
+    *("__init__", "__main__", "atomic", "config", "errors", "json_text"),
+    *("on_demand", "process"),
+)
 
 
 def arrows(package: Path = PACKAGE, *, on_demand: bool = False) -> dict[str, set[str]]:

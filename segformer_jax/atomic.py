@@ -13,6 +13,13 @@ from pathlib import Path
 LEFT_OVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # the temporary name of a file or folder
 
 
+def temporary_name(name: str) -> str:
+    """Returns a temporary name for `name`, cut so that it has at most 255 bytes."""
+    while len(os.fsencode(name)) > 240:
+        name = name[:-1]
+    return f".{name}.{secrets.token_hex(4)}.part"
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; it is renamed to `path` at the end, removed on errors.
@@ -24,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ValueError: as `writable_folder`.
     """
     path = Path(path)
-    temporary = writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+    temporary = writable_folder(path.parent) / temporary_name(path.name)
     # not `tempfile`: its files are readable by their owner alone, and the user's umask, which the
     # file should have, can be read only by a call that changes it for all threads
     file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -63,9 +70,7 @@ def atomic_folder(
     _earlier_results(path, written)
     writable_folder(path.parent)
     path = Path(os.path.realpath(path))
-    temporary, before = (
-        writable_folder(path.parent) / f".{path.name}.{secrets.token_hex(4)}.part" for _ in range(2)
-    )
+    temporary, before = (writable_folder(path.parent) / temporary_name(path.name) for _ in range(2))
     temporary.mkdir()
     try:
         yield temporary

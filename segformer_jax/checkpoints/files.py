@@ -113,7 +113,7 @@ def _safetensors(path: Path) -> Iterator[None]:
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(
             f"{index} is not an index of weight shards ({error!r}): download it again"

@@ -18,6 +18,7 @@ from segformer_jax.checkpoints import files, hub, int8, names
 from segformer_jax.checkpoints.flat import Flat, fill, flat_state
 from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError
+from segformer_jax.json_text import json_bytes
 from segformer_jax.models.decode_head import FoldedDecodeHead
 from segformer_jax.models.foreign import refuse_foreign
 from segformer_jax.models.segformer import SegformerModel
@@ -339,7 +340,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
             f"missing{files.flat_hint(file.parent)}"
         )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_bytes())
     except ValueError as error:
         raise WeightsError(
             f"{file} is not valid JSON ({error}): correct or download it again"
@@ -354,5 +355,4 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 def _write_json(values: Mapping[str, Any], file: Path) -> None:
     with atomic_path(file) as temporary:
-        text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
-        Path(temporary).write_text(text + "\n", encoding="utf-8")
+        Path(temporary).write_bytes(json_bytes(values, sort_keys=True))

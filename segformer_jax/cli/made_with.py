@@ -9,6 +9,7 @@ from typing import Any
 from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.inference.protocol import Protocol
+from segformer_jax.json_text import json_bytes
 
 FILE = "segment.json"
 # options that change no result; they affect at most which results are written
@@ -49,7 +50,7 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
     """
     file = out_dir / FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:
@@ -64,7 +65,7 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
 def write_settings(settings: dict[str, Any], out_dir: Path) -> None:
     """Writes the settings into the folder of the results; replaces those that were there."""
     with atomic_path(out_dir / FILE) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(settings))
 
 
 def _as_read(value: Any) -> Any:

@@ -2,11 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
+
+from segformer_jax.json_text import json_bytes, readable
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    """A line of JSON, which stays JSON in an encoding that lacks some of its letters."""
+    line = json_bytes(value, indent=None).decode().strip()
+    whole = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(line if whole else json.dumps(json.loads(line)))
 
 
 def make_table(first: str, *others: str, title: str) -> Any:
@@ -26,11 +32,17 @@ def make_console() -> Any:
 
 
 def say(message: str) -> None:
-    print(f"segformer-jax: {message}", file=sys.stderr)
+    print(f"segformer-jax: {readable(message)}", file=sys.stderr)
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     say(f"warning: {one_line(message)}")
+
+
+def about(file: Path, error: Exception) -> str:
+    """An error in one line, which names its file."""
+    reason = one_line(error)
+    return reason if str(file) in reason else f"{file}: {reason}"
 
 
 def one_line(error: Any) -> str:

@@ -117,7 +117,7 @@ def segment(
         raise ValueError("--smoothing can be used with films only: leave it out")
     many = [source for source in images if names_many(source)]
     rasters = [source for source in images if source not in many and is_raster(source, request)]
-    if bands and not rasters:
+    if bands and not rasters and not many:
         raise ValueError(
             "--bands can be used with rasters only (TIFF, .vrt, .jp2, .img), got "
             f"{images[0]}: leave it out"

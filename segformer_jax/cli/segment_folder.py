@@ -5,10 +5,10 @@ completely or not at all.
 """
 
 import contextlib
-import json
+import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ from segformer_jax.cli.made_with import (
     write_settings,
 )
 from segformer_jax.cli.out_dir import output_folder
-from segformer_jax.cli.printing import one_line, print_json, say
+from segformer_jax.cli.printing import about, one_line, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
+from segformer_jax.cli.results_of import Picture
+from segformer_jax.cli.segment_raster import ALWAYS, is_raster, segment_one
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.images.find import Found, find_pictures, is_pattern
-from segformer_jax.inference.result_files import ENDINGS
+from segformer_jax.errors import ImageError
+from segformer_jax.images.find import find_pictures, is_pattern
+from segformer_jax.json_text import json_bytes
 
 REPORT = "report.json"
+BAD_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a file system allows no such name
 
 
 def names_many(source: Path) -> bool:
@@ -36,23 +40,27 @@ def names_many(source: Path) -> bool:
 
 
 def segment_many_files(source: Path, request: Request) -> int:
-    """Writes DIR/<name>.overlay.png and so on for each picture, report.json and segment.json."""
-    root, pictures = find_pictures(source, without=request.out_dir)
+    """Writes DIR/<name>.overlay.png and so on for each picture, report.json and segment.json.
+
+    Rasters among the pictures (`is_raster`) are segmented as if they were named one by one.
+    """
+    root, found = find_pictures(source, without=request.out_dir, also=ALWAYS)
     if root.resolve() == request.out_dir.resolve():
         raise ValueError(
             "--out-dir must not be the folder of the pictures, got "
             f"{request.out_dir}: choose another, because the results would be read "
             "as pictures"
         )
-    _check_names(pictures, request)
+    pictures = [Picture(own.file, own.name, is_raster(own.file, request)) for own in found]
+    _check(pictures, request)
     with output_folder(request.out_dir):
         settings = settings_of(request, root)
         if request.overwrite:
-            _remove(pictures, request.out_dir)
+            _remove(pictures, request)
         else:
             check_settings(settings, request.out_dir)
             _check_known(pictures, request)
-        _remove_left_overs(pictures, request.out_dir)
+        _remove_left_overs(pictures, request)
         missing = [own for own in pictures if not _is_there(own, request)]
         report = {
             "model": request.model,
@@ -66,9 +74,7 @@ def segment_many_files(source: Path, request: Request) -> int:
         else:
             report |= {"done": 0, "failed": []}
         with atomic_path(request.out_dir / REPORT) as temporary:
-            temporary.write_text(
-                json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            temporary.write_bytes(json_bytes(report))
     if request.json:
         print_json(report)
     else:
@@ -76,37 +82,23 @@ def segment_many_files(source: Path, request: Request) -> int:
     return 1 if report["failed"] else 0
 
 
-def output_files(picture: Found, request: Request) -> dict[str, Path]:
-    """Returns the path of each requested kind of result of a picture."""
-    return {kind: request.out_dir / f"{picture.name}{ENDINGS[kind]}" for kind in request.outputs}
-
-
-def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) -> dict[str, Any]:
-    from segformer_jax.images.read import read_image
-    from segformer_jax.inference.pipeline import Span, segment_many, waited_share
+def _segment(pictures: list[Picture], request: Request, settings: dict[str, Any]) -> dict[str, Any]:
+    from segformer_jax.inference.pipeline import Span, waited_share
 
     segmenter = request.segmenter()
+    if any(picture.raster for picture in pictures):
+        _check_protocol(segmenter, request)
     before = (None if request.overwrite else read_settings(request.out_dir)) or {}
     write_settings(before | settings, request.out_dir)
     failed: list[dict[str, str]] = []
     spans: list[Span] = []
-
-    def read(picture):
-        return read_image(picture.file, max_pixels=request.max_pixels)
-
-    def save(picture, result):
-        for file in output_files(picture, request).values():
-            result.save(file, alpha=request.alpha)
-
     started = time.monotonic()
-    outcomes = segment_many(
-        segmenter, pictures, read=read, then=save, spans=spans, protocol=request.protocol
-    )
+    outcomes = _outcomes(segmenter, pictures, request, spans)
     with contextlib.closing(outcomes), progress(len(pictures), unit="picture") as step:
-        for outcome in outcomes:
-            if outcome.error is not None:
-                reason = one_line(outcome.error)
-                failed.append({"image": str(outcome.source.file), "error": reason})
+        for picture, error in outcomes:
+            if error is not None:
+                reason = about(picture.file, error)
+                failed.append({"image": str(picture.file), "error": reason})
                 say_aside(reason)
             step()
     seconds = time.monotonic() - started
@@ -120,11 +112,65 @@ def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) 
     return report | ({"device_waited_share": round(waited_share(spans), 4)} if spans else {})
 
 
-def _check_names(pictures: list[Found], request: Request) -> None:
-    """Raises a ValueError if a result would have the name of report.json or segment.json."""
+def _check_protocol(segmenter: Any, request: Request) -> None:
+    from segformer_jax.geo.raster import raster_protocol
+
+    raster_protocol(segmenter, request.protocol)
+
+
+def _outcomes(
+    segmenter: Any, pictures: list[Picture], request: Request, spans: list[tuple[float, float]]
+) -> Generator[tuple[Picture, Exception | None]]:
+    """Yields each picture, photos first, when it is done, and the error if it has no results."""
+    from segformer_jax.images.read import read_image
+    from segformer_jax.inference.pipeline import segment_many
+
+    def read(picture):
+        return read_image(picture.file, max_pixels=request.max_pixels)
+
+    def save(picture, result):
+        try:
+            for file in picture.results(request).values():
+                result.save(file, alpha=request.alpha)
+        except OSError as error:
+            return _only_bad_names(error)
+
+    photos = [picture for picture in pictures if not picture.raster]
+    outcomes = segment_many(
+        segmenter, photos, read=read, then=save, spans=spans, protocol=request.protocol
+    )
+    with contextlib.closing(outcomes):
+        for outcome in outcomes:
+            yield outcome.source, outcome.error or outcome.value
+    for picture in pictures:
+        if picture.raster:
+            error: Exception | None = None
+            try:
+                segment_one(segmenter, picture, request)
+            except (ImageError, ImportError) as own:
+                error = own
+            except OSError as own:
+                error = _only_bad_names(own)
+            yield picture, error
+
+
+def _only_bad_names(error: OSError) -> ImageError:
+    """Returns the error of a name that the file system refuses; raises any other error."""
+    if error.errno not in BAD_NAME:
+        raise error
+    return ImageError(f"the results can't have this name: {one_line(error)}: rename the picture")
+
+
+def _check(pictures: list[Picture], request: Request) -> None:
+    """Raises a ValueError if a picture can't have a requested result, or only under a taken name."""
     own = {request.out_dir / name for name in (REPORT, FILE)}
     for picture in pictures:
-        taken = own & set(output_files(picture, request).values())
+        if request.bands and not picture.raster:
+            raise ValueError(
+                f"--bands can be used with rasters only (TIFF, .vrt, .jp2, .img), got "
+                f"{picture.file}: leave it out, or give a pattern such as 'photos/*.tif'"
+            )
+        taken = own & set(picture.results(request).values())
         if taken:
             raise ValueError(
                 f"{picture.file} would be written as {taken.pop()}, which the command "
@@ -132,37 +178,38 @@ def _check_names(pictures: list[Found], request: Request) -> None:
             )
 
 
-def _check_known(pictures: Iterable[Found], request: Request) -> None:
+def _check_known(pictures: Iterable[Picture], request: Request) -> None:
     """Raises a ValueError if results exist without segment.json, which says how they were made."""
     if (request.out_dir / FILE).exists():
         return
     for picture in pictures:
-        for file in output_files(picture, request).values():
-            if file.exists():
+        for file in picture.results(request).values():
+            if os.path.exists(file):
                 raise ValueError(
                     f"{file} exists, but {FILE}, which records how it was made, is missing: "
                     "give another --out-dir, or --overwrite to replace it"
                 )
 
 
-def _is_there(picture: Found, request: Request) -> bool:
-    return all(os.path.exists(file) for file in output_files(picture, request).values())
+def _is_there(picture: Picture, request: Request) -> bool:
+    return all(os.path.exists(file) for file in picture.results(request).values())
 
 
-def _remove(pictures: Iterable[Found], out_dir: Path) -> None:
+def _remove(pictures: Iterable[Picture], request: Request) -> None:
     """Removes all results, also kinds that are not requested, as they are of other settings."""
     for picture in pictures:
-        for ending in ENDINGS.values():
-            (out_dir / f"{picture.name}{ending}").unlink(missing_ok=True)
+        for file in picture.all_results(request):
+            if os.path.exists(file):  # false, too, for a name that is too long
+                file.unlink()
 
 
-def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
+def _remove_left_overs(pictures: Iterable[Picture], request: Request) -> None:
     """Removes unfinished files of a killed run; others may be in use by runs on other pictures."""
-    names = {f"{picture.name}{ending}" for picture in pictures for ending in ENDINGS.values()}
-    for place, _, files in os.walk(out_dir):
+    results = {file for picture in pictures for file in picture.all_results(request)}
+    for place, _, files in os.walk(request.out_dir):
         for name in files:
             begun = LEFT_OVER.fullmatch(name)
-            if begun and Path(place, begun[1]).relative_to(out_dir).as_posix() in names:
+            if begun and Path(place, begun[1]) in results:
                 Path(place, name).unlink(missing_ok=True)
 
 

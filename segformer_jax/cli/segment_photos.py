@@ -7,10 +7,10 @@ from typing import Any
 from tqdm import tqdm
 
 from segformer_jax.cli.out_dir import output_folder
-from segformer_jax.cli.printing import make_console, make_table, one_line, print_json, say
+from segformer_jax.cli.printing import about, make_console, make_table, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
+from segformer_jax.cli.results_of import Picture, check_names
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.inference.result_files import ENDINGS
 
 
 def segment_photos(images: tuple[Path, ...], request: Request) -> int:
@@ -22,32 +22,41 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
     Raises:
         ImageError: only one picture was given, and it can't be read.
     """
-    from segformer_jax.images.read import check_image
+    from segformer_jax.errors import ImageError
+    from segformer_jax.images.read import check_image, read_image
     from segformer_jax.inference.pipeline import segment_many
 
-    _check_names(images)
+    pictures = [Picture(image, image.stem) for image in images]
+    check_names(pictures)
+    for picture in pictures:
+        picture.results(request)
     alone = len(images) == 1
     if alone:  # report errors before the model is loaded
         check_image(images[0], max_pixels=request.max_pixels)
 
-    def save(image, result):
-        files = {kind: request.out_dir / f"{image.stem}{ENDINGS[kind]}" for kind in request.outputs}
+    def read(picture):
+        return read_image(picture.file, max_pixels=request.max_pixels)
+
+    def save(picture, result):
+        files = picture.results(request)
         for file in files.values():
             result.save(file, alpha=request.alpha)
         written = {kind: str(file) for kind, file in files.items()}
-        return {"image": str(image)} | result.to_dict() | {"outputs": written}
+        return {"image": str(picture.file)} | result.to_dict() | {"outputs": written}
 
     results, failed = [], []
     with output_folder(request.out_dir):
         segmenter = request.segmenter()
-        outcomes = segment_many(segmenter, images, then=save, protocol=request.protocol)
+        outcomes = segment_many(
+            segmenter, pictures, read=read, then=save, protocol=request.protocol
+        )
         with contextlib.closing(outcomes), progress(len(images), unit="picture") as step:
             for outcome in outcomes:
                 if outcome.error is not None:
+                    reason = about(outcome.source.file, outcome.error)
                     if alone:
-                        raise outcome.error
-                    reason = one_line(outcome.error)
-                    failed.append({"image": str(outcome.source), "error": reason})
+                        raise ImageError(reason) from outcome.error
+                    failed.append({"image": str(outcome.source.file), "error": reason})
                     say_aside(reason)
                 else:
                     results.append(outcome.value)
@@ -60,17 +69,6 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
     elif failed:
         say(f"pictures that could not be read: {len(failed):,}")
     return 1 if failed else 0
-
-
-def _check_names(images: tuple[Path, ...]) -> None:
-    by_stem: dict[str, Path] = {}
-    for image in images:
-        if image.stem in by_stem:
-            raise ValueError(
-                f"{by_stem[image.stem]} and {image} would both be written as {image.stem}.*: "
-                "segment them into two folders (--out-dir)"
-            )
-        by_stem[image.stem] = image
 
 
 def print_segmentation(result: dict[str, Any]) -> None:

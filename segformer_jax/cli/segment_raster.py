@@ -9,19 +9,22 @@ from tqdm import tqdm
 from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import print_json
+from segformer_jax.cli.results_of import Picture, check_names
 from segformer_jax.cli.segment_photos import print_segmentation
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.inference.result_files import ENDINGS
+from segformer_jax.json_text import json_bytes
 
 TIFFS = (".tif", ".tiff")
 ALWAYS = (".vrt", ".jp2", ".img")
+WORLD_FILES = (".tfw", ".tifw", ".tiffw", ".wld")  # a TIFF's place, in a file beside it
 
 
 def is_raster(path: Path, request: Request) -> bool:
     """Whether a picture goes through GDAL.
 
-    .vrt, .jp2 and .img always do. A TIFF does if it has a georeference, if windows or bands are
-    asked for, if it is larger than --max-pixels, or if Pillow does not open it.
+    .vrt, .jp2 and .img always do. A TIFF does if it has a georeference, in itself or in a world
+    file beside it, if windows or bands are asked for, if it is larger than --max-pixels, or if
+    Pillow does not open it.
     """
     from segformer_jax.errors import ImageError
     from segformer_jax.images.read import has_georeference
@@ -29,6 +32,8 @@ def is_raster(path: Path, request: Request) -> bool:
     ending = path.suffix.lower()
     if ending not in TIFFS or request.protocol.windows is not None or request.bands:
         return ending in (*TIFFS, *ALWAYS)
+    if path.is_file() and any(path.with_suffix(own).is_file() for own in WORLD_FILES):
+        return True
     try:
         return has_georeference(path, max_pixels=request.max_pixels)
     except ImageError:
@@ -37,12 +42,19 @@ def is_raster(path: Path, request: Request) -> bool:
 
 def segment_rasters(paths: tuple[Path, ...], request: Request) -> int:
     """Writes DIR/<stem>.mask.tif, .overlay.tif and .json per raster; prints tables of classes."""
-    _check(paths, request)
+    from segformer_jax.geo.pixels import open_raster
+
+    pictures = [Picture(path, path.stem, raster=True) for path in paths]
+    check_names(pictures)
+    for picture in pictures:
+        picture.results(request)
+        with open_raster(picture.file, bands=request.bands):
+            pass
     results = []
     with output_folder(request.out_dir):
         segmenter = request.segmenter()
-        for path in paths:
-            results.append(_segment(segmenter, path, request))
+        for picture in pictures:
+            results.append(segment_one(segmenter, picture, request))
             if not request.json:
                 print_segmentation(results[-1])
     if request.json:
@@ -50,43 +62,24 @@ def segment_rasters(paths: tuple[Path, ...], request: Request) -> int:
     return 0
 
 
-def _check(paths: tuple[Path, ...], request: Request) -> None:
-    from segformer_jax.geo.pixels import open_raster
+def segment_one(segmenter: Any, picture: Picture, request: Request) -> dict[str, Any]:
+    """Writes the results of a raster; returns its entry in the output of `--json`.
 
-    if "npy" in request.outputs:
-        raise ValueError(
-            "--outputs must not have npy for a raster: --outputs mask writes a "
-            "TIFF of the same numbers"
-        )
-    by_stem: dict[str, Path] = {}
-    for path in paths:
-        with open_raster(path, bands=request.bands):
-            pass
-        other = by_stem.setdefault(path.stem, path)
-        if other is not path:
-            raise ValueError(
-                f"{other} and {path} would both be written as {path.stem}.*: segment them into two "
-                "folders (--out-dir)"
-            )
-
-
-def _segment(segmenter: Any, path: Path, request: Request) -> dict[str, Any]:
-    import json
-
+    Raises:
+        ImageError: it can't be read.
+        ImportError: a package is not installed.
+    """
     from segformer_jax.geo.pixels import open_raster
     from segformer_jax.geo.raster import segment_raster
 
-    files = {
-        kind: request.out_dir / f"{path.stem}{ENDINGS[kind].replace('.png', '.tif')}"
-        for kind in request.outputs
-    }
-    with open_raster(path, bands=request.bands) as pixels:
+    files = picture.results(request)
+    with open_raster(picture.file, bands=request.bands) as pixels:
         height, width = pixels.size
     bar = tqdm(total=height * width, unit="pixel", unit_scale=True, disable=not sys.stderr.isatty())
     with bar:
         found = segment_raster(
             segmenter,
-            path,
+            picture.file,
             mask=files.get("mask"),
             overlay=files.get("overlay"),
             protocol=request.protocol,
@@ -96,6 +89,6 @@ def _segment(segmenter: Any, path: Path, request: Request) -> dict[str, Any]:
         )
     if "json" in files:
         with atomic_path(files["json"]) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            temporary.write_bytes(json_bytes(found))
     written = {kind: str(file) for kind, file in files.items()}
-    return {"image": str(path)} | found | {"outputs": written}
+    return {"image": str(picture.file)} | found | {"outputs": written}

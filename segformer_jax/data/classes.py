@@ -118,8 +118,8 @@ def _beside(folder: Path, name: str) -> Path | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF-8
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF
         raise ValueError(f"{path} can't be read as JSON: {error}") from error
 
 

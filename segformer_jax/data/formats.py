@@ -182,7 +182,7 @@ def pascal_voc(root: Path, *, split: str | None, reduce_zero_label: bool = False
     lists = {path.stem: path for path in (root / "ImageSets" / "Segmentation").glob("*.txt")}
     part = split_name(split, lists, place=root / "ImageSets/Segmentation")
     pictures, masks = {}, {}
-    for name in sorted(set(lists[part].read_text(encoding="utf-8").split())):
+    for name in sorted(set(lists[part].read_text(encoding="utf-8-sig").split())):
         pictures[name] = root / "JPEGImages" / f"{name}.jpg"
         masks[name] = root / "SegmentationClass" / f"{name}.png"
     id2label = dict(enumerate(CLASS_SETS["pascal_voc"].names))

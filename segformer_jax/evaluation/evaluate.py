@@ -1,7 +1,6 @@
 """Evaluation: compares a segmenter's class maps with a data set's masks, at the masks' size."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from segformer_jax.evaluation.metrics import (
     ratio,
     scores,
 )
+from segformer_jax.images.labels import distinct_names
 from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmenter import Segmenter
@@ -95,11 +95,8 @@ class Evaluation:
         return values
 
     def _by_name(self, per_class: Float[np.ndarray, " C"]) -> dict[str, float | None]:
-        often = Counter(self.id2label.values())
-        return {
-            name if often[name] == 1 else f"{name} ({index})": _number(per_class[index])
-            for index, name in sorted(self.id2label.items())
-        }
+        names = distinct_names(self.id2label)
+        return {names[index]: _number(per_class[index]) for index in sorted(names)}
 
 
 def evaluate(

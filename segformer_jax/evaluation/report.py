@@ -1,6 +1,6 @@
 """Writes an evaluation to a folder: JSON, the confusion matrix, and the worst pictures."""
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from segformer_jax.evaluation.evaluate import Evaluation, model_labels
 from segformer_jax.evaluation.metrics import IGNORED, ratio
 from segformer_jax.images import draw
 from segformer_jax.images.draw import colorize, legend
-from segformer_jax.images.labels import palette_for
+from segformer_jax.images.labels import distinct_names, palette_for
 from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.json_text import json_bytes, readable
 
 READABLE = 32  # with more classes, names and numbers do not fit the matrix and are left out
 LONGEST = 720  # pixels of a panel's longer side
+LONGEST_NAME = 200  # bytes; file systems have room for 255
 CAPTION, GAP = 28, 4  # pixels above and between the panels
 
 
@@ -46,8 +48,7 @@ def write_report(
     """
     folder = Path(folder)
     with atomic_path(folder / "evaluation.json") as temporary:
-        content = json.dumps(evaluation.to_dict(details=True), ensure_ascii=False)
-        temporary.write_text(content + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(evaluation.to_dict(details=True), indent=None))
     with atomic_path(folder / "confusion_matrix.png") as temporary:
         draw_confusion(evaluation.confusion, evaluation.id2label, temporary)
     for old in (folder / "worst").glob("[0-9][0-9]_[01].[0-9][0-9][0-9]_*.jpg"):
@@ -55,8 +56,16 @@ def write_report(
     for place, name in enumerate(evaluation.worst(worst), 1):
         score = evaluation.per_image[name]
         picture = comparison(evaluation, segmenter, dataset, dataset.names.index(name))
-        with atomic_path(folder / "worst" / f"{place:02d}_{score:.3f}_{name}.jpg") as temporary:
+        with atomic_path(
+            folder / "worst" / f"{place:02d}_{score:.3f}_{_file_name(name)}.jpg"
+        ) as temporary:
             picture.save(temporary, "JPEG", quality=90)
+
+
+def _file_name(name: str) -> str:
+    """A picture's name as any file system takes it, in one folder: no signs of Windows', short."""
+    plain = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", readable(name))
+    return plain.encode(errors="replace")[-LONGEST_NAME:].decode(errors="ignore")
 
 
 def draw_confusion(
@@ -80,7 +89,8 @@ def draw_confusion(
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if named:
-        names = [id2label[index] for index in range(count)]
+        distinct = distinct_names(id2label)
+        names = [distinct[index] for index in range(count)]
         axes.set_xticks(range(count), names, rotation=90, parse_math=False)
         axes.set_yticks(range(count), names, parse_math=False)
         for row, column in zip(*np.nonzero(percent >= 0.5), strict=True):
@@ -122,8 +132,8 @@ def _present(
     labels: np.ndarray, classes: np.ndarray, id2label: Mapping[int, str], palette: np.ndarray
 ) -> list[tuple[str, Any]]:
     """Returns the rows of the legend: the classes that occur in either map."""
-    indices = np.union1d(labels, classes).tolist()
-    rows = [(id2label[i], palette[i]) for i in indices if i != IGNORED]
+    indices, names = np.union1d(labels, classes).tolist(), distinct_names(id2label)
+    rows = [(names[i], palette[i]) for i in indices if i != IGNORED]
     return [*rows, ("not counted", draw.IGNORED)] if IGNORED in indices else rows
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import CHANNELS, to_eight_bits
+from segformer_jax.json_text import readable
 
 CACHE = 64 << 20  # bytes of GDAL's cache of decoded blocks, for all files together
 TYPES = ("uint8", "uint16")
@@ -34,20 +35,20 @@ def open_raster(path: str | Path, *, bands: tuple[int, ...] = ()) -> Iterator["R
             damage that is found while reading.
         ImportError: rasterio is not installed.
     """
-    rasterio = _import_rasterio()
+    rasterio = _import_rasterio(path)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), _reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
+        with rasterio.open(readable(str(path))) as file:
             yield RasterPixels(file, str(path), _checked_bands(file, path, bands))
 
 
-def _import_rasterio() -> Any:
+def _import_rasterio(path: str | Path) -> Any:
     try:
         import rasterio
         import rasterio.errors
     except ImportError as error:
         raise ImportError(
-            "reading rasters needs rasterio: pip install 'segformer-jax[geo]'"
+            f"reading {path} needs rasterio: pip install 'segformer-jax[geo]'"
         ) from error
     return rasterio
 
@@ -61,6 +62,11 @@ def _reading(path: str | Path) -> Iterator[None]:
     except rasterio.errors.RasterioError as error:
         reason = str(error.__cause__ or error)
         raise ImageError(f"{path} can't be read or written as a raster: {reason}") from error
+    except UnicodeEncodeError as error:
+        raise ImageError(
+            f"{path} can't be read or written as a raster: GDAL needs file names in UTF-8: "
+            "rename the file"
+        ) from error
 
 
 def _checked_bands(file: Any, path: str | Path, bands: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,11 +20,12 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.errors import ImageError
 from segformer_jax.geo.pixels import RasterPixels, open_raster, window_of
 from segformer_jax.images.draw import overlay as blended
-from segformer_jax.images.labels import palette_for
+from segformer_jax.images.labels import distinct_names, palette_for
 from segformer_jax.inference.best_class import index_type
 from segformer_jax.inference.protocol import Protocol, Windows
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.inference.windowed import class_strips
+from segformer_jax.json_text import readable
 
 TILE = 512  # pixels; GDAL requires a multiple of 16
 BAND = 8 * TILE
@@ -179,7 +180,7 @@ def _tiff(path: str | Path, pixels: RasterPixels, **options: Any) -> Iterator[An
     with (
         atomic_path(path) as temporary,
         rasterio.open(
-            temporary,
+            readable(str(temporary)),
             "w",
             driver="GTiff",
             height=height,
@@ -196,8 +197,10 @@ def _tiff(path: str | Path, pixels: RasterPixels, **options: Any) -> Iterator[An
         yield file
 
 
-def _summary(size: tuple[int, int], counts: Counter[int], names: dict[int, str]) -> dict[str, Any]:
-    total = sum(counts.values())
+def _summary(
+    size: tuple[int, int], counts: Counter[int], id2label: dict[int, str]
+) -> dict[str, Any]:
+    total, names = sum(counts.values()), distinct_names(id2label)
     return {
         "height": size[0],
         "width": size[1],

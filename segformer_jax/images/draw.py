@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from segformer_jax.images.labels import distinct_names
+
 ClassMap = Integer[np.ndarray, "H W"]
 Palette = UInt8[np.ndarray, "labels 3"]
 
@@ -130,9 +132,9 @@ def side_by_side(
     _check_size(image, class_map)
     colours = colorize(class_map, palette)
     classes, counts = np.unique(class_map[class_map < len(palette)], return_counts=True)
-    rows = []
+    rows, names = [], distinct_names(id2label)
     for i in np.argsort(-counts, kind="stable"):
-        name = id2label.get(int(classes[i]), f"LABEL_{classes[i]}")
+        name = names.get(int(classes[i]), f"LABEL_{classes[i]}")
         rows.append((f"{name}  {100 * counts[i] / class_map.size:.1f} %", palette[classes[i]]))
     key = legend(rows, height=image.height, text_size=max(16, image.height // 32))
     whole = Image.new("RGB", (2 * image.width + key.width, key.height), "white")

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,9 @@ class Found:
     name: str
 
 
-def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[Path, list[Found]]:
+def find_pictures(
+    source: str | Path, *, without: Path | None = None, also: Collection[str] = ()
+) -> tuple[Path, list[Found]]:
     """Finds the pictures of a folder or a pattern, sorted by name, or of a list, in its order.
 
     A folder is searched, with its subfolders, for files with an ending that Pillow can decode. A
@@ -38,6 +40,7 @@ def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[P
     Args:
         source: a folder, a pattern, or a list.
         without: a folder to skip, such as that of the results.
+        also: further endings to search a folder for, such as ".vrt".
 
     Returns:
         The folder that names are relative to, and the pictures. A picture of a list that is outside
@@ -48,7 +51,7 @@ def find_pictures(source: str | Path, *, without: Path | None = None) -> tuple[P
     """
     path = Path(source)
     if path.is_dir():
-        root, files = path, list(_in_folder(path, without))
+        root, files = path, list(_in_folder(path, without, also))
         nothing = f"{source} holds no picture of a kind that Pillow reads"
     elif is_pattern(path):
         root, files = _root_of(path), list(_by_pattern(str(path), without))
@@ -79,7 +82,8 @@ def picture_endings() -> frozenset[str]:
     return frozenset(end for end, kind in Image.registered_extensions().items() if kind in kinds)
 
 
-def _in_folder(folder: Path, without: Path | None) -> Iterator[Path]:
+def _in_folder(folder: Path, without: Path | None, also: Collection[str]) -> Iterator[Path]:
+    endings = picture_endings().union(also)
     forbidden = without.resolve() if without is not None else None
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(
@@ -88,7 +92,7 @@ def _in_folder(folder: Path, without: Path | None) -> Iterator[Path]:
             if not name.startswith(".") and Path(place, name).resolve() != forbidden
         )
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in picture_endings():
+            if not name.startswith(".") and Path(name).suffix.lower() in endings:
                 yield Path(place, name)
 
 
@@ -123,7 +127,7 @@ def _listed(file: Path) -> Iterator[Path]:
     for line in text.splitlines():
         name = line.strip()
         if name and not name.startswith("#"):
-            yield file.parent / name
+            yield file.parent / os.fsdecode(name.encode())  # whatever the locale's encoding
 
 
 def _named(files: Iterable[Path], root: Path) -> list[Found]:

@@ -10,6 +10,7 @@ similar to one of these to be told apart in a legend.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,14 @@ def voc_colour(index: int) -> tuple[int, int, int]:
         for channel in range(3):
             rgb[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
     return rgb[0], rgb[1], rgb[2]
+
+
+def distinct_names(id2label: Mapping[int, str]) -> dict[int, str]:
+    """The names by index; those that several classes have are told apart: "other (7)"."""
+    often = Counter(id2label.values())
+    return {
+        index: name if often[name] == 1 else f"{name} ({index})" for index, name in id2label.items()
+    }
 
 
 def palette_for(id2label: Mapping[int, str]) -> UInt8[np.ndarray, "labels 3"]:

@@ -1,7 +1,6 @@
 """The result of `Segmenter` for one picture."""
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ from PIL import Image
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.images import draw
-from segformer_jax.images.labels import palette_for
+from segformer_jax.images.labels import distinct_names, palette_for
 from segformer_jax.images.read import read_image
+from segformer_jax.json_text import json_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class Segmentation:
         return {self.label(i): n / self.class_map.size for i, n in self.counts().items()}
 
     def label(self, index: int) -> str:
-        """The name of a class."""
-        return self.id2label.get(index, f"LABEL_{index}")
+        """The name of a class; those of one name are told apart: "other (7)"."""
+        return distinct_names(self.id2label).get(index, f"LABEL_{index}")
 
     def mask(self, label: str | int) -> Bool[np.ndarray, "H W"]:
         """True where the pixel has the class of this name or index.
@@ -54,7 +54,8 @@ class Segmentation:
             ValueError: the model has no such class; the message lists its classes.
         """
         if isinstance(label, str):
-            indices = [index for index, name in self.id2label.items() if name == label]
+            names = (self.id2label, distinct_names(self.id2label))
+            indices = [i for i in self.id2label if label in (own[i] for own in names)]
         else:
             indices = [label] if label in self.id2label else []
         if not indices:
@@ -67,7 +68,7 @@ class Segmentation:
         return [
             {
                 "score": None,
-                "label": self.label(index),
+                "label": self.id2label.get(index, f"LABEL_{index}"),
                 "mask": Image.fromarray(np.where(self.class_map == index, 255, 0).astype(np.uint8)),
             }
             for index in sorted(self.counts())
@@ -114,7 +115,7 @@ class Segmentation:
         elif lower.endswith(".npy"):
             np.save(buffer, self.class_map)
         elif lower.endswith(".json"):
-            return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
+            return json_bytes(self.to_dict())
         else:
             raise ValueError(
                 f"the file name must end in .overlay.png, .jpg, .png, .npy or .json, got {name}"

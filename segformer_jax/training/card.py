@@ -7,6 +7,7 @@ from typing import Any
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.checkpoints.files import PARAMETERS
+from segformer_jax.json_text import readable
 from segformer_jax.training.distillation import SOFT
 from segformer_jax.training.record import Record
 from segformer_jax.training.settings import TrainSettings
@@ -22,7 +23,8 @@ def write_card(folder: Path, record: Record, *, step: int, scores: dict[str, Any
         scores: from `Evaluation.to_dict()`.
     """
     with atomic_path(folder / "README.md") as temporary:
-        temporary.write_text(_card(folder, record, step, scores), encoding="utf-8")
+        text = readable(_card(folder, record, step, scores))
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _card(folder: Path, record: Record, step: int, scores: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.data.check import Survey
+from segformer_jax.json_text import json_bytes
 from segformer_jax.training.settings import MAY_CHANGE, ChosenSettings, TrainSettings
 
 PACKAGES = ("segformer-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -49,8 +50,7 @@ class Record:
             "command": sys.argv,
         }
         with atomic_path(file) as temporary:
-            text = json.dumps(values, indent=2, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_bytes(json_bytes(values))
 
 
 def read_record(file: Path) -> Record | None:
@@ -62,7 +62,7 @@ def read_record(file: Path) -> Record | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_bytes())
         survey = values["survey"]
         return Record(
             asked=TrainSettings.from_dict(values["settings"]),

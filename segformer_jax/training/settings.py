@@ -304,7 +304,7 @@ class TrainSettings:
         if not file.is_file():
             raise ValueError(f'there is no file {file}: --config takes a JSON file, or "paper"')
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(file.read_bytes())
         except ValueError as error:
             raise ValueError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(values, dict):

@@ -24,6 +24,7 @@ from segformer_jax.images.read import read_image
 from segformer_jax.inference.pipeline import Span, segment_many
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.json_text import readable
 from segformer_jax.video.writer import Write, fate_of_sound, open_writer, picture_frame
 
 TURNS = {  # FFmpeg and Pillow both count anticlockwise
@@ -185,7 +186,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     try:
-        container = av.open(str(path))
+        container = av.open(readable(str(path)))
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path} can't be read: FFmpeg needs file names in UTF-8: rename the file"
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path} is not a film that FFmpeg can read: {error.strerror}") from error
     with container:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segformer_jax.json_text import readable
+
 COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # not encoded again
 BT709, TV_RANGE = 1, 1  # FFmpeg's numbers, the first for matrix, primaries and transfer alike
 TICKS = 65535  # most units per second that MPEG-4 part 2 can count time in
@@ -59,7 +61,7 @@ def open_writer(
     """
     import av
 
-    with av.open(str(file), "w", format="mp4") as out:
+    with av.open(readable(str(file)), "w", format="mp4") as out:
         video = _add_video(out, stream, size)
         copied = None
         if fate_of_sound(container) == "copied":
