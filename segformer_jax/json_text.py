@@ -1,7 +1,7 @@
-"""JSON and file names as text, the same in any locale.
+"""Writes JSON and file names as UTF-8, whatever the locale.
 
-Where a locale is not UTF-8, Python hands out a file name's other bytes as surrogates, which no
-encoding writes; `readable` turns them back.
+Bytes of a file name that are not in the locale's encoding are surrogates in Python, which UTF-8
+can't encode.
 """
 
 import json
@@ -12,7 +12,7 @@ ESCAPED = re.compile("[\udc80-\udcff]+")  # bytes of a file name that Python cou
 
 
 def readable(text: str) -> str:
-    """The text, with what was escaped of file names decoded as UTF-8 where it is UTF-8."""
+    """Returns the text with its surrogates decoded as UTF-8, where they are the bytes of UTF-8."""
     return ESCAPED.sub(
         lambda found: (
             found[0].encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
@@ -22,9 +22,9 @@ def readable(text: str) -> str:
 
 
 def json_bytes(value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> bytes:
-    r"""JSON in UTF-8 with a line break at the end.
+    r"""Returns JSON in UTF-8 with a line break at the end.
 
-    Names that are not UTF-8 keep their escapes, such as `\udce9`: read back by Python, they name
+    File names that are not UTF-8 get escapes such as `\udce9`; Python reads these as the name of
     the same file.
     """
     text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False)

@@ -30,6 +30,13 @@ def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path):
     assert stat.S_IMODE(target.stat().st_mode) == usual_rights()
 
 
+def test_any_name_that_the_file_system_takes_can_be_written(tmp_path):
+    file = tmp_path / ("ö" * 127)  # 254 of 255 bytes
+    with atomic_path(file) as temporary:
+        temporary.write_text("x", encoding="utf-8")
+    assert [own.name for own in tmp_path.iterdir()] == [file.name]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_of_a_failure(tmp_path, error):
     target = tmp_path / "file.txt"

@@ -22,8 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     for a user's mistake, 130 for an interrupted command.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # Windows' code pages have no → and no Δ
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):  # Windows' code pages have no → and no Δ
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import atomic_path
-from segformer_jax.cli.segment_request import Request
+from segformer_jax.cli.segment_request import POLYGONS, Request
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.json_text import json_bytes
 
@@ -22,6 +22,8 @@ def settings_of(request: Request, root: Path) -> dict[str, Any]:
     kept = {name: value for name, value in options.items() if name not in NO_MATTER}
     if "overlay" not in request.outputs:
         del kept["alpha"]
+    if not POLYGONS & set(request.outputs):
+        del kept["min_area"], kept["simplify"]
     return {"pictures": str(root.resolve()), "weights": _fingerprint(request.model)} | kept
 
 

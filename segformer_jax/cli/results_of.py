@@ -1,11 +1,13 @@
 """The pictures of a `segment` command, and where the results of each go."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.inference.result_files import ENDINGS, RASTER_ENDINGS
+from segformer_jax.inference.segmentation import Segmentation
 
 INSTEAD = {  # of kinds that one sort of pictures does not have
     "npy": "mask writes a TIFF of the same numbers",
@@ -44,10 +46,34 @@ class Picture:
                 )
         return {kind: request.out_dir / f"{self.name}{endings[kind]}" for kind in request.outputs}
 
+    def save(self, result: Segmentation, request: Request) -> dict[str, Path]:
+        """Writes the results of a photo, and returns their files."""
+        files = self.results(request)
+        for kind, file in files.items():
+            name = f"{self.name}{self.file.suffix}"
+            if kind == "labelme":  # which opens the picture from there
+                name = _from(file.parent, self.file)
+            result.save(
+                file,
+                alpha=request.alpha,
+                min_area=request.min_area,
+                simplify=request.simplify,
+                picture=name,
+            )
+        return files
+
     def all_results(self, request: Request) -> list[Path]:
         """Where results of any kind go, of this and of another sort of pictures."""
         endings = dict.fromkeys((*ENDINGS.values(), *RASTER_ENDINGS.values()))
         return [request.out_dir / f"{self.name}{ending}" for ending in endings]
+
+
+def _from(folder: Path, file: Path) -> str:
+    """The way from a folder to a file, or the whole path of one on another drive."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:
+        return file.absolute().as_posix()
 
 
 def check_names(pictures: Iterable[Picture]) -> None:

@@ -33,6 +33,8 @@ def segment(
     threshold: float = 0.5,
     bands: tuple[int, ...] = (),
     smoothing: float = 0.0,
+    min_area: int = 0,
+    simplify: float = 0.0,
     overwrite: bool = False,
     json: bool = False,
     ray: str | None = None,
@@ -66,6 +68,9 @@ def segment(
         flip_direction: also segment the picture flipped in each of these directions.
         threshold: for models of one class: pixels above this probability belong to it.
         bands: for rasters: numbers, from 1, of the grey band, or of red, green and blue.
+        min_area: leave out polygons of fewer pixels.
+        simplify: move the borders of polygons by up to so many pixels, so that they have fewer
+            corners; neighbours keep a common border.
         smoothing: for films: weight of the earlier frames, in [0, 1); 0 is none.
         overwrite: replace the results that the folder already has.
         json: print one JSON object, and nothing else, to standard output.
@@ -103,6 +108,8 @@ def segment(
         bands=bands,
         overwrite=overwrite,
         smoothing=smoothing,
+        min_area=min_area,
+        simplify=simplify,
     )
     if ray is not None:
         return segment_on_ray(images, request, ray)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import LEFT_OVER, atomic_path
+from segformer_jax.cli.coco_file import COCO, merge_coco
 from segformer_jax.cli.made_with import (
     FILE,
     check_settings,
@@ -21,7 +22,7 @@ from segformer_jax.cli.made_with import (
     write_settings,
 )
 from segformer_jax.cli.out_dir import output_folder
-from segformer_jax.cli.printing import about, one_line, print_json, say
+from segformer_jax.cli.printing import about, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
 from segformer_jax.cli.results_of import Picture
 from segformer_jax.cli.segment_raster import ALWAYS, is_raster, segment_one
@@ -73,6 +74,10 @@ def segment_many_files(source: Path, request: Request) -> int:
             report |= _segment(missing, request, settings)
         else:
             report |= {"done": 0, "failed": []}
+        if "coco" in request.outputs:
+            merge_coco(
+                [picture.results(request)["coco"] for picture in pictures], request.out_dir / COCO
+            )
         with atomic_path(request.out_dir / REPORT) as temporary:
             temporary.write_bytes(json_bytes(report))
     if request.json:
@@ -130,8 +135,7 @@ def _outcomes(
 
     def save(picture, result):
         try:
-            for file in picture.results(request).values():
-                result.save(file, alpha=request.alpha)
+            picture.save(result, request)
         except OSError as error:
             return _only_bad_names(error)
 
@@ -158,12 +162,12 @@ def _only_bad_names(error: OSError) -> ImageError:
     """Returns the error of a name that the file system refuses; raises any other error."""
     if error.errno not in BAD_NAME:
         raise error
-    return ImageError(f"the results can't have this name: {one_line(error)}: rename the picture")
+    return ImageError(f"the results can't have this name: {error.strerror}: rename the picture")
 
 
 def _check(pictures: list[Picture], request: Request) -> None:
-    """Raises a ValueError if a picture can't have a requested result, or only under a taken name."""
-    own = {request.out_dir / name for name in (REPORT, FILE)}
+    """Raises a ValueError if a picture can't have a requested result, or its name is taken."""
+    own = {request.out_dir / name for name in (REPORT, FILE, COCO)}
     for picture in pictures:
         if request.bands and not picture.raster:
             raise ValueError(

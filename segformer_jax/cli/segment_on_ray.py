@@ -57,9 +57,9 @@ def _refuse_others(request: Request) -> None:
             "--ray segments whole pictures at the processor's size: leave out "
             "--protocol, --slide, --scales, --flip and --threshold"
         )
-    for name in ("bands", "smoothing", "overwrite"):
+    for name in ("bands", "smoothing", "overwrite", "min_area", "simplify"):
         if getattr(request, name):
-            raise ValueError(f"--{name} can't be used with --ray: leave it out")
+            raise ValueError(f"--{name.replace('_', '-')} can't be used with --ray: leave it out")
 
 
 def as_given(place: Path) -> str:

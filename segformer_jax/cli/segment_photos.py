@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from segformer_jax.cli.coco_file import COCO, merge_coco
 from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import about, make_console, make_table, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
@@ -38,10 +39,7 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
         return read_image(picture.file, max_pixels=request.max_pixels)
 
     def save(picture, result):
-        files = picture.results(request)
-        for file in files.values():
-            result.save(file, alpha=request.alpha)
-        written = {kind: str(file) for kind, file in files.items()}
+        written = {kind: str(file) for kind, file in picture.save(result, request).items()}
         return {"image": str(picture.file)} | result.to_dict() | {"outputs": written}
 
     results, failed = [], []
@@ -64,6 +62,10 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
                         with tqdm.external_write_mode():  # hides the bar meanwhile
                             print_segmentation(outcome.value)
                 step()
+        if "coco" in request.outputs and not alone:
+            merge_coco(
+                [picture.results(request)["coco"] for picture in pictures], request.out_dir / COCO
+            )
     if request.json:
         print_json({"model": request.model, "images": results, "failed": failed})
     elif failed:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from segformer_jax.atomic import atomic_path
+from segformer_jax.atomic import atomic_path, temporary_name
 from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import print_json
 from segformer_jax.cli.results_of import Picture, check_names
@@ -71,22 +71,39 @@ def segment_one(segmenter: Any, picture: Picture, request: Request) -> dict[str,
     """
     from segformer_jax.geo.pixels import open_raster
     from segformer_jax.geo.raster import segment_raster
+    from segformer_jax.geo.vectorise import write_polygons
 
     files = picture.results(request)
+    own = request.out_dir / f"{picture.name}.mask.tif"
+    mask = files.get("mask", own.with_name(temporary_name(own.name)))
+    vectors = {"geojson": files.get("polygons"), "geopackage": files.get("gpkg")}
+    traced = any(vectors.values())
     with open_raster(picture.file, bands=request.bands) as pixels:
         height, width = pixels.size
     bar = tqdm(total=height * width, unit="pixel", unit_scale=True, disable=not sys.stderr.isatty())
-    with bar:
-        found = segment_raster(
-            segmenter,
-            picture.file,
-            mask=files.get("mask"),
-            overlay=files.get("overlay"),
-            protocol=request.protocol,
-            bands=request.bands,
-            alpha=request.alpha,
-            progress=bar.update,
-        )
+    try:
+        with bar:
+            found = segment_raster(
+                segmenter,
+                picture.file,
+                mask=mask if traced or "mask" in files else None,
+                overlay=files.get("overlay"),
+                protocol=request.protocol,
+                bands=request.bands,
+                alpha=request.alpha,
+                progress=bar.update,
+            )
+        if traced:
+            write_polygons(
+                mask,
+                segmenter.id2label,
+                **vectors,
+                min_area=request.min_area,
+                simplify=request.simplify,
+            )
+    finally:
+        if "mask" not in files:
+            mask.unlink(missing_ok=True)
     if "json" in files:
         with atomic_path(files["json"]) as temporary:
             temporary.write_bytes(json_bytes(found))

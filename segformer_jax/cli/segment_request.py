@@ -8,6 +8,8 @@ from segformer_jax.cli.open_model import open_segmenter
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.result_files import Output
 
+POLYGONS = {"polygons", "gpkg", "coco", "labelme"}  # kinds of results that hold them
+
 
 @dataclass(frozen=True)
 class Request:
@@ -26,6 +28,8 @@ class Request:
     bands: tuple[int, ...] = ()
     overwrite: bool = False
     smoothing: float = 0.0
+    min_area: int = 0
+    simplify: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -35,6 +39,14 @@ class Request:
             )
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"--smoothing must be in [0, 1), 0 for none, got {self.smoothing}")
+        for name, value in (("--min-area", self.min_area), ("--simplify", self.simplify)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, 0 for none, got {value}")
+            if value and not POLYGONS & set(self.outputs):
+                raise ValueError(
+                    f"{name} can be used with polygons only, got --outputs "
+                    f"{' '.join(self.outputs)}: add {', '.join(sorted(POLYGONS))}"
+                )
 
     def segmenter(self) -> Any:
         """Opens the model with `open_segmenter`."""

@@ -101,9 +101,12 @@ class SegmentBatch:
         if self._job.out is None:
             return row | {"mask": found.encode("mask.png")}
         stem = result_stem(path, self._job.roots)
+        picture = posixpath.basename(path)
         names = [stem + ENDINGS[kind] for kind in self._job.outputs]
         outputs = [
-            store.write(self._job.out, name, found.encode(name, alpha=self._job.alpha))
+            store.write(
+                self._job.out, name, found.encode(name, alpha=self._job.alpha, picture=picture)
+            )
             for name in names
         ]
         return row | {"outputs": outputs}

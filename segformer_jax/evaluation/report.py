@@ -63,7 +63,7 @@ def write_report(
 
 
 def _file_name(name: str) -> str:
-    """A picture's name as any file system takes it, in one folder: no signs of Windows', short."""
+    """Returns a file name for a picture: cut, without slashes and what Windows does not allow."""
     plain = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", readable(name))
     return plain.encode(errors="replace")[-LONGEST_NAME:].decode(errors="ignore")
 

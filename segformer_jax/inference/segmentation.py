@@ -12,7 +12,10 @@ from PIL import Image
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.images import draw
+from segformer_jax.images.annotations import coco, labelme
+from segformer_jax.images.geojson import geojson_lines
 from segformer_jax.images.labels import distinct_names, palette_for
+from segformer_jax.images.polygons import polygons_of
 from segformer_jax.images.read import read_image
 from segformer_jax.json_text import json_bytes
 
@@ -84,21 +87,48 @@ class Segmentation:
         picture = self.image if image is None else read_image(image)
         return draw.overlay(picture, self.class_map, palette_for(self.id2label), alpha=alpha)
 
-    def save(self, path: str | Path, *, alpha: int | float = 0.5) -> None:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        alpha: int | float = 0.5,
+        min_area: int = 0,
+        simplify: float = 0.0,
+        picture: str | None = None,
+    ) -> None:
         """Writes a file whose kind follows from the ending of its name, completely or not at all.
 
         `.overlay.png` and `.jpg` are the overlay, any other `.png` the class indices with a
-        palette, `.npy` the class map, `.json` the size and areas.
+        palette, `.npy` the class map, `.json` the size and areas; `.geojson`, `.coco.json` and
+        `.labelme.json` are polygons in pixels.
+
+        Args:
+            path: the file.
+            alpha: opacity of the colours in the overlay, 0…1.
+            min_area: smaller polygons, in pixels, are left out.
+            simplify: how far, in pixels, a border may be moved to have fewer corners.
+            picture: the picture's name in COCO's and labelme's file, in labelme's relative to it;
+                by default the file's own without its ending.
 
         Raises:
             ValueError: the name has another ending, or the folder can't be written.
         """
         path = Path(path)
-        content = self.encode(path.name, alpha=alpha)
+        content = self.encode(
+            path.name, alpha=alpha, min_area=min_area, simplify=simplify, picture=picture
+        )
         with atomic_path(path) as temporary:
             Path(temporary).write_bytes(content)
 
-    def encode(self, name: str, *, alpha: float = 0.5) -> bytes:
+    def encode(
+        self,
+        name: str,
+        *,
+        alpha: float = 0.5,
+        min_area: int = 0,
+        simplify: float = 0.0,
+        picture: str | None = None,
+    ) -> bytes:
         """The bytes that `save` writes to a file of this name.
 
         Raises:
@@ -114,11 +144,20 @@ class Segmentation:
             draw.index_png(self.class_map, palette_for(self.id2label)).save(buffer, "PNG")
         elif lower.endswith(".npy"):
             np.save(buffer, self.class_map)
+        elif lower.endswith((".geojson", ".coco.json", ".labelme.json")):
+            found = polygons_of(self.class_map, min_area=min_area, simplify=simplify)
+            names = distinct_names(self.id2label)
+            if lower.endswith(".geojson"):
+                return b"".join(geojson_lines(found, names))
+            form = coco if lower.endswith(".coco.json") else labelme
+            file_name = picture or name[: lower.rindex(f".{form.__name__}.json")]
+            return json_bytes(form(found, names, file_name=file_name, size=self.class_map.shape))
         elif lower.endswith(".json"):
             return json_bytes(self.to_dict())
         else:
             raise ValueError(
-                f"the file name must end in .overlay.png, .jpg, .png, .npy or .json, got {name}"
+                "the file name must end in .overlay.png, .jpg, .png, .npy, .json, .geojson, "
+                f".coco.json or .labelme.json, got {name}"
             )
         return buffer.getvalue()
 

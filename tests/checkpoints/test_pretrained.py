@@ -321,6 +321,15 @@ def test_unknown_keys_of_a_config_survive(folder, tmp_path):
     assert "torch_dtype" not in saved
 
 
+def test_a_config_and_an_index_may_have_a_byte_order_mark(folder, tmp_path):
+    AutoModel = transformers.SegformerForSemanticSegmentation
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path, max_shard_size="20KB")
+    for name in ("config.json", "model.safetensors.index.json"):
+        file = tmp_path / name
+        file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+
+
 def test_processor_and_config_travel_alone(tmp_path):
     SegformerImageProcessor(size=300, do_reduce_labels=True).save_pretrained(tmp_path)
     SegformerConfig.b2(num_labels=5).save_pretrained(tmp_path)

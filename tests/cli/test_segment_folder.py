@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from PIL import Image
 from tiny import write_tiny
 
@@ -148,6 +151,71 @@ def test_missing_files_of_a_list_are_reported(run, photos, tmp_path):
     assert (report["pictures"], report["done"]) == (3, 2)
     assert [own["image"] for own in report["failed"]] == [str(photos / "none.jpg")]
     assert (tmp_path / "out" / "in" / "a.mask.png").exists()
+
+
+@pytest.fixture
+def tiles(tmp_path) -> Path:
+    """Photos beside GeoTIFFs of 8 and 16 bits, one in a VRT, one placed by a world file."""
+    folder, (width, height) = tmp_path / "tiles", (90, 70)
+    make_photo(folder / "photo.jpg", 0, (width, height))
+    make_photo(folder / "world.tif", 1, (width, height))
+    (folder / "world.tfw").write_text("0.5\n0\n0\n-0.5\n500000\n5600000\n")
+    pixels = np.moveaxis(np.asarray(Image.open(folder / "photo.jpg")), -1, 0)
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_600_000)}
+    for name, values in (("in/a", pixels), ("b", pixels.astype(np.uint16) * 257)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        size = {"count": 3, "height": height, "width": width, "dtype": values.dtype}
+        with rasterio.open(folder / f"{name}.tif", "w", driver="GTiff", **size, **place) as file:
+            file.write(values)
+    rasterio.shutil.copy(folder / "b.tif", folder / "c.vrt", driver="VRT")
+    return folder
+
+
+def test_a_folder_of_rasters_and_photos_gives_what_each_gives_alone(run, tiles, tmp_path):
+    (tiles / "damaged.tif").write_bytes(b"II*\0 and no more")
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    options = ("--outputs", "mask", "json", "--json")
+    code, printed, said = run(tiles, "--out-dir", out, *options)
+    assert code == 1
+    report = json.loads(printed)
+    assert (report["pictures"], report["done"]) == (6, 5)
+    assert [own["image"] for own in report["failed"]] == [str(tiles / "damaged.tif")]
+    assert "damaged.tif can't be read" in report["failed"][0]["error"] in said
+    for name in ("photo.jpg", "world.tif", "in/a.tif", "b.tif", "c.vrt"):
+        folder = (alone / name).parent
+        assert run(tiles / name, "--out-dir", folder, *options)[0] == 0
+        for own in folder.glob(f"{Path(name).stem}.*"):
+            assert own.read_bytes() == (out / own.relative_to(alone)).read_bytes()
+    with rasterio.open(out / "in" / "a.mask.tif") as mask:
+        assert (mask.crs.to_epsg(), mask.transform.c) == (32632, 500_000)
+    with rasterio.open(out / "world.mask.tif") as mask:
+        assert mask.transform.a == 0.5
+    (tiles / "damaged.tif").unlink()
+    before = written(out)
+    assert run(tiles, "--out-dir", out, *options)[0] == 0
+    assert written(out) == before
+    assert run(tiles, "--out-dir", out, *options, "--overwrite")[0] == 0
+    assert {name for name, own in written(out).items() if own == before[name]} == set()
+    bands = ("--bands", 3, 2, 1, "--outputs", "mask")
+    assert run(f"{tiles}/**/*.tif", "--out-dir", tmp_path / "b", *bands)[0] == 0
+    code, _, said = run(tiles, "--out-dir", tmp_path / "c", *bands)
+    assert (code, "photo.jpg: leave it out" in said) == (2, True)
+    code, _, said = run(tiles, "--out-dir", tmp_path / "c", "--outputs", "npy")
+    assert (code, "--outputs must not have npy for a raster, got" in said) == (2, True)
+
+
+def test_a_report_is_written_whatever_the_pictures_are_called(run, photos, tmp_path):
+    broken = photos / "in" / "broken.jpg"
+    latin = broken.rename(broken.with_name(os.fsdecode(b"K\xf6ln.jpg")))
+    shutil.copy(latin, latin.with_name(os.fsdecode("街角.jpg".encode())))
+    long = (photos / "a.jpg").rename(photos / f"{'a' * 248}.jpg")  # 258 bytes with .mask.png
+    code, _, said = run(photos, "--out-dir", tmp_path / "out", "--outputs", "mask")
+    assert (code, "rename the picture" in said) == (1, True)
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    failed = {own["image"]: own["error"] for own in report["failed"]}
+    assert failed.keys() == {str(latin), str(latin.with_name("街角.jpg")), str(long)}
+    assert all(image in error for image, error in failed.items())
+    assert report["done"] == 4
 
 
 BAD = {

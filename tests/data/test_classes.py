@@ -32,6 +32,12 @@ def test_other_class_files_are_refused(tmp_path, content, message):
         read_id2label(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_class_file_may_have_a_byte_order_mark(encoding, tmp_path):
+    (tmp_path / "id2label.json").write_text('{"0": "Straße"}', encoding=encoding)
+    assert read_id2label(tmp_path) == {0: "Straße"}
+
+
 def test_a_missing_or_broken_class_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no id2label\.json in"):
         read_id2label(tmp_path)

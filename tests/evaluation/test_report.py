@@ -1,5 +1,6 @@
 """A report is a folder of files that can be opened, and shows what was measured."""
 
+import dataclasses
 import json
 import sys
 
@@ -69,6 +70,19 @@ def test_photo_labels_and_prediction_stand_side_by_side(evaluated, tmp_path):
         left = place * (LONGEST + GAP)
         shown = picture[scale // 2 : 40 * scale : scale, left + scale // 2 : left + LONGEST : scale]
         assert np.abs(shown - expected).mean() < 12  # JPEG, and the photo is resized smoothly
+
+
+def test_names_of_data_sets_become_names_of_files(evaluated, tmp_path):
+    evaluation, segmenter, dataset = evaluated
+    long = f"in:a?/{'ö' * 150}\udce9"
+    own = dataclasses.replace(dataset, names=(long, *dataset.names[1:]))
+    scores = {long: 0.0} | dict.fromkeys(dataset.names[1:], 1.0)
+    evaluation = dataclasses.replace(evaluation, per_image=scores)
+    write_report(evaluation, segmenter, own, tmp_path, worst=1)
+    [picture] = (tmp_path / "worst").iterdir()
+    assert picture.is_file()
+    assert len(picture.name.encode()) < 255
+    assert long in json.loads((tmp_path / "evaluation.json").read_text("utf-8"))["per_image"]
 
 
 def test_a_new_report_takes_the_old_ones_pictures_away(evaluated, tmp_path):

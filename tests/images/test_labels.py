@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from segformer_jax import SegformerConfig
-from segformer_jax.images.labels import CLASS_SETS, palette_for, voc_colour
+from segformer_jax.images.labels import CLASS_SETS, distinct_names, palette_for, voc_colour
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,11 @@ def test_unknown_names_get_distinct_colours_always_the_same(count):
 def test_a_name_given_twice_does_not_give_a_colour_twice():
     palette = palette_for({0: "road", 1: "road", 2: "sky"})
     assert len({tuple(colour) for colour in palette}) == 3
+
+
+def test_names_given_twice_are_told_apart_by_their_index():
+    names = distinct_names({0: "other", 1: "road", 7: "other"})
+    assert names == {0: "other (0)", 1: "road", 7: "other (7)"}
 
 
 def test_gaps_and_nothing_at_all_are_fine():

@@ -31,6 +31,16 @@ def test_masks_go_by_name_or_index(result):
         result.mask("tree")
 
 
+def test_classes_of_one_name_are_told_apart():
+    names = {0: "other", 1: "road", 2: "other"}
+    class_map = np.array([[0, 0, 1, 2]], np.uint8)
+    result = Segmentation(class_map, names, Image.new("RGB", (4, 1)))
+    assert result.areas() == {"other (0)": 0.5, "road": 0.25, "other (2)": 0.25}
+    assert [row["label"] for row in result.to_dict()["classes"]] == list(result.areas())
+    assert np.array_equal(result.mask("other"), [[True, True, False, True]])
+    assert np.array_equal(result.mask("other (2)"), [[False, False, False, True]])
+
+
 def test_the_list_is_that_of_the_pipeline(result):
     entries = result.to_list()
     assert [(entry["label"], entry["score"]) for entry in entries] == [

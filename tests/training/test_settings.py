@@ -99,6 +99,8 @@ def test_a_file_holds_settings_or_a_run(tmp_path):
     assert TrainSettings.from_file(file) == TrainSettings(steps=7, crop=(64, 64))
     file.write_text('{"settings": {"steps": 7}, "chosen": {"steps": 7, "lr": 1.0}}')
     assert TrainSettings.from_file(file) == TrainSettings(steps=7)
+    file.write_text('{"steps": 7}', encoding="utf-8-sig")
+    assert TrainSettings.from_file(file) == TrainSettings(steps=7)
 
 
 BROKEN = {
