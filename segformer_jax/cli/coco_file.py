@@ -1,6 +1,7 @@
 """`coco.json`: the COCO files of all pictures of a command as one."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def merge_coco(files: Iterable[Path], file: Path) -> None:
     images, categories, count = [], [], 0
     with atomic_path(file) as temporary, open(temporary, "wb") as out:
         out.write(b'{"annotations": [')
-        for part in filter(Path.exists, files):
+        for part in filter(os.path.exists, files):
             own = json.loads(part.read_bytes())
             images.append(own["images"][0] | {"id": len(images) + 1})
             categories = own["categories"]

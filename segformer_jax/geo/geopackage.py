@@ -13,7 +13,7 @@ from segformer_jax.images.geojson import MapPlace
 from segformer_jax.images.polygons import Polygon
 
 AT_ONCE = 10_000  # polygons in memory
-FIELDS = {"id": np.int32, "label": object, "pixels": np.int64, "area_m2": np.float64}
+FIELDS = {"class_id": np.int32, "label": object, "pixels": np.int64, "area_m2": np.float64}
 
 
 def import_pyogrio() -> Any:

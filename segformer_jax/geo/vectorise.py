@@ -25,9 +25,9 @@ def write_polygons(
 ) -> None:
     """Writes the polygons of a raster of class indices, such as `segment_raster` makes.
 
-    Properties are the class (id, label), the area in pixels of the raster, and `area_m2` in square
-    metres where the coordinate system is projected, and not Mercator's. Memory depends on the
-    polygons that cross a row, not on the size of the raster.
+    Properties are the class (`class_id`, `label`), the area in pixels of the raster (`pixels`) and,
+    where the coordinate system is projected and not Mercator's, in square metres (`area_m2`).
+    Memory depends on the polygons that cross a row, not on the size of the raster.
 
     Args:
         mask: the raster; pixels of its nodata value belong to no polygon.

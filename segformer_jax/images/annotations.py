@@ -70,7 +70,7 @@ def labelme(
     }
 
 
-def without_holes(polygon: Polygon) -> Shaped[np.ndarray, "n 2"]:
+def without_holes(polygon: Polygon) -> Shaped[np.ndarray, "_ 2"]:
     """Returns one ring that covers a polygon: there and back between the outline and each hole.
 
     Holes are joined from left to right, each from its leftmost corner straight to the left, where

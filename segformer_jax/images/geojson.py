@@ -27,7 +27,7 @@ class MapPlace:
 
     def rings(
         self, polygon: Polygon
-    ) -> list[Float[np.ndarray, "n 2"]] | list[Int[np.ndarray, "n 2"]]:
+    ) -> list[Float[np.ndarray, "_ 2"]] | list[Int[np.ndarray, "_ 2"]]:
         """The rings of a polygon, closed; outlines counterclockwise where y points up."""
         a, b, c, d, e, f = self.matrix
         closed = [np.concatenate([ring, ring[:1]]) for ring in polygon.rings]
@@ -38,8 +38,8 @@ class MapPlace:
 
     def properties(self, polygon: Polygon, names: Mapping[int, str]) -> dict[str, Any]:
         """Class and area of a polygon."""
-        own = {
-            "id": polygon.index,
+        own: dict[str, Any] = {
+            "class_id": polygon.index,
             "label": names.get(polygon.index, f"LABEL_{polygon.index}"),
             "pixels": polygon.pixels,
         }

@@ -6,8 +6,8 @@ read: memory depends on the polygons that are not complete, not on the height of
 Borders are directed, with their class on the right. At each corner of the pixel grid, the 2×2
 pixels around it say which borders turn there. Between two turns a border is straight, so a border
 that leaves a corner eastward turns again at the next corner that one reaches eastward: the sorted
-corners of both kinds, side by side, link the turns of all borders (and likewise for the other three
-directions). Strips are cut through the middle of a row of pixels, where only vertical borders cross.
+corners of both kinds, side by side, link the turns of all borders; likewise for the other three
+directions. Strips are cut through the middle of a row of pixels, where only vertical borders cross.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ from segformer_jax.images.simplify import simplified
 STRIP = 1 << 21  # pixels that are worked on at once
 EAST, SOUTH, WEST, NORTH = range(4)
 
-Ring = Int[np.ndarray, "n _"]  # x, y, and inside this file a mark
+Ring = Int[np.ndarray, "_ _"]  # x, y, and inside this file a mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class _Area:
 class _Turns:
     """The corners of a strip where borders turn, by the direction that borders reach them in."""
 
-    points: Int[np.ndarray, "n 3"]  # x, y in the strip, and 1 where more than two areas meet
+    points: Int[np.ndarray, "n 3"]  # x, y in the strip, and 1 where simplifying must keep it
     arriving: Int[np.ndarray, " n"]
     leaving: Int[np.ndarray, " n"]
     inside: Int[np.ndarray, "n 2"]  # row and column of a pixel on the right, in the grid
@@ -191,7 +191,8 @@ class _Tracer:
             starts = np.concatenate([left, enter]), np.concatenate([by_column[left], enter_at])
             stops = np.concatenate([reached, leave]), np.concatenate([by_column[reached], leave_at])
             _link(after, starts, stops)
-        walk = _Walk(turns.points + (0, self.top, 0), after.tolist(), int(first[1]), self.chains)
+        points = turns.points + np.array([0, self.top, 0])
+        walk = _Walk(points, after.tolist(), int(first[1]), self.chains)
         walks = [walk.along(node, to=int(first[3])) for node in enter_n.tolist()]
         for node in range(count):
             if not walk.done[node]:
@@ -233,7 +234,8 @@ def _link(after: np.ndarray, left: Sequence[np.ndarray], reached: Sequence[np.nd
 def _crossings(row: Int[np.ndarray, " w"], nothing: int) -> tuple[np.ndarray, np.ndarray]:
     """The grid columns where borders cross a row of pixels southward, and northward."""
     differ = row[:-1] != row[1:]
-    return tuple(np.flatnonzero(differ & (own != nothing)) for own in (row[:-1], row[1:]))
+    left, right = row[:-1] != nothing, row[1:] != nothing
+    return np.flatnonzero(differ & left), np.flatnonzero(differ & right)
 
 
 def _turns(grid: Int[np.ndarray, "rows w"], nothing: int, every: bool) -> _Turns:
@@ -256,8 +258,9 @@ def _turns(grid: Int[np.ndarray, "rows w"], nothing: int, every: bool) -> _Turns
         straight = border & ~to_right & ~to_left & (across != left)  # a third area begins
         y, x = np.nonzero(to_right | to_left | straight if every else to_right | to_left)
         turn = np.where(to_right[y, x], 1, np.where(to_left[y, x], 3, 0))
-        meet = straight | (to_right & ((left != across) | (across != right)))
-        points, inside = np.stack([x, y, meet[y, x]], -1), np.stack([y, x], -1) + offset
+        meet = (straight | (to_right & ((left != across) | (across != right))))[y, x]
+        fixed = meet | (x == 0) | (x == grid.shape[1] - 2)  # also the corners of the map
+        points, inside = np.stack([x, y, fixed], -1), np.stack([y, x], -1) + offset
         found.append((points, np.full(len(x), arriving), (arriving + turn) % 4, inside))
     return _Turns(*(np.concatenate(own) for own in zip(*found, strict=True)))
 

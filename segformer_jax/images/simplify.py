@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Int
 
-Corners = Int[np.ndarray, "n 2"]
+Corners = Int[np.ndarray, "_ 2"]
 
 
-def simplified(ring: Corners, fixed: Bool[np.ndarray, " n"], tolerance: float) -> Corners:
+def simplified(ring: Corners, fixed: Bool[np.ndarray, " _"], tolerance: float) -> Corners:
     """Returns the corners of a ring that Douglas and Peucker's rule keeps.
 
     The ring is divided at its fixed corners, and each part is simplified on its own, in a direction

@@ -204,6 +204,40 @@ def test_a_folder_of_rasters_and_photos_gives_what_each_gives_alone(run, tiles, 
     assert (code, "--outputs must not have npy for a raster, got" in said) == (2, True)
 
 
+def test_polygons_of_rasters_and_photos(run, tiles, tmp_path):
+    out = tmp_path / "out"
+    assert run(tiles, "--out-dir", out, "--outputs", "polygons", "--min-area", 9)[0] == 0
+    assert not list(out.rglob("*.tif*"))  # the mask that a raster's are made from
+    placed, photo = (json.loads((out / f"{name}.geojson").read_bytes()) for name in ("b", "photo"))
+    assert "crs" in placed
+    assert "crs" not in photo
+    assert min(own["properties"]["pixels"] for own in photo["features"]) >= 9
+    code, _, said = run(tiles, "--out-dir", out, "--outputs", "polygons", "--min-area", 5)
+    assert (code, "made with min_area 9, not 5" in said) == (2, True)
+    code, _, said = run(tiles, "--out-dir", out, "--simplify", 1)
+    assert (code, "--simplify can be used with polygons only" in said) == (2, True)
+
+
+def test_predictions_go_back_into_annotation_tools(run, photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, "--out-dir", out, "--outputs", "coco", "labelme", "npy")
+    whole = json.loads((out / "coco.json").read_bytes())
+    names = {own["id"]: own["file_name"] for own in whole["images"]}
+    assert set(names.values()) == {"a.jpg", "b.jpg", "in/a.jpg", "in/deep/c.jpg", "in/deep/d.jpg"}
+    ids = [own["id"] for own in whole["annotations"]]
+    assert ids == list(range(1, len(ids) + 1))
+    for image, name in names.items():
+        stem = name.removesuffix(".jpg")
+        pixels = np.bincount(np.load(out / f"{stem}.npy").reshape(-1), minlength=7)
+        found = [own for own in whole["annotations"] if own["image_id"] == image]
+        for category in whole["categories"]:
+            area = sum(own["area"] for own in found if own["category_id"] == category["id"])
+            assert area == pixels[category["id"] - 1]
+        labelme = json.loads((out / f"{stem}.labelme.json").read_bytes())
+        assert (out / stem).parent.joinpath(labelme["imagePath"]).samefile(photos / name)
+        assert len(labelme["shapes"]) == len(found)
+
+
 def test_a_report_is_written_whatever_the_pictures_are_called(run, photos, tmp_path):
     broken = photos / "in" / "broken.jpg"
     latin = broken.rename(broken.with_name(os.fsdecode(b"K\xf6ln.jpg")))

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from rasterio import features
-
 from geo.test_raster import PLACE, write_raster
 from images.test_polygons import blobs
+from rasterio import features
+
 from segformer_jax.geo import vectorise
 from segformer_jax.geo.vectorise import write_polygons
 
@@ -37,14 +37,16 @@ def test_drawn_again_they_are_the_mask_and_areas_are_square_metres(
 ):
     monkeypatch.setattr(vectorise, "STRIP", 7 * 130)  # rows of 7 pixels
     found = written(mask, tmp_path)
-    shapes = [(own["geometry"], own["properties"]["id"]) for own in found["features"]]
+    shapes = [(own["geometry"], own["properties"]["class_id"]) for own in found["features"]]
     again = features.rasterize(
         shapes, out_shape=class_map.shape, fill=255, transform=PLACE["transform"], dtype="uint8"
     )
     assert np.array_equal(again, class_map)
     assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
     for index, name in {0: "sky", 1: "road (1)", 2: "road (2)"}.items():
-        rows = [own["properties"] for own in found["features"] if own["properties"]["id"] == index]
+        rows = [
+            own["properties"] for own in found["features"] if own["properties"]["class_id"] == index
+        ]
         assert {own["label"] for own in rows} == {name}
         assert sum(own["pixels"] for own in rows) == (class_map == index).sum()
         assert sum(own["area_m2"] for own in rows) == 0.25 * (class_map == index).sum()
@@ -86,7 +88,7 @@ def test_a_geopackage_holds_the_same(mask, class_map, tmp_path):
     about, _, geometry, fields = pyogrio.raw.read(tmp_path / "a.gpkg")
     assert rasterio.crs.CRS.from_user_input(about["crs"]) == PLACE["crs"]
     columns = dict(zip(about["fields"].tolist(), fields, strict=True))
-    for name in ("id", "label", "pixels", "area_m2"):
+    for name in ("class_id", "label", "pixels", "area_m2"):
         assert columns[name].tolist() == [own["properties"][name] for own in found["features"]]
     assert len(geometry) == len(found["features"])
     pyogrio.raw.read(tmp_path / "a.geojson")  # GDAL takes the other, too

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from images.test_polygons import maps
 from rasterio import features
 
-from images.test_polygons import maps
 from segformer_jax.images.annotations import coco, labelme, without_holes
 from segformer_jax.images.polygons import polygons_of
 
@@ -23,6 +23,7 @@ def test_rings_without_holes_give_the_map_back(rng):
             assert len(without_holes(own)) >= sum(map(len, own.rings))
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools with NumPy 2
 def test_cocos_own_tool_gives_the_map_back(rng):
     mask = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
     for class_map in maps(rng):

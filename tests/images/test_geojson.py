@@ -17,7 +17,7 @@ def test_in_pixels_it_has_corners_of_pixels():
     found = read(polygons_of(RING), NAMES)
     assert set(found) == {"type", "features"}
     outer, inner = sorted(found["features"], key=lambda own: -own["properties"]["pixels"])
-    assert outer["properties"] == {"id": 1, "label": "Straße", "pixels": 10}
+    assert outer["properties"] == {"class_id": 1, "label": "Straße", "pixels": 10}
     [outline, hole] = outer["geometry"]["coordinates"]
     assert (outline[0], len(outline), len(hole)) == (outline[-1], 5, 5)
     assert {tuple(own) for own in outline} == {(0, 0), (4, 0), (4, 3), (0, 3)}
@@ -26,7 +26,7 @@ def test_in_pixels_it_has_corners_of_pixels():
 
 
 def test_on_a_map_it_has_coordinates_square_metres_and_outlines_counterclockwise():
-    place = MapPlace((0.5, 0, 100, 0, -0.5, 200), "urn:ogc:def:crs:EPSG::32632", 0.25)
+    place = MapPlace((0.5, 0.0, 100.0, 0.0, -0.5, 200.0), "urn:ogc:def:crs:EPSG::32632", 0.25)
     found = read(polygons_of(RING), NAMES, place)
     assert found["crs"]["properties"]["name"] == place.crs
     outer = max(found["features"], key=lambda own: own["properties"]["pixels"])

@@ -1,5 +1,7 @@
 """Polygons are those of GDAL, and give the class map back when they are drawn again."""
 
+import itertools
+
 import numpy as np
 import pytest
 from rasterio import features
@@ -43,7 +45,9 @@ def test_they_are_gdals_and_give_the_map_back(rng, ignore_index):
         strips = [class_map[top : top + rows] for top in range(0, len(class_map), rows)]
         found = list(polygons_of_strips(strips, ignore_index=ignore_index))
         data = np.full(class_map.shape, True) if ignore_index is None else class_map != 0
-        assert np.array_equal(drawn(found, class_map.shape), np.where(data, class_map, -1))
+        assert np.array_equal(
+            drawn(found, class_map.shape), np.where(data, class_map.astype(int), -1)
+        )
         reference = [
             (int(value), len(shape["coordinates"]), abs(area_of(shape["coordinates"])))
             for shape, value in features.shapes(class_map, mask=data, connectivity=4)
@@ -89,7 +93,7 @@ def test_simplified_neighbours_keep_a_common_border(rng):
         tuple(map(tuple, edge))
         for own in few
         for ring in shape_of(own)["coordinates"]
-        for edge in zip(ring, ring[1:], strict=False)
+        for edge in itertools.pairwise(ring)
     ]
     inner = [(a, b) for a, b in edges if not ({a[0], b[0]} <= {0} or {a[1], b[1]} <= {0})]
     inner = [(a, b) for a, b in inner if {a[0], b[0]} != {150} and {a[1], b[1]} != {120}]
