@@ -32,7 +32,7 @@ class Picture:
     raster: bool = False
 
     def results(self, request: Request) -> dict[str, Path]:
-        """Where the asked kinds of results go.
+        """Returns the path of each requested kind of result.
 
         Raises:
             ValueError: this sort of pictures does not have one of these kinds.
@@ -63,13 +63,13 @@ class Picture:
         return files
 
     def all_results(self, request: Request) -> list[Path]:
-        """Where results of any kind go, of this and of another sort of pictures."""
+        """Returns the paths of all kinds of results, those of photos and those of rasters."""
         endings = dict.fromkeys((*ENDINGS.values(), *RASTER_ENDINGS.values()))
         return [request.out_dir / f"{self.name}{ending}" for ending in endings]
 
 
 def _from(folder: Path, file: Path) -> str:
-    """The way from a folder to a file, or the whole path of one on another drive."""
+    """Returns the relative path from a folder to a file; the absolute one on another drive."""
     try:
         return Path(os.path.relpath(file, folder)).as_posix()
     except ValueError:
@@ -77,7 +77,7 @@ def _from(folder: Path, file: Path) -> str:
 
 
 def check_names(pictures: Iterable[Picture]) -> None:
-    """Raises a ValueError where two pictures would have results of one name."""
+    """Raises a ValueError if two pictures would have results of the same name."""
     by_name: dict[str, Path] = {}
     for picture in pictures:
         if picture.name in by_name:

@@ -50,8 +50,9 @@ def segment(
         images: the pictures; or one folder, pattern or list; or films.
         model: an installed weights package, a folder, or a name on the Hugging Face hub.
         out_dir: the folder of the results; created if missing.
-        outputs: which files to write for each picture: by default overlay and mask. Films have
-            these two kinds only, by default overlay.
+        outputs: which files to write for each picture: by default overlay and mask. polygons is
+            GeoJSON, coco and labelme are for annotation tools, gpkg is for rasters. Films have
+            overlay and mask only, by default overlay.
         alpha: opacity of the colours in the overlay, 0 to 1.
         device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
         dtype: the type of the matrix products.

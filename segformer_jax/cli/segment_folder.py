@@ -167,7 +167,8 @@ def _only_bad_names(error: OSError) -> ImageError:
 
 def _check(pictures: list[Picture], request: Request) -> None:
     """Raises a ValueError if a picture can't have a requested result, or its name is taken."""
-    own = {request.out_dir / name for name in (REPORT, FILE, COCO)}
+    taken_names = (REPORT, FILE, *([COCO] if "coco" in request.outputs else []))
+    own = {request.out_dir / name for name in taken_names}
     for picture in pictures:
         if request.bands and not picture.raster:
             raise ValueError(

@@ -69,6 +69,7 @@ def segment_one(segmenter: Any, picture: Picture, request: Request) -> dict[str,
         ImageError: it can't be read.
         ImportError: a package is not installed.
     """
+    from segformer_jax.geo.geopackage import import_pyogrio
     from segformer_jax.geo.pixels import open_raster
     from segformer_jax.geo.raster import segment_raster
     from segformer_jax.geo.vectorise import write_polygons
@@ -78,6 +79,8 @@ def segment_one(segmenter: Any, picture: Picture, request: Request) -> dict[str,
     mask = files.get("mask", own.with_name(temporary_name(own.name)))
     vectors = {"geojson": files.get("polygons"), "geopackage": files.get("gpkg")}
     traced = any(vectors.values())
+    if "gpkg" in files:
+        import_pyogrio()  # now, not after an hour
     with open_raster(picture.file, bands=request.bands) as pixels:
         height, width = pixels.size
     bar = tqdm(total=height * width, unit="pixel", unit_scale=True, disable=not sys.stderr.isatty())

@@ -103,6 +103,8 @@ def _areas(strips: Iterable[Integer[np.ndarray, "_ W"]], nothing: int, every: bo
 
 @dataclass
 class _Area:
+    """What is known of an area: its class, and its rings in any order."""
+
     index: int = -1
     rings: list[Ring] = field(default_factory=list)
 
@@ -117,7 +119,7 @@ class _Turns:
     inside: Int[np.ndarray, "n 2"]  # row and column of a pixel on the right, in the grid
 
     def those(self, way: int) -> tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]:
-        """Where borders leave in this direction, and where they arrive."""
+        """Returns the turns that leave in this direction, and those reached in it."""
         return np.flatnonzero(self.leaving == way), np.flatnonzero(self.arriving == way)
 
 
@@ -137,7 +139,7 @@ class _Tracer:
         self.ends: np.ndarray = np.zeros(0, np.int64)
 
     def add(self, strip: Integer[np.ndarray, "rows W"]) -> Iterator[_Area]:
-        """Continues all borders through some rows; yields the areas that are complete."""
+        """Continues all borders through a strip; yields the areas that are complete."""
         grid = np.full((len(strip) + 1, self.width + 2), self.nothing)
         grid[0], grid[1:, 1:-1] = self.above, strip
         areas = self._areas_of(grid)
@@ -153,7 +155,7 @@ class _Tracer:
             yield self.areas.pop(number)
 
     def _areas_of(self, grid: Int[np.ndarray, "rows w"]) -> Int[np.ndarray, "rows w"]:
-        """The number of each pixel's area; areas that turn out to be one are joined."""
+        """Returns the number of each pixel's area; joins areas that turn out to be one."""
         parts, count = _connected(grid)
         numbers = self.fresh + np.arange(count)
         self.fresh += count
@@ -211,35 +213,36 @@ class _Walk:
         self.done = bytearray(len(points))
 
     def along(self, start: int, *, to: int) -> tuple[list[Ring], int]:
-        """The turns from a node to the first one from `to` on, or around; and the last node."""
+        """Returns the turns from a node to the first node ≥ `to`, or around; and the last node."""
         parts, run, node = [], [], start
         while True:
             if node < len(self.points):
                 run.append(node)
                 self.done[node] = True
             elif self.leave_n <= node < self.leave_n + len(self.chains):
-                parts += [self.points[run], *self.chains[node - self.leave_n]]
+                parts += [self.points[run]] if run else []
+                parts += self.chains[node - self.leave_n]
                 run = []
             node = self.after[node]
             if node >= to or node == start:
-                return [*parts, self.points[run]], node
+                return [*parts, self.points[run]] if run else parts, node
 
 
 def _link(after: np.ndarray, left: Sequence[np.ndarray], reached: Sequence[np.ndarray]) -> None:
-    """Nodes that borders leave and reach in one direction, with their places in this direction."""
+    """Links the nodes that borders leave and reach in one direction, sorted by place."""
     (starts, start_keys), (stops, stop_keys) = left, reached
     after[starts[np.argsort(start_keys)]] = stops[np.argsort(stop_keys)]
 
 
 def _crossings(row: Int[np.ndarray, " w"], nothing: int) -> tuple[np.ndarray, np.ndarray]:
-    """The grid columns where borders cross a row of pixels southward, and northward."""
+    """Returns the grid columns where borders cross a row of pixels southward, and northward."""
     differ = row[:-1] != row[1:]
     left, right = row[:-1] != nothing, row[1:] != nothing
     return np.flatnonzero(differ & left), np.flatnonzero(differ & right)
 
 
 def _turns(grid: Int[np.ndarray, "rows w"], nothing: int, every: bool) -> _Turns:
-    """The turns in the corners between the pixels a b over c d of all 2×2 pixels of a grid.
+    """Returns the turns in the corners between the pixels a b over c d of all 2×2 pixels.
 
     With `every`, borders that go straight on where a third area begins count as turns, too: all
     areas then have the same corners along a common border.
@@ -266,7 +269,7 @@ def _turns(grid: Int[np.ndarray, "rows w"], nothing: int, every: bool) -> _Turns
 
 
 def _connected(grid: Int[np.ndarray, "rows w"]) -> tuple[Int[np.ndarray, "rows w"], int]:
-    """The connected parts of equal pixels, from 0, and their number."""
+    """Returns the connected part, from 0, that each pixel is in, and the number of parts."""
     new = np.ones(grid.shape, bool)  # where a run of equal pixels begins in its row
     new[:, 1:] = grid[:, 1:] != grid[:, :-1]
     runs = new.cumsum().reshape(grid.shape) - 1
@@ -280,13 +283,13 @@ def _connected(grid: Int[np.ndarray, "rows w"]) -> tuple[Int[np.ndarray, "rows w
 
 
 def _size(ring: Ring) -> int:
-    """Pixels inside; below 0 for a hole."""
+    """Returns the number of pixels inside; it is below 0 for a hole."""
     (x, y), (x_next, y_next) = ring.T[:2], np.roll(ring, -1, 0).T[:2]
     return int((x * y_next - x_next * y).sum()) // 2
 
 
 def _simple(ring: Ring) -> Iterator[Ring]:
-    """The parts of a ring that passes a corner twice, as an outline and a hole that meet there."""
+    """Splits a ring that passes a corner twice, as an outline and a hole that meet there do."""
     corners = list(map(tuple, ring.tolist()))
     if len(set(corners)) == len(corners):
         yield ring
