@@ -44,8 +44,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     file = weights_file(path)
     if file is None:
         raise WeightsError(
-            f"{path} has no weights: expected one of {', '.join(CONTAINERS)}{flat_hint(path)}"
-            f"{checkpoints_inside(path)}"
+            f"{path} has no weights: expected one of {', '.join(CONTAINERS)}"
+            f"{flat_hint(path) or checkpoints_inside(path)}"
         )
     read = _read_shards if file.name.endswith(".index.json") else _read_file
     return dequantise(read(file), source=file)

@@ -26,8 +26,8 @@ Model = TypeVar("Model", bound=nnx.Module)  # one of the three
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 CONVERT = (
-    "; copy that of the model that was trained, or let segformer-jax convert FOLDER OUT_DIR read "
-    "the sizes off the weights"
+    "; copy the config of the model that was trained, or let segformer-jax convert read the sizes "
+    "off the weights"
 )
 HEADS = ("decode_head.", "classifier.")
 FIRST_CONV = "stages.0.patch_embeddings.proj.kernel"
@@ -372,8 +372,7 @@ def _folder(path: Path, name: str) -> Path:
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / name).is_file():
         raise WeightsError(
-            f"{folder} is not a complete checkpoint: {name} is missing{files.flat_hint(folder)}"
-            f"{CONVERT if files.weights_file(folder) else ''}"
-            f"{files.checkpoints_inside(folder)}"
+            f"{folder} is not a complete checkpoint: {name} is missing"
+            f"{files.flat_hint(folder) or files.checkpoints_inside(folder)}{CONVERT}"
         )
     return read_json(folder / name)
