@@ -9,23 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from segformer_jax.convert.sizes import config_of
 
-from segformer_jax.errors import WeightsError
+from segformer_jax.errors import WeightsError, listed
 from segformer_jax.images.labels import CLASS_SETS
 
 Tensors = Mapping[str, np.ndarray]
 
 PREFIX = "backbone."
-HEADS = (1, 2, 5, 8)  # of every variant; can't be read from the shapes
-STRIDES = (4, 2, 2, 2)  # likewise
-VARIANTS = {  # depths, widths
-    "b0": ((2, 2, 2, 2), (32, 64, 160, 256)),
-    "b1": ((2, 2, 2, 2), (64, 128, 320, 512)),
-    "b2": ((3, 4, 6, 3), (64, 128, 320, 512)),
-    "b3": ((3, 4, 18, 3), (64, 128, 320, 512)),
-    "b4": ((3, 8, 27, 3), (64, 128, 320, 512)),
-    "b5": ((3, 6, 40, 3), (64, 128, 320, 512)),
-}
 CLASSES = {150: "ade20k", 19: "cityscapes"}
 
 ENCODER = (  # the authors' names and HF's; stages count from 1 in the former, from 0 in the latter
@@ -49,14 +40,23 @@ HEAD = (
     (r"head\.", "classifier."),
 )
 UNUSED = "decode_head.conv_seg."  # a classifier that is never used
-MMSEGMENTATION = ("decode_head.fusion_conv.", "decode_head.convs.", "layers.0.")
+OTHERS = {  # how the names of other networks begin: what they are
+    ("decode_head.fusion_conv.", "decode_head.convs.", "layers.0."): (
+        "mmsegmentation's SegFormer, another network that can't be converted: its head has a "
+        "BatchNorm and a ReLU for each stage, and its LayerNorms the epsilon 1e-6, which the "
+        "paper's head and a config.json of Hugging Face do not have"
+    ),
+    ("encoder.patch_embed1.", "decoder.mlp_stage."): (
+        "segmentation_models.pytorch's SegFormer, which can't be converted: its LayerNorms have "
+        "other epsilons, which a config.json of Hugging Face can't say"
+    ),
+}
 
 
 def is_nvlabs(tensors: Tensors) -> bool:
-    """Whether names are the authors', or mmsegmentation's, which `nvlabs_to_hf` then refuses."""
-    return any(
-        name.removeprefix(PREFIX).startswith(("patch_embed1.", *MMSEGMENTATION)) for name in tensors
-    )
+    """Whether names are the authors', or another library's, which `nvlabs_to_hf` then refuses."""
+    known = ("patch_embed1.", *(beginning for others in OTHERS for beginning in others))
+    return any(name.removeprefix(PREFIX).startswith(known) for name in tensors)
 
 
 def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -70,18 +70,16 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
             segmentation head, the ImageNet classifier, or neither.
 
     Raises:
-        WeightsError: the checkpoint is mmsegmentation's SegFormer, which is another network; it
-            has names or sizes that are not SegFormer's (the message lists them), or lacks some.
+        WeightsError: the checkpoint is the SegFormer of mmsegmentation or of
+            segmentation_models.pytorch, which are other networks; it has names or sizes that are
+            not SegFormer's (the message lists them), or lacks some.
     """
     named = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
-    if any(name.startswith(MMSEGMENTATION) for name in named):
-        raise WeightsError(
-            "this is mmsegmentation's SegFormer, another network that can't be "
-            "converted: its head has a BatchNorm and a ReLU for each stage, which "
-            "the paper's head and this library do not have"
-        )
-    config = _config(named)
-    prefix = "" if config["architectures"] == ["SegformerModel"] else "segformer."
+    for beginnings, reason in OTHERS.items():
+        if any(name.startswith(beginnings) for name in named):
+            raise WeightsError(f"the checkpoint must be a SegFormer as published, got {reason}")
+    has_head = any(name.startswith(("decode_head.linear_pred.", "head.")) for name in named)
+    prefix = "segformer." if has_head else ""
     converted: dict[str, np.ndarray] = {}
     unknown = []
     for name, value in named.items():
@@ -101,24 +99,12 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
         else:
             unknown.append(name)
     if unknown:
-        raise WeightsError(
-            f"these tensors do not belong to a SegFormer: {', '.join(sorted(unknown))}"
-        )
-    return converted, config
-
-
-def variant_of(depths: tuple[int, ...], widths: tuple[int, ...]) -> str:
-    """Returns the name of the variant with these depths and widths, b0 to b5.
-
-    Raises:
-        WeightsError: no variant has them.
-    """
-    for variant, sizes in VARIANTS.items():
-        if sizes == (depths, widths):
-            return variant
-    raise WeightsError(
-        f"no SegFormer variant has depths {depths} and widths {widths}: known are b0 to b5"
-    )
+        raise WeightsError(f"these tensors do not belong to a SegFormer: {listed(sorted(unknown))}")
+    config, variant = config_of(converted)
+    classes = CLASSES.get(len(config.get("id2label", ())))
+    if classes and "decoder_hidden_size" in config:
+        config["id2label"] = {str(i): name for i, name in enumerate(CLASS_SETS[classes].names)}
+    return converted, config | {"variant": variant}
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
@@ -130,54 +116,3 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
                 groups[0] = str(int(groups[0]) - 1)
             return target.format(*groups) + name[match.end() :]
     return None
-
-
-def _config(named: Tensors) -> dict[str, Any]:
-    try:
-        widths = tuple(len(named[f"patch_embed{i}.proj.bias"]) for i in (1, 2, 3, 4))
-        depths = tuple(_depth(named, i) for i in (1, 2, 3, 4))
-        variant = variant_of(depths, widths)
-        config = {
-            "model_type": "segformer",
-            "num_channels": named["patch_embed1.proj.weight"].shape[1],
-            "num_encoder_blocks": 4,
-            "depths": list(depths),
-            "hidden_sizes": list(widths),
-            "patch_sizes": [named[f"patch_embed{i}.proj.weight"].shape[-1] for i in (1, 2, 3, 4)],
-            "strides": list(STRIDES),
-            "num_attention_heads": list(HEADS),
-            "sr_ratios": [_reduction(named, i) for i in (1, 2, 3, 4)],
-            "mlp_ratios": [
-                len(named[f"block{i}.0.mlp.fc1.bias"]) // width for i, width in enumerate(widths, 1)
-            ],
-            "variant": variant,
-        }
-        return config | _head(named)
-    except KeyError as error:
-        raise WeightsError(f"the encoder is incomplete: {error.args[0]} is missing") from None
-
-
-def _head(named: Tensors) -> dict[str, Any]:
-    if "decode_head.linear_pred.weight" in named:
-        count, width = named["decode_head.linear_pred.weight"].shape[:2]
-        kind = {"architectures": ["SegformerForSemanticSegmentation"], "decoder_hidden_size": width}
-    elif "head.weight" in named:
-        count = len(named["head.weight"])
-        kind = {"architectures": ["SegformerForImageClassification"]}
-    else:
-        return {"architectures": ["SegformerModel"]}
-    if count in CLASSES and "decoder_hidden_size" in kind:
-        names = CLASS_SETS[CLASSES[count]].names
-    else:
-        names = tuple(f"LABEL_{i}" for i in range(count))
-    return kind | {"id2label": {str(i): name for i, name in enumerate(names)}}
-
-
-def _depth(named: Tensors, stage: int) -> int:
-    found = (re.match(rf"block{stage}\.(\d+)\.", name) for name in named)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
-
-
-def _reduction(named: Tensors, stage: int) -> int:
-    kernel = named.get(f"block{stage}.0.attn.sr.weight")
-    return 1 if kernel is None else kernel.shape[-1]

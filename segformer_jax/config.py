@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from segformer_jax.errors import listed
+
 ACTIVATIONS = ("gelu", "relu", "silu", "swish", "gelu_new")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -52,7 +54,7 @@ class SegformerConfig:
     Raises:
         ValueError: sizes differ in length or are not positive; a hidden size is not a multiple of
             its attention heads; a rate is outside [0, 1); an activation is unknown; there is no
-            label.
+            label, or `id2label` has other indices than 0, 1, 2, …
     """
 
     num_channels: int = 3
@@ -128,6 +130,12 @@ class SegformerConfig:
             names = {i: f"LABEL_{i}" for i in range(count)}
         else:
             names = _names(self.id2label)
+            if sorted(names) != list(range(len(names))):
+                raise ValueError(
+                    f"id2label must number the classes from 0 to {len(names) - 1} without a gap, "
+                    f"got {listed(sorted(names))}: give the names in the order of the model's "
+                    "outputs, by id2label= in Python, or --id2label of segment and convert"
+                )
             if self.num_labels not in (None, len(names)):
                 raise ValueError(
                     f"num_labels must be the number of classes in id2label, {len(names)}, "

@@ -1,4 +1,8 @@
-"""The exceptions of this library."""
+"""The exceptions of this library, and lists in their messages."""
+
+from collections.abc import Sequence
+
+MOST = 20  # entries of a list in a message
 
 
 class WeightsError(ValueError):
@@ -7,3 +11,10 @@ class WeightsError(ValueError):
 
 class ImageError(ValueError):
     """A picture that can't be read, or is refused, for example because it is too large."""
+
+
+def listed(items: Sequence[object], *, between: str = ", ") -> str:
+    """The first 20 of a list, then how many more; "none" for an empty one."""
+    shown = [str(item) for item in items[:MOST]]
+    more = [f"and {len(items) - MOST:,} more"] if len(items) > MOST else []
+    return between.join([*shown, *more]) or "none"

@@ -39,6 +39,11 @@ from segformer_jax import SegformerConfig, SegformerImageProcessor
         (dict(id2label={"x": "y"}), "id2label must name each class .* got {'x': 'y'}"),
         (dict(problem_type="odd"), "problem_type must be .* got 'odd'"),
         (dict(num_labels=3, id2label={0: "a"}), "num_labels must be .* 1, got 3"),
+        (
+            dict(id2label={1: "a", 2: "b", 3: "c"}),
+            "classes from 0 to 2 without a gap, got 1, 2, 3: ",
+        ),
+        (dict(id2label={i * 2: "x" for i in range(30)}), r"got 0, 2, .* 38, and 10 more: "),
     ],
 )
 def test_sizes_that_make_no_network_are_explained(changes, message):
@@ -84,12 +89,12 @@ def test_unknown_keys_are_kept():
 def test_labels_come_from_names_numbers_or_nothing():
     assert SegformerConfig.from_dict({}).num_labels == 2
     assert SegformerConfig.from_dict({"num_labels": 4}).id2label[3] == "LABEL_3"
-    named = SegformerConfig.from_dict({"id2label": {"1": "a", "5": "b"}, "num_labels": 150})
-    assert named.id2label == {1: "a", 5: "b"}
+    named = SegformerConfig.from_dict({"id2label": {"1": "b", "0": "a"}, "num_labels": 150})
+    assert named.id2label == {0: "a", 1: "b"}
     assert named.num_labels == 2
-    assert named.label2id == {"a": 1, "b": 5}
+    assert named.label2id == {"a": 0, "b": 1}
     assert named.with_labels(num_labels=7).num_labels == 7
-    assert named.with_labels(num_labels=2).id2label == {1: "a", 5: "b"}
+    assert named.with_labels(num_labels=2).id2label == {0: "a", 1: "b"}
 
 
 def test_a_config_is_a_value():

@@ -11,8 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.checkpoints.int8 import INT8_FILE, dequantise
+from segformer_jax.checkpoints.not_weights import check_is_no_stand_in
 from segformer_jax.checkpoints.torch_file import read_torch_file
-from segformer_jax.errors import WeightsError
+from segformer_jax.errors import WeightsError, listed
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 FLOATS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
@@ -22,24 +23,29 @@ TYPES = (  # the types of safetensors that NumPy or ml_dtypes has
     *("F64", "F32", "F16", "BF16", "BOOL"),
     *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"),
 )
-TORCH_SUFFIXES = (".bin", ".pth", ".pt")
+TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".tar")
+FLOAT8 = ", because float8 has a scale of its own in each library that writes it"
+BESIDE = ("optimizer", "scheduler", "scaler", "training_args", "random_states", "rng_state")
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a checkpoint, with its names and types; int8 kernels become float32.
 
     Args:
-        path: a file (.safetensors, .bin, .pth, .pt), or a folder with `model.safetensors` or
-            `pytorch_model.bin`, whole or in shards, or `model.int8.safetensors`. If there are
-            several, safetensors are preferred to pickles, and floats to int8.
+        path: a file (.safetensors, .bin, .pth, .pt, .ckpt, .tar), or a folder with
+            `model.safetensors` or `pytorch_model.bin`, whole or in shards, or
+            `model.int8.safetensors`. If there are several, safetensors are preferred to pickles,
+            and floats to int8.
 
     Raises:
-        WeightsError: a file or shard is missing or damaged, or a pickle imports code.
+        WeightsError: a file or shard is missing, damaged, empty, a pointer of Git LFS or a web
+            page; as `read_torch_file`.
     """
     file = weights_file(path)
     if file is None:
         raise WeightsError(
-            f"{path} has no weights: expected one of {', '.join(CONTAINERS)}{flat_hint(path)}"
+            f"{path} has no weights: expected one of {', '.join(CONTAINERS)}"
+            f"{flat_hint(path) or checkpoints_inside(path)}"
         )
     read = _read_shards if file.name.endswith(".index.json") else _read_file
     return dequantise(read(file), source=file)
@@ -66,11 +72,25 @@ def flat_hint(path: str | Path) -> str:
     )
 
 
+def checkpoints_inside(folder: str | Path) -> str:
+    """Where a folder of a training loop has its weights instead; "" for other folders."""
+    entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    kinds = (".safetensors", *TORCH_SUFFIXES)
+    named = [
+        entry.name
+        for entry in entries
+        if (entry.suffix in kinds and not entry.name.startswith(BESIDE))
+        or (entry.is_dir() and weights_file(entry) is not None)
+    ]
+    return f"; it holds {listed(named)}: give one of those by its path" if named else ""
+
+
 def is_int8(path: str | Path) -> bool:
     """Whether the weights of a file or folder are int8; only the file's header is read."""
     file = weights_file(path)
     if file is None or file.suffix != ".safetensors":
         return False
+    check_is_no_stand_in(file)
     with _safetensors(file), safe_open(file, "numpy") as opened:
         return any(opened.get_slice(name).get_dtype() == "I8" for name in list(opened.keys()))
 
@@ -83,6 +103,7 @@ def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> No
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
+    check_is_no_stand_in(path)
     if path.suffix in TORCH_SUFFIXES:
         return read_torch_file(path)
     if path.suffix != ".safetensors":
@@ -93,10 +114,11 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
             types = {name: opened.get_slice(name).get_dtype() for name in list(opened.keys())}
         foreign = sorted(name for name, kind in types.items() if kind not in TYPES)
         if foreign:
+            kinds = ", ".join(sorted({types[name] for name in foreign}))
             raise WeightsError(
-                f"the tensors of {path} must be of one of {', '.join(TYPES)}, got "
-                f"{types[foreign[0]]} for {foreign[0]} (tensors: {len(foreign):,}): save them as "
-                "float32 or bfloat16 with the library that wrote them"
+                f"the tensors of {path} must be of one of {', '.join(TYPES)}, got {kinds} for "
+                f"{listed(foreign)}: save them as float32 or bfloat16 with the library that wrote "
+                f"them{FLOAT8 if 'F8_' in kinds else ''}"
             )
         return load_file(path)
 
@@ -112,6 +134,7 @@ def _safetensors(path: Path) -> Iterator[None]:
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    check_is_no_stand_in(index)
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:

@@ -12,6 +12,7 @@ from segformer_jax.errors import WeightsError
 ENTRY_POINTS = "segformer_jax.weights"
 SMALL_FILES = ("config.json", "preprocessor_config.json", "README.md")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 
 
@@ -29,7 +30,8 @@ def resolve(
 
     A name is looked up as an installed weights package, then as a path, then on the Hugging Face
     hub. A `Path`, or a string that begins with "./", is only looked up as a path. From the hub, the
-    configs and one kind of weights are downloaded: safetensors, else pickles, else int8.
+    configs and one kind of weights are downloaded: safetensors, else pickles, else int8,
+    else PEFT's adapters.
 
     Args:
         name_or_path: "scene-b0", a path, or a name on the hub, such as "nvidia/mit-b0".
@@ -128,7 +130,7 @@ def _download(repo_id: str, *, prefix: str, **options: Any) -> Path:
         return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **options))
 
     try:
-        for kind in (SAFETENSORS, PICKLES, (INT8_FILE,)):
+        for kind in (SAFETENSORS, PICKLES, (INT8_FILE,), ADAPTERS):
             folder = fetch(SMALL_FILES + kind)
             if any(any((folder / prefix).glob(pattern)) for pattern in kind):
                 break

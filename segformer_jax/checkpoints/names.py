@@ -37,7 +37,12 @@ MODULES = (
 )
 UNUSED = "decode_head.conv_seg."  # a second classifier in NVlabs' files, which no model uses
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
-LEAVES_TO_HF = {"mean": "running_mean", "var": "running_var", "scale": "weight"}
+LEAVES_TO_HF = {
+    "mean": "running_mean",
+    "var": "running_var",
+    "scale": "weight",
+    "kernel": "weight",
+}
 DENSE_CONVOLUTIONS = ("decode_head.linear_fuse.", "decode_head.classifier.")
 
 
@@ -67,9 +72,20 @@ def to_hf(
     """
     renamed = {}
     for path, value in tensors.items():
-        name, tensor = _leaf_to_hf(path, value)
-        renamed[_renamed(name, NEW_TO_OLD) if original_names else name] = tensor
+        renamed[hf_name(path, original_names=original_names)] = _layout_of_hf(path, value)
     return renamed
+
+
+def new_name(name: str) -> str:
+    """The name that transformers 5 has in memory for one in either dialect."""
+    return _renamed(name, OLD_TO_NEW)
+
+
+def hf_name(path: str, *, original_names: bool = True) -> str:
+    """The name in a file for one of our dotted paths, as `to_hf` gives it."""
+    module, _, leaf = path.rpartition(".")
+    name = f"{module}.{LEAVES_TO_HF.get(leaf, leaf)}"
+    return _renamed(name, NEW_TO_OLD) if original_names else name
 
 
 def _table(pairs):
@@ -109,16 +125,15 @@ def _leaf_to_flax(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
     return f"{module}.kernel", tensor if axes is None else tensor.transpose(axes)
 
 
-def _leaf_to_hf(path: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    module, _, leaf = path.rpartition(".")
-    if leaf == "num_batches_tracked":
-        return path, np.asarray(value, np.int64)
-    if leaf != "kernel":
-        return f"{module}.{LEAVES_TO_HF.get(leaf, leaf)}", value
+def _layout_of_hf(path: str, value: np.ndarray) -> np.ndarray:
+    if path.endswith(".num_batches_tracked"):
+        return np.asarray(value, np.int64)
+    if not path.endswith(".kernel"):
+        return value
     value = value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}[value.ndim])
     if path.startswith(DENSE_CONVOLUTIONS):
         value = value[:, :, None, None]
-    return f"{module}.weight", np.ascontiguousarray(value)
+    return np.ascontiguousarray(value)
 
 
 OLD_TO_NEW = _table(MODULES)

@@ -1,7 +1,6 @@
 """Loads, saves and uploads whole models, configs and processors: `from_pretrained` and others."""
 
 import dataclasses
-import json
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from segformer_jax.atomic import atomic_path
-from segformer_jax.checkpoints import files, hub, int8, names
+from segformer_jax.checkpoints import adapter, files, hub, int8, mismatch, names
 from segformer_jax.checkpoints.flat import Flat, fill, flat_state
+from segformer_jax.checkpoints.json_file import read_json, write_json
+from segformer_jax.checkpoints.prefix import without_prefix
 from segformer_jax.config import SegformerConfig
-from segformer_jax.errors import WeightsError
-from segformer_jax.json_text import json_bytes
+from segformer_jax.errors import WeightsError, listed
 from segformer_jax.models.decode_head import FoldedDecodeHead
 from segformer_jax.models.foreign import refuse_foreign
 from segformer_jax.models.segformer import SegformerModel
@@ -26,10 +25,25 @@ from segformer_jax.models.segformer import SegformerModel
 Model = TypeVar("Model", bound=nnx.Module)  # one of the three model classes
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+CONVERT = (
+    "; copy the config of the model that was trained, or let segformer-jax convert read the sizes "
+    "off the weights"
+)
 HEADS = ("decode_head.", "classifier.")
 FIRST_CONV = "stages.0.patch_embeddings.proj.kernel"
 # the type of floats in each kind of file; None is the model's
 WEIGHTS = {"float": None, "float16": jnp.float16, "int8": jnp.float32}
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a model as its files name them, without a wrapper's prefix; adapters merged.
+
+    Raises:
+        WeightsError: as `read_weights`, `without_prefix` and `adapter.merged`.
+    """
+    if adapter.is_adapter(path):
+        return adapter.merged(path)
+    return without_prefix(files.read_weights(path), source=path)
 
 
 def load_model(
@@ -61,7 +75,8 @@ def load_model(
         param_dtype: type of the parameters; float64 needs `jax_enable_x64`.
         num_labels: number of classes; if it differs from the checkpoint's, the classifier is
             initialised at random.
-        id2label: names of the classes, instead of their number.
+        id2label: names of the classes, instead of their number; those of config.json are not read
+            then.
         label2id: accepted for compatibility with HF and ignored, because `id2label` implies it.
         num_channels: number of input channels. If it differs from the checkpoint's, the first
             kernel is summed over its inputs (for one channel), or repeated and scaled so that the
@@ -75,7 +90,8 @@ def load_model(
         WeightsError: nothing of that name exists, a file is damaged, or tensors are missing,
             unexpected or of another shape, which the message lists; or parameters are missing and
             `may_start` is False.
-        ValueError: the config is not of a SegFormer, or `param_dtype` needs `jax_enable_x64`.
+        ValueError: the config is not of a SegFormer, its `id2label` has gaps, or `param_dtype`
+            needs `jax_enable_x64`.
     """
     if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
         raise ValueError(
@@ -83,7 +99,7 @@ def load_model(
             'call jax.config.update("jax_enable_x64", True) first'
         )
     path = hub.resolve(name_or_path, **hub_options)
-    config = _read_config(path)
+    config = _read_config(path, id2label=id2label)
     if num_labels is not None or id2label is not None:
         config = config.with_labels(num_labels=num_labels, id2label=id2label)
     if num_channels is not None:
@@ -95,7 +111,8 @@ def load_model(
 
     model = nnx.eval_shape(lambda: build(_OneKey(0)))
     wanted = {name: leaf.shape for name, leaf in flat_state(model).items()}
-    given = _as(cls, names.to_flax(files.read_weights(path)), wanted)
+    stored = read_tensors(path)
+    given = _as(cls, names.to_flax(stored), wanted)
     if num_channels is not None:
         _adapt_first_conv(given, wanted)
 
@@ -105,12 +122,19 @@ def load_model(
         for name in wanted.keys() & given.keys()
         if given[name].shape != wanted[name] and (ignore_mismatched_sizes or name in replaceable)
     }
-    _check({n: s for n, s in wanted.items() if n not in new}, given, new)
-
+    read = {n: s for n, s in wanted.items() if n not in new}
+    mismatch.check(read, given, new=new, stored=stored, source=name_or_path)
+    started_names = listed(mismatch.names_in_file(sorted(new), stored))
+    other = sorted(new & given.keys()) if replaceable and not may_start else []
+    if other:
+        raise ValueError(
+            f"id2label must name the {given[other[0]].shape[-1]} classes of {name_or_path}, got "
+            f"{config.num_labels} names: give one for each, in the order of the model's outputs"
+        )
     if new and not may_start:
         raise WeightsError(
             f"{name_or_path} has no trained weights for {cls.__name__}: "
-            f"{_listed(sorted(new))} are missing; fine-tune it first "
+            f"{started_names} are missing; fine-tune it first "
             f"({cls.__name__}.from_pretrained initialises them at random), or name "
             "a checkpoint that has them"
         )
@@ -120,7 +144,7 @@ def load_model(
     if new:
         warnings.warn(
             f"{name_or_path} has no fitting weights for some parameters, which are initialised at "
-            f"random and must be trained: {_listed(sorted(new))}",
+            f"random and must be trained: {started_names}",
             stacklevel=3,
         )
     model.eval()
@@ -189,28 +213,6 @@ def _start(build: Any, new: set[str], rngs: nnx.Rngs) -> Flat:
     return start(rngs.params())
 
 
-def _check(wanted: Mapping[str, tuple[int, ...]], given: Flat, new: set[str]) -> None:
-    missing, extra = wanted.keys() - given.keys(), given.keys() - wanted.keys() - new
-    misshapen = [
-        f"{name} is {given[name].shape}, wanted {wanted[name]}"
-        for name in wanted.keys() & given.keys()
-        if given[name].shape != wanted[name]
-    ]
-    if missing or extra or misshapen:
-        raise WeightsError(
-            "the weights do not fit this model\n"
-            f"  missing:    {_listed(sorted(missing))}\n"
-            f"  unexpected: {_listed(sorted(extra))}\n"
-            f"  shapes:     {_listed(sorted(misshapen))}\n"
-            "if only the classifier differs, pass num_labels=… to start a new one; if the sizes in "
-            "config.json are another model's, take the config that belongs to these weights"
-        )
-
-
-def _listed(items: list[str]) -> str:
-    return ", ".join(items) if items else "none"
-
-
 # --- saving
 
 
@@ -263,14 +265,14 @@ def save_model(
         files.write_safetensors(renamed, folder / files.SAFETENSORS)
     values = {k: v for k, v in model.config.to_dict().items() if k != "torch_dtype"}
     about = {"architectures": [type(model).__name__], "dtype": dtype.name}
-    _write_json(values | about, folder / CONFIG)
+    write_json(values | about, folder / CONFIG)
 
 
 def _check_finite(halves: Mapping[str, np.ndarray]) -> None:
     beyond = [name for name, tensor in halves.items() if not np.isfinite(tensor).all()]
     if beyond:
         raise ValueError(
-            f"float16 weights must be finite and at most 65504, which {_listed(sorted(beyond))} "
+            f"float16 weights must be finite and at most 65504, which {listed(sorted(beyond))} "
             "are not: save them as 'float', or use a checkpoint from before training "
             "diverged"
         )
@@ -302,17 +304,30 @@ def load_config(name_or_path: str | Path, **hub_options: Any) -> SegformerConfig
 
 def save_config(config: SegformerConfig, folder: str | Path) -> None:
     """Writes `folder`/config.json."""
-    _write_json(config.to_dict(), Path(folder) / CONFIG)
+    write_json(config.to_dict(), Path(folder) / CONFIG)
 
 
 def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[str, Any]:
-    """Reads preprocessor_config.json of a weights package, a folder, or a hub repository."""
-    return _read_json(hub.resolve(name_or_path, **hub_options), PROCESSOR)
+    """Reads preprocessor_config.json of a weights package, a folder, or a hub repository.
+
+    Where a checkpoint has none, the result is empty, which means SegFormer's defaults, with a
+    warning: training loops save the model alone.
+    """
+    folder = _folder(hub.resolve(name_or_path, **hub_options), PROCESSOR)
+    if (folder / CONFIG).is_file() and not (folder / PROCESSOR).is_file():
+        warnings.warn(
+            f"{folder} has no {PROCESSOR}: pictures are prepared by SegFormer's defaults, resized "
+            "to 512×512 and normalised by ImageNet's mean and deviation; if the model was trained "
+            "otherwise, put its file there",
+            stacklevel=3,
+        )
+        return {}
+    return _read_json(folder, PROCESSOR)
 
 
 def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> None:
     """Writes `folder`/preprocessor_config.json."""
-    _write_json(values, Path(folder) / PROCESSOR)
+    write_json(values, Path(folder) / PROCESSOR)
 
 
 def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: Any) -> str:
@@ -322,37 +337,46 @@ def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: An
         return hub.upload(folder, repo_id, **options)
 
 
-def _read_config(path: Path) -> SegformerConfig:
-    values = _read_json(path, CONFIG)
+def _read_config(path: Path, *, id2label: Mapping[int, str] | None = None) -> SegformerConfig:
+    """The config of a folder or of a file's folder; `id2label` stands in for the file's."""
+    folder = _folder(path, CONFIG)
+    values = _read_json(folder, CONFIG)
     if "model_type" not in values:
         raise WeightsError(
-            f'{CONFIG} of {path} must have "model_type": "segformer", got no '
+            f'{CONFIG} of {folder} must have "model_type": "segformer", got no '
             "model_type: add it if this is a SegFormer"
         )
-    return SegformerConfig.from_dict(values)
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    file = (path if path.is_dir() else path.parent) / name
-    if not file.is_file():
-        raise WeightsError(
-            f"{file.parent} is not a complete checkpoint: {name} is "
-            f"missing{files.flat_hint(file.parent)}"
-        )
+    if id2label is not None:
+        values["id2label"] = id2label
     try:
-        values = json.loads(file.read_bytes())
+        config = SegformerConfig.from_dict(values)
     except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    classes = adapter.classes_of(path) if folder != path and adapter.is_adapter(path) else None
+    if id2label is not None or classes in (None, config.num_labels):
+        return config
+    config = config.with_labels(num_labels=classes)
+    warnings.warn(
+        f"the adapters in {path} have {classes} classes, and no {CONFIG} that names them: they are "
+        f"called LABEL_0 to LABEL_{config.num_labels - 1}; give their names by id2label",
+        stacklevel=3,
+    )
+    return config
+
+
+def _folder(path: Path, name: str) -> Path:
+    """The folder of a model's file: its own or, where adapters lack it, that of their base."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / name).is_file() and adapter.is_adapter(folder):
+        base = adapter.base_of(folder)
+        return base if base.is_dir() else base.parent
+    return folder
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
         raise WeightsError(
-            f"{file} is not valid JSON ({error}): correct or download it again"
-        ) from error
-    if not isinstance(values, dict):
-        raise WeightsError(
-            f"{file} must hold a JSON object, got a {type(values).__name__}: "
-            "correct or download it again"
+            f"{folder} is not a complete checkpoint: {name} is missing"
+            f"{files.flat_hint(folder) or files.checkpoints_inside(folder)}{CONVERT}"
         )
-    return values
-
-
-def _write_json(values: Mapping[str, Any], file: Path) -> None:
-    with atomic_path(file) as temporary:
-        Path(temporary).write_bytes(json_bytes(values, sort_keys=True))
+    return read_json(folder / name)

@@ -1,13 +1,16 @@
 """Reads files of `torch.save` without torch, and without running code from them.
 
-A `.bin` or `.pth` file holds a pickle and raw tensors, in a zip archive since torch 1.6, one after
-the other before. A pickle can import and call any function, so this reader accepts only a few
-harmless names, for which it uses functions of its own, and refuses all others.
+A `.bin` or `.pth` is a pickle with raw tensors: in a zip archive since torch 1.6, in one file
+before. A pickle can name any function and have it called, so this reader imports and calls nothing:
+a few names it replaces by its own stand-ins for tensors, and all others by placeholders that do
+nothing. A placeholder among the wanted tensors is refused, and elsewhere left out, with a warning.
 """
 
 import io
 import math
 import pickle
+import pickletools
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -18,13 +21,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from segformer_jax.errors import WeightsError
+from segformer_jax.checkpoints.state_dict import Inert, Unread, find_state_dict
+from segformer_jax.errors import WeightsError, listed
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+MEMO = ("PUT", "BINPUT", "LONG_BINPUT")  # opcodes that number an object, from 0 on
 MOST_REPEATED = 1 << 24  # most elements of a tensor that repeats its storage's, as by `expand`
-STATE_DICT = "state_dict"  # under this key training frameworks store the model in a checkpoint
 
 STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -69,13 +73,12 @@ class _Tensor:
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a state dict, in the types that the file has.
 
-    If the file is a training checkpoint, a dict with an entry `state_dict`, only this entry is read
-    and not the others, such as the optimizer.
+    Of a training checkpoint only the state dict is read: see `find_state_dict`. A warning names
+    what the pickle would have imported, and what was left out of the state dict.
 
     Raises:
-        WeightsError: the file was not written by `torch.save`, is truncated, or comes from a
-            big-endian machine; the pickle imports anything but tensors, which the message names and
-            which is not run; or entries are not tensors, which the message names.
+        WeightsError: not a file of `torch.save`, truncated, of a big-endian machine; as
+            `find_state_dict`.
     """
     path = Path(path)
     try:
@@ -83,16 +86,19 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
             start = file.read(len(ZIP_MAGIC))
             file.seek(0)
             read = _read_zip if start == ZIP_MAGIC else _read_legacy
-            return read(file)
+            tensors, notes = read(file)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle or archive can raise anything
         raise WeightsError(
             f"{path} is truncated or was not written by torch.save: {error!r}"
         ) from error
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return tensors
 
 
-def _read_zip(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
+def _read_zip(file: io.BufferedIOBase) -> tuple[dict[str, np.ndarray], list[str]]:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.split("/", 1)[-1] == "data.pkl"]
@@ -101,28 +107,37 @@ def _read_zip(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise WeightsError("written on a big-endian machine, which is not supported")
-        tensors = _tensors(_Unpickler(io.BytesIO(archive.read(pickles[0]))).load())
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
+        tensors, notes = find_state_dict(unpickler.checked_load(), kind=_Tensor)
         storages = {
             tensor.storage.key: archive.read(f"{folder}data/{tensor.storage.key}")
             for tensor in tensors.values()
         }
-    return {name: _array(tensor, storages) for name, tensor in tensors.items()}
+    arrays = {name: _array(tensor, storages) for name, tensor in tensors.items()}
+    return arrays, [*notes, *unpickler.notes()]
 
 
-def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
-    if _Unpickler(file).load() != LEGACY_MAGIC or _Unpickler(file).load() != LEGACY_PROTOCOL:
+def _read_legacy(file: io.BufferedIOBase) -> tuple[dict[str, np.ndarray], list[str]]:
+    start = [_Unpickler(file).checked_load() for _ in range(2)]
+    if start != [LEGACY_MAGIC, LEGACY_PROTOCOL]:
         raise WeightsError(
             "this file was not written by torch.save: its first bytes belong to another format"
         )
-    if not _Unpickler(file).load()["little_endian"]:
+    if not _Unpickler(file).checked_load()["little_endian"]:
         raise WeightsError("written on a big-endian machine, which is not supported")
     unpickler = _Unpickler(file)
-    tensors = _tensors(unpickler.load())
+    tensors, notes = find_state_dict(unpickler.checked_load(), kind=_Tensor)
     storages = {}
-    for key in _Unpickler(file).load():
+    for key in _Unpickler(file).checked_load():
+        if key not in unpickler.itemsizes:  # one storage after the other: none can be passed over
+            raise WeightsError(
+                "tensors of a file of before torch 1.6 must be of one of "
+                f"{', '.join(STORAGES)}, got others: save the model's state dict alone"
+            )
         count = int.from_bytes(_exactly(file, 8), "little")
         storages[key] = _exactly(file, count * unpickler.itemsizes[key])
-    return {name: _array(tensor, storages) for name, tensor in tensors.items()}
+    arrays = {name: _array(tensor, storages) for name, tensor in tensors.items()}
+    return arrays, [*notes, *unpickler.notes()]
 
 
 def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
@@ -133,40 +148,70 @@ def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Accepts tensors and plain containers, and refuses everything else with its name."""
+    """Knows tensors and plain containers; everything else becomes a placeholder."""
 
     def __init__(self, file: io.BufferedIOBase):
         super().__init__(file, encoding="utf-8")
+        self._file = file
         self.itemsizes: dict[str, int] = {}
+        self.inert: dict[str, type[Inert]] = {}
+
+    def checked_load(self) -> Any:
+        """What the pickle holds; sizes that only damage can have are found before space is made."""
+        start = self._file.tell()
+        for code, argument, place in pickletools.genops(self._file):
+            if code.name in MEMO and argument > place:  # memory is made up to the number
+                raise ValueError(f"the number {argument} of an object at byte {place}")
+        self._file.seek(start)
+        return self.load()
+
+    def notes(self) -> list[str]:
+        """What was not imported, in one line; nothing where the file names nothing else."""
+        if not self.inert:
+            return []
+        return [
+            "only its tensors were read; it also names what was neither imported nor called: "
+            f"{listed(sorted(self.inert))}"
+        ]
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) in KNOWN:
             return KNOWN[module_name, global_name]
         if module_name == "torch" and global_name in STORAGES:
             return _Type(np.dtype(STORAGES[global_name]))
-        raise WeightsError(
-            f"refused: the pickle imports {module_name}.{global_name}, which is not "
-            "needed for weights; nothing in it was run. If you trust the file, "
-            "save its state dict as safetensors"
-        )
+        name = f"{module_name}.{global_name}"
+        if name not in self.inert:
+            self.inert[name] = type("Inert", (Inert,), {"made_by": name})
+        return self.inert[name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, storage_type, key, _, _, *view = pid
-        if kind != "storage" or not isinstance(storage_type, _Type):
+    def persistent_load(self, pid: Any) -> Any:
+        kind, storage_type, key, *rest = pid
+        if kind == "module":  # a class with its source, of before torch 1.6
+            return storage_type
+        if kind != "storage":
             raise WeightsError(f"expected a tensor's storage, got {kind!r}")
-        dtype = storage_type.dtype
+        if not isinstance(storage_type, _Type):
+            return Unread(getattr(storage_type, "made_by", type(storage_type).__name__))
+        dtype, view = storage_type.dtype, rest[2:]
         self.itemsizes[key] = dtype.itemsize
         offset = int(view[0][1]) if view and view[0] is not None else 0
         return _Storage(str(key), dtype, offset)
 
 
 def _rebuild_tensor(
-    storage: _Storage, offset: int, shape: tuple, strides: tuple, *_unused: Any
-) -> _Tensor:
+    storage: Any, offset: int, shape: tuple, strides: tuple, *_unused: Any
+) -> _Tensor | Unread:
+    if not isinstance(storage, _Storage):
+        return storage if isinstance(storage, Unread) else Unread(type(storage).__name__)
     return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-def _rebuild_parameter(tensor: _Tensor, *_unused: Any) -> _Tensor:
+def _rebuild_typed(*arguments: Any) -> Unread:
+    """A tensor whose type has no storage of its own, such as float8: the seventh names it."""
+    return Unread(getattr(arguments[6], "made_by", "unknown"))
+
+
+def _rebuild_parameter(tensor: Any, *_unused: Any) -> Any:
     return tensor
 
 
@@ -174,22 +219,10 @@ KNOWN: dict[tuple[str, str], Callable] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_typed,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
 }
-
-
-def _tensors(content: Any) -> dict[str, _Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get(STATE_DICT), Mapping):
-        content = content[STATE_DICT]
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"the file must hold a dict of tensors, got a {type(content).__name__}")
-    others = [str(name) for name, value in content.items() if not isinstance(value, _Tensor)]
-    if others:
-        raise WeightsError(
-            "the file must hold a dict of tensors, but these entries are not "
-            f"tensors: {', '.join(others)}"
-        )
-    return {str(name): tensor for name, tensor in content.items()}
 
 
 def _array(tensor: _Tensor, storages: Mapping[str, bytes]) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from segformer_jax.cli.class_names import read_class_names
 from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import make_console, make_table, print_json
 
@@ -37,21 +38,26 @@ def convert(
     out_dir: Annotated[Path, tyro.conf.Positional],
     verify: bool = False,
     weights: Literal["float", "float16", "int8"] = "float",
+    id2label: Path | None = None,
 ) -> int:
     """Convert a checkpoint into a folder in Hugging Face's layout, without torch.
 
     Args:
-        source: a name on the Hugging Face hub, a folder, or a .bin, .pth or .safetensors file.
+        source: a name on the Hugging Face hub, a folder, or a file: .safetensors, .bin, .pth, .pt
+            or .ckpt.
         out_dir: the folder for config.json, model.safetensors and preprocessor_config.json.
         verify: compare the result with PyTorch afterwards (needs torch and transformers).
         weights: float keeps the source's type, but int8 becomes float32; float16 is half as large
             as float32; int8 writes model.int8.safetensors, a quarter as large, which only this
             library reads.
+        id2label: a file with the names of the classes, used instead of the source's own: JSON such
+            as {"0": "road", "1": "sky"}, or a name a line.
     """
     from segformer_jax.convert.checkpoint import convert_checkpoint
 
+    names = read_class_names(id2label)
     with output_folder(out_dir):
-        kind = convert_checkpoint(source, out_dir, weights=weights)
+        kind = convert_checkpoint(source, out_dir, weights=weights, id2label=names)
     print(f"{source} → {out_dir}: {kind}{'' if weights == 'float' else f', in {weights}'}")
     return _verify(str(out_dir), image=None, json=False) if verify else 0
 

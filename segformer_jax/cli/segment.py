@@ -38,6 +38,7 @@ def segment(
     overwrite: bool = False,
     json: bool = False,
     ray: str | None = None,
+    id2label: Path | None = None,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
@@ -77,7 +78,10 @@ def segment(
         json: print one JSON object, and nothing else, to standard output.
         ray: segment on a Ray cluster; images may also be folders and URIs. local starts Ray on this
             machine, auto uses the Ray that runs here, HOST:PORT or ray://HOST:PORT another one.
+        id2label: a file with the names of the model's classes, used instead of its own: JSON such
+            as {"0": "road", "1": "sky"}, or a name a line.
     """
+    from segformer_jax.cli.class_names import read_class_names
     from segformer_jax.cli.segment_film import is_film, segment_films
     from segformer_jax.cli.segment_folder import names_many, segment_many_files
     from segformer_jax.cli.segment_on_ray import segment_on_ray
@@ -111,6 +115,7 @@ def segment(
         smoothing=smoothing,
         min_area=min_area,
         simplify=simplify,
+        id2label=read_class_names(id2label),
     )
     if ray is not None:
         return segment_on_ray(images, request, ray)

@@ -30,6 +30,7 @@ class Request:
     smoothing: float = 0.0
     min_area: int = 0
     simplify: float = 0.0
+    id2label: dict[int, str] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -56,4 +57,5 @@ class Request:
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
+            id2label=self.id2label,
         )

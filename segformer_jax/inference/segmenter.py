@@ -100,6 +100,7 @@ class Segmenter:
         device: str | jax.Device | Sequence[jax.Device] | None = None,
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
+        id2label: Mapping[int, str] | None = None,
         **hub_options: Any,
     ) -> "Segmenter":
         """Loads the model and processor of a weights package, folder or hub repository.
@@ -110,16 +111,19 @@ class Segmenter:
             device: as in `Segmenter`.
             batch_size: as in `Segmenter`.
             max_pixels: as in `Segmenter`.
+            id2label: names of the classes, instead of those in config.json.
             hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
             WeightsError: as `load_model`, or the checkpoint has no trained decode head.
+            ValueError: as `load_model`; `id2label` has more or fewer classes than the checkpoint.
         """
         processor = SegformerImageProcessor.from_pretrained(name_or_path, **hub_options)
         model = load_model(
             SegformerForSemanticSegmentation,
             name_or_path,
             dtype=dtype,
+            id2label=id2label,
             may_start=False,
             **hub_options,
         )

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from segformer_jax.checkpoints import hub
 from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.checkpoints.flat import Flat, save_flat
-from segformer_jax.checkpoints.pretrained import PROCESSOR, load_model
+from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.config import SegformerConfig
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
@@ -137,21 +136,17 @@ def run_processor(record: Record) -> SegformerImageProcessor:
     """
     settings = record.chosen
     plain = settings.model in VARIANTS or record.given is not None
-    start = SegformerImageProcessor() if plain else processor_of(settings.model)
+    start = (
+        SegformerImageProcessor()
+        if plain
+        else SegformerImageProcessor.from_pretrained(settings.model)
+    )
     return SegformerImageProcessor(
         size=processor_size(record.survey, settings.short_side),
         image_mean=start.image_mean,
         image_std=start.image_std,
         do_reduce_labels=settings.reduce_zero_label,
     )
-
-
-def processor_of(name: str) -> SegformerImageProcessor:
-    """Returns a model's own processor, or one with ImageNet's mean if no file for it is there."""
-    path = hub.resolve(name)
-    if ((path if path.is_dir() else path.parent) / PROCESSOR).is_file():
-        return SegformerImageProcessor.from_pretrained(name)
-    return SegformerImageProcessor()
 
 
 def trainable(

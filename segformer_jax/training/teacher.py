@@ -14,10 +14,10 @@ from segformer_jax.data.check import listed
 from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.soft_targets import soft_classes
 from segformer_jax.errors import ImageError
+from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import SegformerForSemanticSegmentation
 from segformer_jax.training import sharding, state
 from segformer_jax.training.distillation import SOFT, Distillation, Targets, shared_classes
-from segformer_jax.training.model import processor_of
 from segformer_jax.training.progress import Teller
 from segformer_jax.training.settings import TrainSettings
 from segformer_jax.training.step import normalized
@@ -115,7 +115,7 @@ def distillation(
     taught = tuple(model.config.id2label.values())
     classes, names, _ = shared_classes(id2label, taught)
     channels = tuple(taught.index(name) for name in names)
-    processor = processor_of(settings.teacher)
+    processor = SegformerImageProcessor.from_pretrained(settings.teacher)
     skeleton, params, stats = state.split(model)
 
     def targets(batch: Mapping[str, Any], values: Mapping[str, Any]) -> Targets:

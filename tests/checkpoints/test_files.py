@@ -68,18 +68,50 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     whole = (tmp_path / "model.safetensors").read_bytes()
     for size in (0, 5, 60, len(whole) - 1):
         (tmp_path / "model.safetensors").write_bytes(whole[:size])
-        with pytest.raises(WeightsError, match="is damaged or not a safetensors file"):
+        said = (
+            "is damaged or not a safetensors file" if size else "must hold data, got an empty file"
+        )
+        with pytest.raises(WeightsError, match=said):
             read_weights(tmp_path)
     save_file(
         {"a": torch.ones(2), "b": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "8.safetensors"
     )
     with pytest.raises(
-        WeightsError, match=r"8\.safetensors must be .* got F8_E4M3 for b .*float32"
+        WeightsError,
+        match=r"8\.safetensors must be .* got F8_E4M3 for b: .*float32.*float8 has a scale",
     ):
         read_weights(tmp_path / "8.safetensors")
-    (tmp_path / "weights.h5").touch()
+    (tmp_path / "weights.h5").write_bytes(b"\x89HDF")
     with pytest.raises(WeightsError, match=r"must be a file of weights, .* known are \.safet"):
         read_weights(tmp_path / "weights.h5")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
+        ("\n<!DOCTYPE html><html><body>Log in</body></html>", "got a web page"),
+        ("\ufeff<HTML>", "got a web page"),
+        ("", "an empty file"),
+    ],
+)
+def test_what_lies_in_a_files_place_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(WeightsError, match=f"{name} must hold .*{said}"):
+        read_weights(tmp_path)
+
+
+def test_a_folder_of_runs_says_where_its_weights_are(tmp_path):
+    for name in ("checkpoint-500", "checkpoint-1000"):
+        (tmp_path / name).mkdir()
+        save_file(TENSORS, tmp_path / name / "model.safetensors")
+    for name in ("last.ckpt", "optimizer.pt", "rng_state.pth", "training_args.bin", "trainer.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        WeightsError, match=r"it holds checkpoint-1000, checkpoint-500, last\.ckpt: give one of"
+    ):
+        read_weights(tmp_path)
 
 
 def test_writing_keeps_shapes_and_is_all_or_nothing(tmp_path):

@@ -126,6 +126,13 @@ def test_pickles_are_fetched_where_there_is_nothing_else(stand_in):
     assert len(found(hub.resolve("a/c"))) == 3
 
 
+def test_adapters_are_fetched_where_there_is_nothing_else(stand_in):
+    stand_in.add("a/b", "adapter_config.json", "adapter_model.safetensors", "README.md")
+    assert found(hub.resolve("a/b")) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+
+
 def test_int8_is_fetched_where_there_are_no_floats(stand_in):
     stand_in.add("a/b", "config.json", "model.int8.safetensors")
     assert found(hub.resolve("a/b")) == ["config.json", "model.int8.safetensors"]

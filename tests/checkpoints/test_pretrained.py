@@ -20,6 +20,7 @@ from segformer_jax import (
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
     SegformerModel,
+    Segmenter,
 )
 from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.errors import WeightsError
@@ -200,7 +201,7 @@ def test_another_number_of_labels_starts_a_new_classifier_alone(folder):
     with pytest.warns(UserWarning, match="initialised at random") as caught:
         model = SegformerForSemanticSegmentation.from_pretrained(folder, num_labels=3)
     listed = str(caught[0].message).split(": ")[-1]
-    assert listed == "decode_head.classifier.bias, decode_head.classifier.kernel"
+    assert listed == "decode_head.classifier.bias, decode_head.classifier.weight"
     fuse = model.decode_head.linear_fuse.kernel[...]
     assert np.array_equal(fuse, before.decode_head.linear_fuse.kernel[...])
 
@@ -237,16 +238,46 @@ def test_everything_that_does_not_fit_is_listed_at_once(folder):
     edit(folder, change)
     with pytest.raises(WeightsError) as caught:
         SegformerForSemanticSegmentation.from_pretrained(folder)
-    missing, unexpected, shapes, advice = str(caught.value).splitlines()[1:]
-    assert "decode_head.linear_fuse.kernel, segformer.stages.2.layer_norm.scale" in missing
-    assert unexpected.endswith("unexpected: stray")
-    assert "decode_head.classifier.kernel is (16, 9), wanted (16, 7)" in shapes
-    assert "pass num_labels=… to start a new one" in advice
+    assert str(caught.value).splitlines() == [
+        f"the weights of {folder} do not fit this model",
+        "  missing:",
+        "    decode_head.linear_fuse.weight",
+        "    segformer.encoder.layer_norm.2.weight",
+        "  unexpected:",
+        "    stray",
+        "  of another shape:",
+        "    decode_head.classifier.weight is (9, 16, 1, 1), wanted (7, 16, 1, 1)",
+        "if only the classifier differs, pass num_labels=… to start a new one; if the sizes in "
+        "config.json are another model's, take the config that belongs to these weights",
+    ]
+
+
+def test_names_are_the_files_and_long_lists_are_cut(folder):
+    hf = transformers.SegformerForSemanticSegmentation.from_pretrained(folder)
+    hf.save_pretrained(folder, save_original_format=False)
+    edit(folder, lambda tensors: tensors.pop("segformer.stages.2.layer_norm.weight"))
+    with pytest.raises(
+        WeightsError, match=r"missing:\n    segformer\.stages\.2\.layer_norm\.weight"
+    ):
+        SegformerForSemanticSegmentation.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"depths": [2, 2, 1, 1]}))
+    with pytest.raises(WeightsError) as caught:
+        SegformerForSemanticSegmentation.from_pretrained(folder)
+    missing = str(caught.value).partition("unexpected")[0].splitlines()[2:-1]
+    assert len(missing) == 21
+    assert missing[-1] == "    and 3 more"  # a block has 22
+
+
+def test_names_of_no_known_layout_say_what_reads_others(folder):
+    save_file({"a.weight": np.ones(2, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"none of these names is .* segformer-jax convert FILE"):
+        SegformerModel.from_pretrained(folder)
 
 
 def test_half_a_head_is_an_error_not_a_new_start(folder):
     edit(folder, lambda tensors: tensors.pop("decode_head.classifier.weight"))
-    with pytest.raises(WeightsError, match=r"missing: +decode_head\.classifier\.kernel"):
+    with pytest.raises(WeightsError, match=r"missing:\n +decode_head\.classifier\.weight"):
         SegformerForSemanticSegmentation.from_pretrained(folder)
 
 
@@ -255,7 +286,7 @@ def test_mismatched_sizes_can_be_ignored(folder):
         tensors[FUSE] = np.ones((3, 3, 1, 1), np.float32)
 
     edit(folder, change)
-    with pytest.warns(UserWarning, match=r"must be trained: decode_head\.linear_fuse\.kernel$"):
+    with pytest.warns(UserWarning, match=r"must be trained: decode_head\.linear_fuse\.weight$"):
         SegformerForSemanticSegmentation.from_pretrained(folder, ignore_mismatched_sizes=True)
 
 
@@ -328,6 +359,48 @@ def test_a_config_and_an_index_may_have_a_byte_order_mark(folder, tmp_path):
         file = tmp_path / name
         file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
     SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+
+
+def test_a_missing_processor_is_the_default_one_and_said(folder):
+    """A training loop's checkpoint, whichever door it is opened by."""
+    said = f"{folder} has no preprocessor_config.json: .* SegFormer's defaults, resized to 512×512"
+    with pytest.warns(UserWarning, match=said):
+        processor = SegformerImageProcessor.from_pretrained(folder)
+    assert processor == SegformerImageProcessor()
+    with pytest.warns(UserWarning, match=said):
+        Segmenter.from_pretrained(folder)
+    with pytest.warns(UserWarning, match=said):  # a file in the folder
+        SegformerImageProcessor.from_pretrained(folder / "model.safetensors", do_resize=False)
+    (folder / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"not a complete checkpoint: preprocessor_config\.json"):
+        SegformerImageProcessor.from_pretrained(folder)
+
+
+def test_class_names_with_gaps_are_refused_unless_others_are_given(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): f"class {i}" for i in range(1, 8)}
+    (folder / "config.json").write_text(json.dumps(config))
+    said = r"config\.json: id2label must .* 0 to 6 without a gap, got 1, 2, 3, 4, 5, 6, 7: give"
+    for cls in (SegformerForSemanticSegmentation, SegformerConfig):
+        with pytest.raises(ValueError, match=said):
+            cls.from_pretrained(folder)
+    names = {i: f"class {i + 1}" for i in range(7)}
+    model = SegformerForSemanticSegmentation.from_pretrained(folder, id2label=names)
+    assert model.config.id2label == names
+    SegformerImageProcessor().save_pretrained(folder)
+    assert Segmenter.from_pretrained(folder, id2label=names).id2label == names
+    with pytest.raises(
+        ValueError, match=r"must name the 7 classes of .*, got 2 names: give one for"
+    ):
+        Segmenter.from_pretrained(folder, id2label={0: "a", 1: "b"})
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_pointer_in_place_of_a_config_is_named(folder, name):
+    SegformerImageProcessor().save_pretrained(folder)
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(WeightsError, match=rf"{name} must hold .* got a Git LFS pointer"):
+        Segmenter.from_pretrained(folder)
 
 
 def test_processor_and_config_travel_alone(tmp_path):

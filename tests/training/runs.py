@@ -13,6 +13,7 @@ import reference
 from data.folders import save, write_json
 from jax.experimental.compilation_cache import compilation_cache
 
+from segformer_jax import SegformerImageProcessor
 from segformer_jax.training.settings import TrainSettings
 
 SMALL = dict(
@@ -57,7 +58,7 @@ def write_shapes(root: Path, *, train: int = 6, val: int = 4) -> Path:
 
 
 def write_model(folder: Path, **config) -> Path:
-    """A random network of three classes, as transformers saves it, without a processor.
+    """A random network of three classes, as transformers saves it, with the default processor.
 
     It has two stages, for a step of it is compiled in half the time.
     """
@@ -65,6 +66,7 @@ def write_model(folder: Path, **config) -> Path:
     hf.config.id2label = NAMES
     hf.config.label2id = {name: index for index, name in NAMES.items()}
     hf.float().save_pretrained(folder)
+    SegformerImageProcessor().save_pretrained(folder)
     return folder
 
 

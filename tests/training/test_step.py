@@ -237,6 +237,7 @@ def test_steps_that_learn_from_files_are_those_of_torch(hf, tmp_path, x64, parts
 def test_steps_that_learn_from_a_model_are_those_of_torch(hf, tmp_path, x64):
     teacher = reference.hf_model("ForSemanticSegmentation", hidden_sizes=[8, 16, 24, 36]).double()
     teacher.save_pretrained(tmp_path / "teacher")
+    SegformerImageProcessor().save_pretrained(tmp_path / "teacher")
     settings = TrainSettings(
         teacher=str(tmp_path / "teacher"), teacher_weight=0.4, temperature=2.0, dtype="float64"
     )
