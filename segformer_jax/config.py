@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segformer_jax.errors import listed
+from segformer_jax.json_text import json_bytes
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swish", "gelu_new")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -50,6 +51,7 @@ class SegformerConfig:
         semantic_loss_ignore_index: label of pixels that the loss ignores.
         reshape_last_stage: if False, the last feature map is returned as tokens, (b, h·w, c).
         problem_type: loss of the image classifier; None infers it from the labels, as HF does.
+        image_size: kept for files that have it; without effect, because pictures may have any size.
 
     Raises:
         ValueError: sizes differ in length or are not positive; a hidden size is not a multiple of
@@ -81,6 +83,7 @@ class SegformerConfig:
     problem_type: str | None = None
     output_hidden_states: bool = False
     output_attentions: bool = False
+    image_size: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -144,6 +147,8 @@ class SegformerConfig:
         object.__setattr__(self, "id2label", FrozenDict(sorted(names.items())))
         object.__setattr__(self, "num_labels", len(self.id2label))
         object.__setattr__(self, "extra", FrozenDict(self.extra))
+        if isinstance(self.image_size, list):  # of a file
+            object.__setattr__(self, "image_size", tuple(self.image_size))
         self._check()
 
     def _per_stage(self, name: str) -> tuple:
@@ -268,12 +273,33 @@ class SegformerConfig:
         values["label2id"] = self.label2id
         return dict(sorted(values.items()))
 
+    def to_json_string(self) -> str:
+        """The text of a config.json."""
+        return json_bytes(self.to_dict(), sort_keys=True).decode()
+
+    def to_json_file(self, file) -> None:
+        """Writes a config.json, under any name."""
+        from segformer_jax.checkpoints.json_file import write_json
+
+        write_json(self.to_dict(), file)
+
     @classmethod
-    def from_pretrained(cls, name_or_path: str, **hub_options) -> "SegformerConfig":
-        """Reads config.json of a weights package, a folder, or a hub repository."""
+    def from_json_file(cls, file) -> "SegformerConfig":
+        """Reads a config.json, of any name."""
+        from segformer_jax.checkpoints.json_file import read_json
+
+        return cls.from_dict(read_json(file))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **options) -> "SegformerConfig":
+        """Reads config.json of a weights package, a folder, or a hub repository.
+
+        `options` are fields to change, such as `id2label`, and `revision`, `token`, `cache_dir`,
+        `local_files_only`, `subfolder`.
+        """
         from segformer_jax.checkpoints import pretrained
 
-        return pretrained.load_config(name_or_path, **hub_options)
+        return pretrained.load_config(name_or_path, **options)
 
     def save_pretrained(self, folder) -> None:
         """Writes `folder`/config.json."""
@@ -297,7 +323,7 @@ RATES = (
     "classifier_dropout_prob",
     "drop_path_rate",
 )
-OPTIONAL = ("problem_type", "output_hidden_states", "output_attentions")
+OPTIONAL = ("problem_type", "output_hidden_states", "output_attentions", "image_size")
 
 
 def _names(id2label: Any) -> dict[int, str]:

@@ -82,7 +82,8 @@ def test_defaults_are_those_of_transformers():
 def test_unknown_keys_are_kept():
     values = {"model_type": "segformer", "downsampling_rates": [1, 4, 8, 16], "image_size": 224}
     config = SegformerConfig.from_dict(values)
-    assert config.extra["image_size"] == 224
+    assert config.image_size == config.to_dict()["image_size"] == 224
+    assert hash(SegformerConfig.from_dict({"image_size": [512, 256]}))
     assert config.to_dict()["downsampling_rates"] == [1, 4, 8, 16]
 
 

@@ -1,4 +1,4 @@
-"""Finds or downloads the folder of a checkpoint; the only code that uses `huggingface_hub`."""
+"""Finds or downloads the folder of a checkpoint; the only code that talks to the hub."""
 
 import warnings
 from fnmatch import fnmatch
@@ -9,6 +9,7 @@ from typing import Any
 from segformer_jax.checkpoints.int8 import INT8_FILE
 from segformer_jax.errors import WeightsError
 
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 ENTRY_POINTS = "segformer_jax.weights"
 SMALL_FILES = ("config.json", "preprocessor_config.json", "README.md")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")

@@ -11,16 +11,18 @@ from segformer_jax.errors import WeightsError
 from segformer_jax.json_text import json_bytes
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: str | Path) -> dict[str, Any]:
     """Reads a JSON object, with or without a byte order mark.
 
     Raises:
-        WeightsError: the file is not a JSON object; an empty file, a web page and a pointer of Git
-            LFS are named as such.
+        WeightsError: the file is missing or not a JSON object; an empty file, a web page and a
+            pointer of Git LFS are named as such.
     """
-    check_is_no_stand_in(file)
     try:
-        values = json.loads(file.read_bytes())
+        check_is_no_stand_in(Path(file))
+        values = json.loads(Path(file).read_bytes())
+    except OSError as error:
+        raise WeightsError(f"{file} can't be read ({error.strerror}): correct the path") from error
     except ValueError as error:
         raise WeightsError(
             f"{file} is not valid JSON ({error}): correct or download it again"
@@ -33,7 +35,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def write_json(values: Mapping[str, Any], file: Path) -> None:
+def write_json(values: Mapping[str, Any], file: str | Path) -> None:
     """Writes a file completely or not at all."""
     with atomic_path(file) as temporary:
         Path(temporary).write_bytes(json_bytes(values, sort_keys=True))

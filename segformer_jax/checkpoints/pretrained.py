@@ -1,6 +1,5 @@
 """Loads, saves and uploads whole models, configs and processors: `from_pretrained` and others."""
 
-import dataclasses
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -12,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from segformer_jax.checkpoints import adapter, files, hub, int8, mismatch, names
+from segformer_jax.checkpoints import adapter, files, hf_options, hub, int8, mismatch, names, shards
 from segformer_jax.checkpoints.flat import Flat, fill, flat_state
 from segformer_jax.checkpoints.json_file import read_json, write_json
+from segformer_jax.checkpoints.loading_info import Shapes, loading_info
 from segformer_jax.checkpoints.prefix import without_prefix
 from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError, listed
@@ -50,17 +50,20 @@ def load_model(
     cls: type[Model],
     name_or_path: str | Path,
     *,
+    config: SegformerConfig | None = None,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
+    torch_dtype: Any = None,
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
     label2id: Mapping[str, int] | None = None,
     num_channels: int | None = None,
     ignore_mismatched_sizes: bool = False,
     may_start: bool = True,
+    output_loading_info: bool = False,
     rngs: nnx.Rngs | None = None,
-    **hub_options: Any,
-) -> Model:
+    **others: Any,
+) -> Model | Any:
     """Loads the model of a weights package, folder, file or hub repository, in eval mode.
 
     If an encoder or classification checkpoint is loaded as a segmentation model, the decode head is
@@ -71,8 +74,10 @@ def load_model(
         cls: one of the three model classes.
         name_or_path: "scene-b0" (an installed weights package), a folder, a weights file with its
             config.json beside it, or a name on the Hugging Face hub, such as "nvidia/mit-b0".
-        dtype: type of the matrix products.
-        param_dtype: type of the parameters; float64 needs `jax_enable_x64`.
+        config: used instead of the checkpoint's config.json.
+        dtype: type of the matrix products, or its name; "auto" is the type stored in the file.
+        param_dtype: type of the parameters, likewise; float64 needs `jax_enable_x64`.
+        torch_dtype: the old name of `dtype` in transformers.
         num_labels: number of classes; if it differs from the checkpoint's, the classifier is
             initialised at random.
         id2label: names of the classes, instead of their number; those of config.json are not read
@@ -83,27 +88,38 @@ def load_model(
             sum stays the same, as in timm.
         ignore_mismatched_sizes: initialise tensors of another shape at random.
         may_start: if False, raise an error instead of initialising anything at random.
+        output_loading_info: also return what was not loaded as it is in the file, as transformers
+            does: a dict of `missing_keys`, `unexpected_keys`, `mismatched_keys` (with both shapes)
+            and `error_msgs`.
         rngs: seed of new parameters; by default `nnx.Rngs(0)`.
-        hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+        others: fields of the config to change, such as `drop_path_rate`; and `revision`, `token`,
+            `cache_dir`, `local_files_only`, `subfolder`. `attn_implementation` may be "eager" or
+            "sdpa", which are the same function.
 
     Raises:
         WeightsError: nothing of that name exists, a file is damaged, or tensors are missing,
             unexpected or of another shape, which the message lists; or parameters are missing and
             `may_start` is False.
-        ValueError: the config is not of a SegFormer, its `id2label` has gaps, or `param_dtype`
-            needs `jax_enable_x64`.
+        ValueError: the config is not of a SegFormer, its `id2label` has gaps, `param_dtype` needs
+            `jax_enable_x64`, or an option of transformers has no meaning here, such as
+            `device_map`.
+        TypeError: an option is unknown.
     """
+    changes, hub_options = hf_options.sorted_out(others)
+    changes |= dict(num_labels=num_labels, id2label=id2label, num_channels=num_channels)
+    path = hub.resolve(name_or_path, **hub_options)
+    if config is None:
+        config = _read_config(path, id2label=id2label)
+    config = hf_options.changed(config, changes)
+    in_file = read_tensors(path)
+    stored = names.to_flax(in_file)
+    dtype = hf_options.float_type(dtype if torch_dtype is None else torch_dtype, stored)
+    param_dtype = hf_options.float_type(param_dtype, stored)
     if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
         raise ValueError(
             f"param_dtype {jnp.dtype(param_dtype).name} needs JAX's 64-bit mode: "
             'call jax.config.update("jax_enable_x64", True) first'
         )
-    path = hub.resolve(name_or_path, **hub_options)
-    config = _read_config(path, id2label=id2label)
-    if num_labels is not None or id2label is not None:
-        config = config.with_labels(num_labels=num_labels, id2label=id2label)
-    if num_channels is not None:
-        config = dataclasses.replace(config, num_channels=num_channels)
 
     def build(rngs):
         make: Any = cls
@@ -111,8 +127,7 @@ def load_model(
 
     model = nnx.eval_shape(lambda: build(_OneKey(0)))
     wanted = {name: leaf.shape for name, leaf in flat_state(model).items()}
-    stored = read_tensors(path)
-    given = _as(cls, names.to_flax(stored), wanted)
+    given = _as(cls, stored, wanted)
     if num_channels is not None:
         _adapt_first_conv(given, wanted)
 
@@ -123,8 +138,8 @@ def load_model(
         if given[name].shape != wanted[name] and (ignore_mismatched_sizes or name in replaceable)
     }
     read = {n: s for n, s in wanted.items() if n not in new}
-    mismatch.check(read, given, new=new, stored=stored, source=name_or_path)
-    started_names = listed(mismatch.names_in_file(sorted(new), stored))
+    mismatch.check(read, given, new=new, stored=in_file, source=name_or_path)
+    started_names = listed(mismatch.names_in_file(sorted(new), in_file))
     other = sorted(new & given.keys()) if replaceable and not may_start else []
     if other:
         raise ValueError(
@@ -148,7 +163,11 @@ def load_model(
             stacklevel=3,
         )
     model.eval()
-    return model
+    if not output_loading_info:
+        return model
+    unused = {n: t.shape for n, t in stored.items() if n.startswith(HEADS) and n not in given}
+    misfits = {name: given[name].shape for name in new & given.keys()}
+    return model, loading_info(new={n: wanted[n] for n in new}, unused=unused, misfits=misfits)
 
 
 class _OneKey(nnx.Rngs):
@@ -187,7 +206,7 @@ def _classifier(wanted: Iterable[str]) -> tuple[str, ...]:
     return tuple(n for n in wanted if n.removeprefix("decode_head.").startswith("classifier."))
 
 
-def _adapt_first_conv(given: Flat, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _adapt_first_conv(given: Flat, wanted: Shapes) -> None:
     name = next(name for name in wanted if name.endswith(FIRST_CONV))
     if name not in given or given[name].shape == wanted[name]:
         return
@@ -217,27 +236,39 @@ def _start(build: Any, new: set[str], rngs: nnx.Rngs) -> Flat:
 
 
 def save_model(
-    model: Any, folder: str | Path, *, original_names: bool = True, weights: str = "float"
+    model: Any,
+    folder: str | Path,
+    *,
+    save_original_format: bool = True,
+    weights: str = "float",
+    max_shard_size: int | str | None = None,
 ) -> None:
     """Writes `folder`/config.json and model.safetensors, each completely or not at all.
 
     Args:
         model: one of the three models.
         folder: created if missing.
-        original_names: use the tensor names of the files on the hub, as transformers does by
-            default; False uses those of transformers 5's modules.
+        save_original_format: use the tensor names of the files on the hub, as transformers does
+            by default; False uses those of transformers 5's modules.
         weights: "float" keeps the model's type; "float16" halves the size of a float32 model, and
             transformers reads it; "int8" is a quarter of the size (see `checkpoints.int8`), in the
             file model.int8.safetensors, which transformers does not read.
+        max_shard_size: bytes, or "2GB": larger weights are written to several files with an index.
+            Weights that an earlier model left in the folder are removed.
 
     Raises:
         ValueError: the model is folded, so its parameters are not HF's; a layer is not SegFormer's
-            or not as in the config; `weights` is unknown; a value is beyond float16's range; int8
-            is saved to a folder with float weights, which would be read instead; the folder can't
-            be written.
+            or not as in the config; `weights` is unknown, or int8 with `max_shard_size`; a value is
+            beyond float16's range; int8 is saved to a folder with float weights, which would be
+            read instead; the folder can't be written.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if weights == "int8" and max_shard_size is not None:
+        raise ValueError(
+            f"max_shard_size must be left out for int8 weights, got {max_shard_size!r}: they are "
+            "one file"
+        )
     folder = Path(folder)
     if type(getattr(model, "decode_head", None)) is FoldedDecodeHead:
         raise ValueError("a folded model can't be saved: save the model that it was made from")
@@ -258,11 +289,11 @@ def save_model(
     }
     if weights == "float16":
         _check_finite(tensors)
-    renamed = names.to_hf(tensors, original_names=original_names)
+    renamed = names.to_hf(tensors, original_names=save_original_format)
     if weights == "int8":
         files.write_safetensors(int8.quantise(renamed), folder / int8.INT8_FILE)
     else:
-        files.write_safetensors(renamed, folder / files.SAFETENSORS)
+        shards.write_weights(renamed, folder, max_shard_size=max_shard_size)
     values = {k: v for k, v in model.config.to_dict().items() if k != "torch_dtype"}
     about = {"architectures": [type(model).__name__], "dtype": dtype.name}
     write_json(values | about, folder / CONFIG)
@@ -287,19 +318,31 @@ def _check_no_floats(folder: Path) -> None:
         )
 
 
-def push_model(model: Any, repo_id: str, *, weights: str = "float", **options: Any) -> str:
+def push_model(
+    model: Any,
+    repo_id: str,
+    *,
+    weights: str = "float",
+    max_shard_size: int | str | None = None,
+    **options: Any,
+) -> str:
     """Uploads the files of `save_model`; `options` are those of `hub.upload`."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model, folder, weights=weights)
+        save_model(model, folder, weights=weights, max_shard_size=max_shard_size)
         return hub.upload(folder, repo_id, **options)
 
 
 # --- configs and processors
 
 
-def load_config(name_or_path: str | Path, **hub_options: Any) -> SegformerConfig:
-    """Reads config.json of a weights package, a folder, or a hub repository."""
-    return _read_config(hub.resolve(name_or_path, **hub_options))
+def load_config(name_or_path: str | Path, **options: Any) -> SegformerConfig:
+    """Reads config.json of a weights package, a folder, or a hub repository.
+
+    `options` are as `others` of `load_model`; `label2id` is ignored as there.
+    """
+    options.pop("label2id", None)
+    changes, hub_options = hf_options.sorted_out(options)
+    return hf_options.changed(_read_config(hub.resolve(name_or_path, **hub_options)), changes)
 
 
 def save_config(config: SegformerConfig, folder: str | Path) -> None:
@@ -325,9 +368,10 @@ def load_processor_config(name_or_path: str | Path, **hub_options: Any) -> dict[
     return _read_json(folder, PROCESSOR)
 
 
-def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> None:
-    """Writes `folder`/preprocessor_config.json."""
+def save_processor_config(values: Mapping[str, Any], folder: str | Path) -> Path:
+    """Writes `folder`/preprocessor_config.json, and returns its path."""
     write_json(values, Path(folder) / PROCESSOR)
+    return Path(folder) / PROCESSOR
 
 
 def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: Any) -> str:

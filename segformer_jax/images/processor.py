@@ -23,6 +23,7 @@ from segformer_jax.images.read import (
     to_rgb,
 )
 from segformer_jax.images.sizes import is_number, size_dict, target_size
+from segformer_jax.json_text import json_bytes
 
 SWITCHES = (
     "do_resize",
@@ -125,6 +126,7 @@ class SegformerImageProcessor:
         segmentation_maps: Any = None,
         *,
         return_tensors: str | None = None,
+        input_data_format: str | None = None,
         **options: Any,
     ) -> BatchFeature:
         """Converts pictures, and their maps, to the input of `model(**inputs)`.
@@ -137,7 +139,10 @@ class SegformerImageProcessor:
             segmentation_maps: one map of class indices for each picture: a path, a PIL image (also
                 a palette one) or an array (h, w); a list of these, or a batch (b, h, w).
             return_tensors: None or "np" for NumPy, "jax" for arrays on JAX's default device.
-            options: options of the processor for this call; None uses the processor's own.
+            input_data_format: "channels_first" for arrays of shape (c, h, w) or (b, c, h, w). The
+                result has its channels last all the same.
+            options: options of the processor for this call; None uses the processor's own. Unknown
+                ones are left out with a warning.
 
         Returns:
             `pixel_values` (b, h, w, 3) float32, channels last, and, if there are maps, `labels`
@@ -146,17 +151,22 @@ class SegformerImageProcessor:
         Raises:
             ImageError: a picture or map can't be read, or has a wrong shape or range.
             ValueError: the resized pictures have different sizes, the numbers of maps and pictures
-                differ, an option is unknown, or `return_tensors` names another library.
+                differ, `return_tensors` names another library, or `input_data_format` is unknown.
         """
         if options:
-            processor = self._with(options)
-            return processor(images, segmentation_maps, return_tensors=return_tensors)
+            return self._with(options)(
+                images,
+                segmentation_maps,
+                return_tensors=return_tensors,
+                input_data_format=input_data_format,
+            )
         if return_tensors not in (None, "np", "jax"):
             raise ValueError(
                 f"return_tensors is {return_tensors!r}, but this library works without PyTorch and "
                 'TensorFlow: leave it out or give "np" for NumPy arrays, "jax" for JAX ones'
             )
-        pictures = [self._pixel_values(image) for image in _listed(images, "pictures", 4)]
+        listed = _channels_last(_listed(images, "pictures", 4), input_data_format)
+        pictures = [self._pixel_values(image) for image in listed]
         inputs = BatchFeature(pixel_values=_stacked(pictures, "pictures"))
         if segmentation_maps is not None:
             maps = [self._labels(own) for own in _listed(segmentation_maps, "maps", 3)]
@@ -173,6 +183,8 @@ class SegformerImageProcessor:
                     "after resizing"
                 )
         return _on_device(inputs) if return_tensors == "jax" else inputs
+
+    preprocess = __call__  # its name in transformers
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Any = None, return_segmentation_scores: bool = False
@@ -241,16 +253,33 @@ class SegformerImageProcessor:
             ValueError: an option has the wrong type or is out of range.
         """
         from segformer_jax.checkpoints import pretrained
+        from segformer_jax.checkpoints.hub import HUB_OPTIONS
 
-        own = {name: value for name, value in options.items() if name in OPTIONS}
-        hub = {name: value for name, value in options.items() if name not in own}
-        return cls.from_dict(pretrained.load_processor_config(name_or_path, **hub))._with(own)
+        hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        return cls.from_dict(pretrained.load_processor_config(name_or_path, **hub))._with(options)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> list[str]:
         """Writes `folder`/preprocessor_config.json, which transformers can read too."""
         from segformer_jax.checkpoints import pretrained
 
-        pretrained.save_processor_config(self.to_dict(), folder)
+        return [str(pretrained.save_processor_config(self.to_dict(), folder))]
+
+    def to_json_string(self) -> str:
+        """Returns the text of a preprocessor_config.json."""
+        return json_bytes(self.to_dict(), sort_keys=True).decode()
+
+    def to_json_file(self, file: str | Path) -> None:
+        """Writes a preprocessor_config.json, under any name."""
+        from segformer_jax.checkpoints.json_file import write_json
+
+        write_json(self.to_dict(), file)
+
+    @classmethod
+    def from_json_file(cls, file: str | Path) -> "SegformerImageProcessor":
+        """Reads a preprocessor_config.json, of any name."""
+        from segformer_jax.checkpoints.json_file import read_json
+
+        return cls.from_dict(read_json(file))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the file that `save_pretrained` writes; returns the address of the commit."""
@@ -259,13 +288,15 @@ class SegformerImageProcessor:
         return pretrained.push_processor_config(self.to_dict(), repo_id, **options)
 
     def _with(self, options: Mapping[str, Any]) -> "SegformerImageProcessor":
-        unknown = [name for name in options if name not in OPTIONS]
-        if unknown:
-            raise ValueError(
-                f"the processor has no option {', '.join(unknown)}: it has {', '.join(OPTIONS)}"
-            )
         given = {name: value for name, value in options.items() if value is not None}
-        return dataclasses.replace(self, **given)
+        unknown = [name for name in given if name not in OPTIONS and given[name] is not False]
+        if unknown:
+            warnings.warn(
+                f"left out: {', '.join(unknown)}, because the processor has no such option, only "
+                f"{', '.join(OPTIONS)}",
+                stacklevel=3,
+            )
+        return dataclasses.replace(self, **{name: given[name] for name in OPTIONS if name in given})
 
     def eight_bits(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
         """Returns the resized picture as uint8: a quarter of the bytes of its `pixel_values`.
@@ -382,6 +413,21 @@ def _listed(source: Any, what: str, batch_dimensions: int) -> list:
     if not items:
         raise ValueError(f"the list of {what} must not be empty")
     return items
+
+
+def _channels_last(images: list, input_data_format: str | None) -> list:
+    if input_data_format in (None, "channels_last"):
+        return images
+    if input_data_format != "channels_first":
+        raise ValueError(
+            'input_data_format must be "channels_first", "channels_last" or None, got '
+            f"{input_data_format!r}"
+        )
+    arrays = [hasattr(x, "__array__") and not isinstance(x, Image.Image) for x in images]
+    return [
+        np.moveaxis(np.asarray(x), 0, -1) if array and np.ndim(x) == 3 else x
+        for x, array in zip(images, arrays, strict=True)
+    ]
 
 
 def _stacked(arrays: list[np.ndarray], what: str) -> np.ndarray:

@@ -169,9 +169,13 @@ def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[-1] not in CHANNELS:
         nchw = len(shape) in (3, 4) and shape[-3] in CHANNELS and shape[-1] not in CHANNELS
-        hint = ": channels come last here (NHWC), so transpose it" if nchw else ""
+        hint = (
+            ": channels come last here (NHWC), so transpose it, or give the processor "
+            "input_data_format='channels_first'"
+        )
         raise ImageError(
-            f"a picture must have the shape (h, w) or (h, w, 1|3|4), got an array {shape}{hint}"
+            f"a picture must have the shape (h, w) or (h, w, 1|3|4), got an array "
+            f"{shape}{hint * nchw}"
         )
     if pixels.size == 0:
         raise ImageError(f"a picture must have pixels, got an array {shape}")

@@ -16,6 +16,7 @@ from segformer_jax.models.layers import Conv, Linear
 from segformer_jax.models.loss import classification_loss, segmentation_loss
 from segformer_jax.models.outputs import (
     ImageClassifierOutput,
+    ModelOutput,
     SegformerModelOutput,
     SemanticSegmenterOutput,
 )
@@ -31,12 +32,13 @@ class _Pretrained(nnx.Module):
     config: SegformerConfig
 
     @classmethod
-    def from_pretrained(cls: type[Model], name_or_path: Any, **options) -> Model:
+    def from_pretrained(cls: type[Model], name_or_path: Any, **options) -> Model | Any:
         """Loads the model of a weights package, folder, file or hub repository, in eval mode.
 
         Takes `dtype`, `param_dtype`, `num_labels` or `id2label`, `num_channels`,
-        `ignore_mismatched_sizes`, and the hub's `revision`, `token`, `cache_dir`,
-        `local_files_only`, `subfolder`: see `segformer_jax.checkpoints.pretrained.load_model`.
+        `ignore_mismatched_sizes`, `config`, any field of the config by its name,
+        `output_loading_info`, and the hub's `revision`, `token`, `cache_dir`, `local_files_only`,
+        `subfolder`: see `segformer_jax.checkpoints.pretrained.load_model`.
         """
         from segformer_jax.checkpoints import pretrained
 
@@ -47,7 +49,7 @@ class _Pretrained(nnx.Module):
 
         `weights="float16"` halves the file of a float32 model. `weights="int8"` writes
         model.int8.safetensors instead, a quarter as large, which `from_pretrained` reads but
-        transformers does not.
+        transformers does not. `max_shard_size="2GB"` splits larger weights into files of that size.
         """
         from segformer_jax.checkpoints import pretrained
 
@@ -59,18 +61,32 @@ class _Pretrained(nnx.Module):
 
         return pretrained.push_model(self, repo_id, **options)
 
-    def gradient_checkpointing_enable(self) -> None:
-        """In training, keep only each block's input and recompute the rest in the backward pass."""
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """In training, keep only each block's input and recompute the rest in the backward pass.
+
+        `gradient_checkpointing_kwargs` chooses between two ways that PyTorch has; JAX has one.
+        """
         self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations of the forward pass, the default."""
         self._set_gradient_checkpointing(False)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether training recomputes activations."""
+        return any(stage.gradient_checkpointing for stage in self._stages())
+
+    def num_parameters(self) -> int:
+        """The number of trained values, without BatchNorm's statistics."""
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
     def _set_gradient_checkpointing(self, enabled: bool) -> None:
-        for _, module in nnx.iter_modules(self):
-            if isinstance(module, Stage):
-                module.gradient_checkpointing = enabled
+        for stage in self._stages():
+            stage.gradient_checkpointing = enabled
+
+    def _stages(self) -> list[Stage]:
+        return [module for _, module in nnx.iter_modules(self) if isinstance(module, Stage)]
 
 
 class SegformerModel(_Pretrained):
@@ -105,10 +121,20 @@ class SegformerModel(_Pretrained):
         self,
         pixel_values: Pixels,
         *,
+        output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         rngs: Randomness = None,
-    ) -> SegformerModelOutput:
+    ) -> SegformerModelOutput | Any:
         """Computes the feature maps of normalised pictures, (b, h, w, channels), h and w ≥ 29.
+
+        Args:
+            pixel_values: (b, h, w, channels), as `SegformerImageProcessor` returns them.
+            output_hidden_states: False leaves the pyramid out and returns its last map alone. None
+                returns it, whatever the config says.
+            output_attentions: as in `SegformerForSemanticSegmentation`.
+            return_dict: as in `SegformerForSemanticSegmentation`.
+            rngs: as in `SegformerForSemanticSegmentation`.
 
         Raises:
             ValueError: the pixels are NCHW or integers, the number of channels is wrong, a side is
@@ -117,8 +143,10 @@ class SegformerModel(_Pretrained):
         maps, attentions = self.features(
             pixel_values, output_attentions=output_attentions, rngs=rngs
         )
-        hidden_states = _as_configured(self.config, maps)
-        return SegformerModelOutput(hidden_states[-1], hidden_states, attentions)
+        maps = _as_configured(self.config, maps)
+        hidden_states = None if output_hidden_states is False else maps
+        output = SegformerModelOutput(maps[-1], hidden_states, attentions)
+        return _returned(output, return_dict)
 
     def features(
         self,
@@ -169,8 +197,9 @@ class SegformerForSemanticSegmentation(_Pretrained):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         rngs: Randomness = None,
-    ) -> SemanticSegmenterOutput:
+    ) -> SemanticSegmenterOutput | Any:
         """Computes the logits of normalised pictures, and the loss if labels are given.
 
         Args:
@@ -180,6 +209,7 @@ class SegformerForSemanticSegmentation(_Pretrained):
             output_hidden_states: also return the encoder's feature maps; None uses the config's
                 value.
             output_attentions: also return every block's attention; None uses the config's value.
+            return_dict: False returns the output's `to_tuple()`; the config's has no effect.
             rngs: random numbers for dropout in train mode: `nnx.Rngs(dropout=seed)` or a
                 `jax.random.key`; None uses the stream that the model was made with, if any.
 
@@ -195,7 +225,8 @@ class SegformerForSemanticSegmentation(_Pretrained):
         logits = self.decode_head(maps, rngs=self.segformer.rngs if rngs is None else rngs)
         loss = None if labels is None else segmentation_loss(logits, labels, self.config)
         hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
-        return SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
+        output = SemanticSegmenterOutput(logits, loss, hidden_states, attentions)
+        return _returned(output, return_dict)
 
     def folded(self) -> "SegformerForSemanticSegmentation":
         """Returns an equivalent model for inference only, with products of parameters precomputed.
@@ -250,8 +281,9 @@ class SegformerForImageClassification(_Pretrained):
         *,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         rngs: Randomness = None,
-    ) -> ImageClassifierOutput:
+    ) -> ImageClassifierOutput | Any:
         """Computes the logits, and for labels the loss that `config.problem_type` selects.
 
         Args:
@@ -259,6 +291,7 @@ class SegformerForImageClassification(_Pretrained):
             labels: (b,) class indices or numbers, or (b, num_labels) probabilities.
             output_hidden_states: as in `SegformerForSemanticSegmentation`.
             output_attentions: as in `SegformerForSemanticSegmentation`.
+            return_dict: as in `SegformerForSemanticSegmentation`.
             rngs: as in `SegformerForSemanticSegmentation`.
 
         Raises:
@@ -272,7 +305,8 @@ class SegformerForImageClassification(_Pretrained):
         logits = self.classifier(maps[-1].mean((1, 2)))
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         hidden_states = _as_configured(self.config, maps) if output_hidden_states else None
-        return ImageClassifierOutput(logits, loss, hidden_states, attentions)
+        output = ImageClassifierOutput(logits, loss, hidden_states, attentions)
+        return _returned(output, return_dict)
 
 
 def model_class(config: SegformerConfig) -> type[_Pretrained]:
@@ -285,6 +319,10 @@ def model_class(config: SegformerConfig) -> type[_Pretrained]:
 def _streams(rngs: Randomness) -> nnx.Rngs | None:
     """Returns streams of random numbers; a key becomes the stream `dropout`."""
     return nnx.Rngs(dropout=rngs) if isinstance(rngs, jax.Array) else rngs
+
+
+def _returned(output: ModelOutput, return_dict: bool | None) -> Any:
+    return output.to_tuple() if return_dict is False else output
 
 
 def _as_configured(config: SegformerConfig, maps: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -125,7 +125,7 @@ def test_dense_layers_are_int8_and_all_else_stays_bit_for_bit(kind, tmp_path):
     hf = reference.hf_model(kind)
     hf.save_pretrained(tmp_path / "hf", save_original_format=False)
     model = getattr(segformer_jax, f"Segformer{kind}").from_pretrained(tmp_path / "hf")
-    model.save_pretrained(tmp_path / "int8", weights="int8", original_names=False)
+    model.save_pretrained(tmp_path / "int8", weights="int8", save_original_format=False)
     assert sorted(f.name for f in (tmp_path / "int8").iterdir()) == ["config.json", INT8_FILE]
     before = load_file(tmp_path / "hf" / "model.safetensors")
     after = load_file(tmp_path / "int8" / INT8_FILE)

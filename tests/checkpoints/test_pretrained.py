@@ -88,7 +88,7 @@ def test_what_is_saved_is_what_was_loaded_bit_for_bit(kind, dtype, tmp_path):
     hf.save_pretrained(tmp_path / "hf")
     model = CLASSES[kind].from_pretrained(tmp_path / "hf", param_dtype=jnp.dtype(dtype))
     for original_names in (True, False):
-        model.save_pretrained(tmp_path / "ours", original_names=original_names)
+        model.save_pretrained(tmp_path / "ours", save_original_format=original_names)
         hf.save_pretrained(tmp_path / "hf", save_original_format=original_names)
         with open(tmp_path / "ours" / "model.safetensors", "rb") as file:
             assert b'"format":"pt"' in file.read(1 << 20)
@@ -336,7 +336,7 @@ def test_a_folder_that_takes_no_files_is_a_value_error(folder, tmp_path):
 
 
 def test_an_unknown_option_is_named_and_the_known_ones_listed(folder):
-    for cls in (SegformerForSemanticSegmentation, SegformerConfig, SegformerImageProcessor):
+    for cls in (SegformerForSemanticSegmentation, SegformerConfig):
         with pytest.raises(TypeError, match=r"from_pretrained has no option foo: .* revision"):
             cls.from_pretrained(folder, foo=1)
 

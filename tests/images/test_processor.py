@@ -221,8 +221,6 @@ def test_what_makes_no_batch_is_refused():
         processor("nowhere.jpg")
     with pytest.raises(ImageError, match="class index per pixel"):
         processor(small, Image.new("RGB", (8, 8)))
-    with pytest.raises(ValueError, match="no option do_flip"):
-        processor(small, do_flip=True)
     with pytest.raises(ValueError, match=r"image_mean must be .* 1 channels, got 3"):
         processor(Image.new("L", (8, 8)), do_convert_rgb=False)
 
