@@ -7,3 +7,7 @@ class WeightsError(ValueError):
 
 class ImageError(ValueError):
     """A picture that can't be read, or is refused, for example because it is too large."""
+
+
+class ImageWarning(UserWarning):
+    """A picture that was read, but may not look as it was meant to."""
