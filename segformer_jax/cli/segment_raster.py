@@ -60,7 +60,7 @@ def _check(paths: tuple[Path, ...], request: Request) -> None:
         )
     by_stem: dict[str, Path] = {}
     for path in paths:
-        with open_raster(path, bands=request.bands):
+        with open_raster(path, bands=request.bands, channels=None):
             pass
         other = by_stem.setdefault(path.stem, path)
         if other is not path:
@@ -80,7 +80,7 @@ def _segment(segmenter: Any, path: Path, request: Request) -> dict[str, Any]:
         kind: request.out_dir / f"{path.stem}{ENDINGS[kind].replace('.png', '.tif')}"
         for kind in request.outputs
     }
-    with open_raster(path, bands=request.bands) as pixels:
+    with open_raster(path, bands=request.bands, channels=None) as pixels:
         height, width = pixels.size
     bar = tqdm(total=height * width, unit="pixel", unit_scale=True, disable=not sys.stderr.isatty())
     with bar:
