@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import jax
@@ -157,6 +157,7 @@ def evaluate(
     process_count = jax.process_count() if process_count is None else process_count
     _check(dataset, batch_size, process_index, process_count)
     check_beta(beta)
+    dataset = replace(dataset, read=segmenter.processor.read)
     indices = range(process_index, len(dataset), process_count)
     table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
 
