@@ -24,7 +24,7 @@ from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.progress_bar import progress, say_aside
 from segformer_jax.cli.segment_request import Request
-from segformer_jax.images.find import Found, find_pictures, is_pattern
+from segformer_jax.images.find import Found, find_pictures, is_pattern, other_files
 from segformer_jax.inference.result_files import ENDINGS
 
 REPORT = "report.json"
@@ -60,6 +60,7 @@ def segment_many_files(source: Path, request: Request) -> int:
             "out_dir": str(request.out_dir),
             "pictures": len(pictures),
             "done_before": len(pictures) - len(missing),
+            "other_files": _count_others(source, request),
         }
         if missing:
             report |= _segment(missing, request, settings)
@@ -82,7 +83,6 @@ def output_files(picture: Found, request: Request) -> dict[str, Path]:
 
 
 def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) -> dict[str, Any]:
-    from segformer_jax.images.read import read_image
     from segformer_jax.inference.pipeline import Span, segment_many, waited_share
 
     segmenter = request.segmenter()
@@ -92,7 +92,7 @@ def _segment(pictures: list[Found], request: Request, settings: dict[str, Any]) 
     spans: list[Span] = []
 
     def read(picture):
-        return read_image(picture.file, max_pixels=request.max_pixels)
+        return segmenter.processor.read(picture.file, max_pixels=request.max_pixels)
 
     def save(picture, result):
         for file in output_files(picture, request).values():
@@ -166,6 +166,14 @@ def _remove_left_overs(pictures: Iterable[Found], out_dir: Path) -> None:
                 Path(place, name).unlink(missing_ok=True)
 
 
+def _count_others(source: Path, request: Request) -> dict[str, int]:
+    """Counts the files of a folder that have no ending of a picture, by their ending."""
+    if not source.is_dir():
+        return {}
+    others = other_files(source, without=request.out_dir)
+    return {ending: len(files) for ending, files in sorted(others.items())}
+
+
 def _print_report(report: dict[str, Any]) -> None:
     if report["done"]:
         waited = report.get("device_waited_share")  # unknown with windows, scales or flips
@@ -176,6 +184,9 @@ def _print_report(report: dict[str, Any]) -> None:
         )
     if report["done_before"]:
         print(f"there already: {report['done_before']:,}")
+    if others := report["other_files"]:
+        told = ", ".join(f"{count:,} {ending or 'no ending'}" for ending, count in others.items())
+        say(f"files left out, whose endings are of no picture: {told}")
     if report["failed"]:
         say(f"pictures that could not be read: {len(report['failed']):,}")
     print(Path(report["out_dir"]) / REPORT)

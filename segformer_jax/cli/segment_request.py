@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.cli.open_model import open_segmenter
+from segformer_jax.images.eight_bits import Stretch
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.result_files import Output
 
@@ -26,6 +27,7 @@ class Request:
     bands: tuple[int, ...] = ()
     overwrite: bool = False
     smoothing: float = 0.0
+    stretch: Stretch | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -44,4 +46,5 @@ class Request:
             device=self.device,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
+            stretch=self.stretch,
         )
