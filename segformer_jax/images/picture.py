@@ -5,7 +5,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 Picture = Image.Image | UInt8[np.ndarray, "h w c"]
-Box = tuple[float, float, float, float]
+Number = int | float
+Box = tuple[Number, Number, Number, Number]
 
 
 def size_of(picture: Picture) -> tuple[int, int]:
