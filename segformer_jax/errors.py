@@ -13,6 +13,10 @@ class ImageError(ValueError):
     """A picture that can't be read, or is refused, for example because it is too large."""
 
 
+class ImageWarning(UserWarning):
+    """A picture that was read, but may not look as it was meant to."""
+
+
 def listed(items: Sequence[object], *, between: str = ", ") -> str:
     """The first 20 of a list, then how many more; "none" for an empty one."""
     shown = [str(item) for item in items[:MOST]]

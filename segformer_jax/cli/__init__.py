@@ -8,9 +8,8 @@ import importlib.util
 import io
 import os
 import sys
-import warnings
 
-from segformer_jax.cli.printing import one_line, say, show_warning
+from segformer_jax.cli.printing import one_line, say, shown_warnings
 
 NEEDED = ("rich", "tqdm", "tyro")  # the extra `cli`
 
@@ -26,8 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show_warning
+        with shown_warnings():
             code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:

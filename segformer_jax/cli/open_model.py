@@ -1,18 +1,23 @@
 """Opens the model that a command uses."""
 
+from dataclasses import replace
 from typing import Any
 
 from segformer_jax.cli.printing import say
+from segformer_jax.images.eight_bits import Stretch
 
 DEFAULT_MODEL = "scene-b0"
 
 
-def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any:
+def open_segmenter(
+    model: str, *, dtype: str = "float32", stretch: Stretch | None = None, **options: Any
+) -> Any:
     """Opens a `Segmenter`, and sets this process to keep compiled programs and freed memory.
 
     Args:
         model: an installed weights package, a folder, or a name on the Hugging Face hub.
         dtype: the type of the matrix products.
+        stretch: how pictures of more than 8 bits are read, instead of the model's own way.
         options: further options of `Segmenter.from_pretrained`.
     """
     import jax.numpy as jnp
@@ -23,6 +28,8 @@ def open_segmenter(model: str, *, dtype: str = "float32", **options: Any) -> Any
     keep_freed_memory()
     keep_compiled_programs()
     segmenter = Segmenter.from_pretrained(model, dtype=jnp.dtype(dtype), **options)
+    if stretch is not None:
+        segmenter.processor = replace(segmenter.processor, stretch=stretch)
     say_licence(model)
     return segmenter
 

@@ -1,11 +1,17 @@
 """Prints tables and JSON to standard output, and everything else to standard error."""
 
+import contextlib
 import json
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from segformer_jax.json_text import json_bytes, readable
+
+LISTED = 20  # of many lines of one kind
 
 
 def print_json(value: Any) -> None:
@@ -35,8 +41,24 @@ def say(message: str) -> None:
     print(f"segformer-jax: {readable(message)}", file=sys.stderr)
 
 
-def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    say(f"warning: {one_line(message)}")
+@contextlib.contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Prints warnings in a line each: of each kind the first 20, then how many more there were."""
+    counts: Counter[type[Warning]] = Counter()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        counts[category] += 1
+        if counts[category] <= LISTED:
+            say(f"warning: {one_line(message)}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for count in counts.values():
+                if count > LISTED:
+                    say(f"{count - LISTED:,} more warnings like the last of these")
 
 
 def about(file: Path, error: Exception) -> str:

@@ -7,6 +7,7 @@ import tyro
 
 from segformer_jax.cli.open_model import DEFAULT_MODEL
 from segformer_jax.cli.protocol_options import Name, make_protocol
+from segformer_jax.images.eight_bits import chosen_stretch
 from segformer_jax.images.flips import Flip
 from segformer_jax.inference.result_files import Output
 
@@ -32,6 +33,8 @@ def segment(
     flip_direction: tuple[Flip, ...] = (),
     threshold: float = 0.5,
     bands: tuple[int, ...] = (),
+    range: tuple[float, ...] = (),
+    stretch: Literal["percentile"] | None = None,
     smoothing: float = 0.0,
     min_area: int = 0,
     simplify: float = 0.0,
@@ -69,7 +72,11 @@ def segment(
         flip: also segment the mirrored picture, and average the probabilities.
         flip_direction: also segment the picture flipped in each of these directions.
         threshold: for models of one class: pixels above this probability belong to it.
-        bands: for rasters: numbers, from 1, of the grey band, or of red, green and blue.
+        bands: for rasters: numbers, from 1, of the grey band, or of red, green and blue; or of as
+            many bands as the model has channels.
+        range: for pictures of more than 8 bits: the values that become black and white, such as
+            0 4095 for 12 bits; by default the model's, or the file's, or all of 16 bits.
+        stretch: percentile makes the 2nd percentile of each band black and the 98th white instead.
         min_area: leave out polygons of fewer pixels.
         simplify: move the borders of polygons by up to so many pixels, so that they have fewer
             corners; neighbours keep a common border.
@@ -116,6 +123,7 @@ def segment(
         min_area=min_area,
         simplify=simplify,
         id2label=read_class_names(id2label),
+        stretch=chosen_stretch(range, stretch),
     )
     if ray is not None:
         return segment_on_ray(images, request, ray)

@@ -35,6 +35,11 @@ def segment_films(sources: tuple[Path, ...], request: Request) -> int:
             "--protocol, --slide, --scales, --flip and --threshold, which are for "
             "pictures"
         )
+    if request.stretch is not None:
+        raise ValueError(
+            "--range and --stretch are for pictures of more than 8 bits, which a film's frames do "
+            "not have: leave them out"
+        )
     frames = [_checked(sources, source) for source in sources]
     with output_folder(request.out_dir):
         segmenter = request.segmenter()

@@ -28,7 +28,7 @@ from segformer_jax.cli.results_of import Picture
 from segformer_jax.cli.segment_raster import ALWAYS, is_raster, segment_one
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.errors import ImageError
-from segformer_jax.images.find import find_pictures, is_pattern
+from segformer_jax.images.find import find_pictures, is_pattern, other_files
 from segformer_jax.json_text import json_bytes
 
 REPORT = "report.json"
@@ -69,6 +69,7 @@ def segment_many_files(source: Path, request: Request) -> int:
             "out_dir": str(request.out_dir),
             "pictures": len(pictures),
             "done_before": len(pictures) - len(missing),
+            "other_files": _count_others(source, request),
         }
         if missing:
             report |= _segment(missing, request, settings)
@@ -127,11 +128,10 @@ def _outcomes(
     segmenter: Any, pictures: list[Picture], request: Request, spans: list[tuple[float, float]]
 ) -> Generator[tuple[Picture, Exception | None]]:
     """Yields each picture, photos first, when it is done, and the error if it has no results."""
-    from segformer_jax.images.read import read_image
     from segformer_jax.inference.pipeline import segment_many
 
     def read(picture):
-        return read_image(picture.file, max_pixels=request.max_pixels)
+        return segmenter.processor.read(picture.file, max_pixels=request.max_pixels)
 
     def save(picture, result):
         try:
@@ -218,6 +218,14 @@ def _remove_left_overs(pictures: Iterable[Picture], request: Request) -> None:
                 Path(place, name).unlink(missing_ok=True)
 
 
+def _count_others(source: Path, request: Request) -> dict[str, int]:
+    """Counts the files of a folder that have no ending of a picture, by their ending."""
+    if not source.is_dir():
+        return {}
+    others = other_files(source, without=request.out_dir)
+    return {ending: len(files) for ending, files in sorted(others.items())}
+
+
 def _print_report(report: dict[str, Any]) -> None:
     if report["done"]:
         waited = report.get("device_waited_share")  # unknown with windows, scales or flips
@@ -228,6 +236,9 @@ def _print_report(report: dict[str, Any]) -> None:
         )
     if report["done_before"]:
         print(f"there already: {report['done_before']:,}")
+    if others := report["other_files"]:
+        told = ", ".join(f"{count:,} {ending or 'no ending'}" for ending, count in others.items())
+        say(f"files left out, whose endings are of no picture: {told}")
     if report["failed"]:
         say(f"pictures that could not be read: {len(report['failed']):,}")
     print(Path(report["out_dir"]) / REPORT)

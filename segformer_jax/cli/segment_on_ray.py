@@ -60,6 +60,11 @@ def _refuse_others(request: Request) -> None:
     for name in ("bands", "smoothing", "overwrite", "min_area", "simplify", "id2label"):
         if getattr(request, name):
             raise ValueError(f"--{name.replace('_', '-')} can't be used with --ray: leave it out")
+    if request.stretch is not None:
+        raise ValueError(
+            "--range and --stretch can't be used with --ray, which reads pictures as the model's "
+            'preprocessor_config.json says: write "stretch" there'
+        )
 
 
 def as_given(place: Path) -> str:

@@ -24,7 +24,7 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
         ImageError: only one picture was given, and it can't be read.
     """
     from segformer_jax.errors import ImageError
-    from segformer_jax.images.read import check_image, read_image
+    from segformer_jax.images.read import check_image
     from segformer_jax.inference.pipeline import segment_many
 
     pictures = [Picture(image, image.stem) for image in images]
@@ -36,7 +36,7 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
         check_image(images[0], max_pixels=request.max_pixels)
 
     def read(picture):
-        return read_image(picture.file, max_pixels=request.max_pixels)
+        return segmenter.processor.read(picture.file, max_pixels=request.max_pixels)
 
     def save(picture, result):
         written = {kind: str(file) for kind, file in picture.save(result, request).items()}

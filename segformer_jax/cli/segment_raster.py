@@ -48,7 +48,7 @@ def segment_rasters(paths: tuple[Path, ...], request: Request) -> int:
     check_names(pictures)
     for picture in pictures:
         picture.results(request)
-        with open_raster(picture.file, bands=request.bands):
+        with open_raster(picture.file, bands=request.bands, channels=None):
             pass
     results = []
     with output_folder(request.out_dir):
@@ -81,7 +81,7 @@ def segment_one(segmenter: Any, picture: Picture, request: Request) -> dict[str,
     traced = any(vectors.values())
     if "gpkg" in files:
         import_pyogrio()  # now, not after an hour
-    with open_raster(picture.file, bands=request.bands) as pixels:
+    with open_raster(picture.file, bands=request.bands, channels=None) as pixels:
         height, width = pixels.size
     bar = tqdm(total=height * width, unit="pixel", unit_scale=True, disable=not sys.stderr.isatty())
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.cli.open_model import open_segmenter
+from segformer_jax.images.eight_bits import Stretch
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.result_files import Output
 
@@ -31,6 +32,7 @@ class Request:
     min_area: int = 0
     simplify: float = 0.0
     id2label: dict[int, str] | None = None
+    stretch: Stretch | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -58,4 +60,5 @@ class Request:
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
             id2label=self.id2label,
+            stretch=self.stretch,
         )

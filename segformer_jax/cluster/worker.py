@@ -12,7 +12,6 @@ import pyarrow as pa
 from segformer_jax.cluster import store
 from segformer_jax.cluster.resources import Workers, limit_threads
 from segformer_jax.errors import ImageError
-from segformer_jax.images.read import read_image
 from segformer_jax.inference.result_files import ENDINGS
 from segformer_jax.inference.segmentation import Segmentation
 
@@ -90,7 +89,7 @@ class SegmentBatch:
 
     def _read(self, content: bytes) -> Any:
         try:
-            return read_image(content, max_pixels=self._job.max_pixels)
+            return self._segmenter.processor.read(content, max_pixels=self._job.max_pixels)
         except ImageError as error:
             return error
 

@@ -8,6 +8,8 @@ from PIL import Image
 
 from segformer_jax.data.masks import IGNORED
 from segformer_jax.images.flips import Flip, check_directions, reversed_sides
+from segformer_jax.images.picture import Picture as ReadPicture
+from segformer_jax.images.picture import resized, size_of
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour, about 0 once normalised
 CROP_TRIES = 10
@@ -16,9 +18,9 @@ CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 36.0  # degrees; 18 in OpenCV's units, 180 to a circle
 
 Mask = UInt8[np.ndarray, "H W"]
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "h w c"]
 Crop = UInt8[np.ndarray, "h w"]
-Planes = Float32[np.ndarray, "3 h w"]
+Planes = Float32[np.ndarray, "c h w"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Augmentation:
         flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
             right, "vertical" top and bottom, "diagonal" both.
         photometric: whether brightness, contrast, saturation and hue are changed.
+            Pictures that are not RGB vary in brightness and contrast only.
+        padding: colour around pictures that are smaller than the crop.
     """
 
     crop: tuple[int, int]
@@ -45,6 +49,7 @@ class Augmentation:
     flip: int | float = 0.5
     flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
+    padding: tuple[int, ...] = PADDING
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
@@ -88,7 +93,7 @@ class Placement:
 
 
 def augment(
-    image: Image.Image, mask: Mask, *, options: Augmentation, rng: np.random.Generator
+    image: ReadPicture, mask: Mask, *, options: Augmentation, rng: np.random.Generator
 ) -> tuple[Picture, Crop, Placement]:
     """Returns a random crop of a picture, that of its mask, and where the crop lies.
 
@@ -105,18 +110,19 @@ def augment(
     Raises:
         ValueError: picture and mask differ in size.
     """
-    if image.size[::-1] != mask.shape:
+    if size_of(image) != mask.shape:
         raise ValueError(
             "the picture and its mask must have the same size, got "
-            f"{image.size[::-1]} and {mask.shape}"
+            f"{size_of(image)} and {mask.shape}"
         )
     height, width = _scaled_size(mask.shape, options=options, rng=rng)
     rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
     top, left, labels = _crop(mask, rows=rows, columns=columns, options=options, rng=rng)
     h, w = labels.shape
     y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
-    box = (left * x, top * y, min((left + w) * x, image.width), min((top + h) * y, image.height))
-    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
+    bottom, right = min((top + h) * y, mask.shape[0]), min((left + w) * x, mask.shape[1])
+    box = (left * x, top * y, right, bottom)
+    pixels = resized(image, (h, w), Image.Resampling.BILINEAR, box=box)
     upside_down, mirrored = reversed_sides(_direction(options, rng))
     if upside_down:
         pixels, labels = pixels[::-1], labels[::-1]
@@ -124,8 +130,8 @@ def augment(
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     if options.photometric:
         pixels = distort(pixels, rng)
-    picture = np.empty((*options.crop, 3), np.uint8)
-    picture[:] = PADDING
+    picture = np.empty((*options.crop, pixels.shape[-1]), np.uint8)
+    picture[:] = options.padding
     picture[:h, :w] = pixels
     padded = np.full(options.crop, IGNORED, np.uint8)
     padded[:h, :w] = labels
@@ -201,7 +207,7 @@ def distort(pixels: Picture, rng: np.random.Generator) -> Picture:
         planes = (planes + np.float32(brightness)).clip(0, 255)
     if contrast is not None and contrast_first:
         planes = (planes * np.float32(contrast)).clip(0, 255)
-    if saturation != 1 or hue:
+    if len(planes) == 3 and (saturation != 1 or hue):
         planes = turn_colours(planes, saturation=saturation, hue=hue)
     if contrast is not None and not contrast_first:
         planes = (planes * np.float32(contrast)).clip(0, 255)

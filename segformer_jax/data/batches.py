@@ -12,7 +12,6 @@ from multiprocessing import connection, parent_process
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segformer_jax.data.augment import Augmentation
 from segformer_jax.data.augment import augment as augmented
@@ -20,6 +19,7 @@ from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.order import ENDLESS, Order, Share, import_grain, make_order
 from segformer_jax.data.soft_targets import SoftClasses, cells
 from segformer_jax.errors import ImageError
+from segformer_jax.images.picture import Picture
 
 MAX_THREADS = 16
 
@@ -61,7 +61,8 @@ def batches(
             picture is used once per epoch.
 
     Yields:
-        {"image": (b, h, w, 3) uint8 RGB, "mask": (b, h, w) uint8}, b of this process; with `soft`
+        {"image": (b, h, w, c) uint8, RGB or other bands, "mask": (b, h, w) uint8}, b of this
+        process; with `soft`
         also "soft", (b, ⌈h/4⌉, ⌈w/4⌉, classes) float32 logits, and "taught", which of these cells
         have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool.
 
@@ -153,7 +154,7 @@ class Samples:
             return {"error": str(error)}
         return sample
 
-    def _pair(self, position: int) -> tuple[tuple[Image.Image, np.ndarray], int, tuple[str, ...]]:
+    def _pair(self, position: int) -> tuple[tuple[Picture, np.ndarray], int, tuple[str, ...]]:
         skipped = []
         for index in self.order.pictures(position):
             try:

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from segformer_jax.data.dataset import IGNORED, Dataset
 from segformer_jax.errors import ImageError
-from segformer_jax.images.read import check_image
+from segformer_jax.images.read import upright_size
 
 LISTED = 20
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +50,8 @@ class Survey:
     class_pixels: tuple[int, ...]
     ignored_pixels: int
     parts: tuple[int, ...] = ()
+    image_mean: tuple[float, ...] = ()
+    image_std: tuple[float, ...] = ()
 
 
 def check(
@@ -118,19 +118,9 @@ def _examine(dataset: Dataset, index: int) -> Examined:
 
 
 def _size(dataset: Dataset, index: int) -> tuple[int, int]:
-    """Returns (height, width) of the upright picture, read from its header."""
+    """Reads the height and width of the upright picture, from its header."""
     place: Any = dataset.pictures[index]
-    source = place if isinstance(place, Path) else place.open()
-    if isinstance(source, Image.Image):
-        return _upright_size(source)
-    check_image(source)
-    with Image.open(source) as image:
-        return _upright_size(image)
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+    return upright_size(place if isinstance(place, Path) else place.open())
 
 
 def _one_class_only(dataset: Dataset, counts: Int[np.ndarray, "256"]) -> list[str]:

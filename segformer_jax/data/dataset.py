@@ -1,17 +1,17 @@
 """Data sets of pictures with masks; `formats.open_dataset` opens them."""
 
 import contextlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from segformer_jax.data.masks import IGNORED, Coding, read_mask
 from segformer_jax.errors import ImageError
+from segformer_jax.images.picture import Picture, size_of
 from segformer_jax.images.read import read_image
 
 __all__ = ["IGNORED", "Dataset", "joined"]
@@ -31,6 +31,7 @@ class Dataset:
         soft: the file of each picture's soft targets, None if it has none; empty if the data set
             has none at all.
         taught: whether a teacher replaces missing masks; all pixels of such a mask are ignored.
+        read: reads a picture; by default as RGB, by `read_image`.
     """
 
     names: tuple[str, ...]
@@ -41,11 +42,12 @@ class Dataset:
     strays: tuple[Path, ...] = ()
     soft: tuple[Path | None, ...] = ()
     taught: bool = False
+    read: Callable[[Any], Picture] = read_image
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Picture:
         """Reads a picture, as RGB and upright.
 
         Raises:
@@ -53,7 +55,7 @@ class Dataset:
         """
         place = self.pictures[index]
         with _named(str(place)):
-            return read_image(_source(place))
+            return self.read(_source(place))
 
     def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """Reads a mask: the class index of each pixel, or 255 for ignored pixels.
@@ -74,7 +76,7 @@ class Dataset:
         """Whether the picture has a mask or needs one; False if a teacher replaces its mask."""
         return not self.taught or self.masks[index] is not None
 
-    def pair(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "h w"]]:
+    def pair(self, index: int) -> tuple[Picture, UInt8[np.ndarray, "h w"]]:
         """Reads a picture and its mask, which is 255 everywhere if a teacher replaces it.
 
         Raises:
@@ -82,10 +84,10 @@ class Dataset:
         """
         image = self.image(index)
         if not self.has_mask(index):
-            return image, np.full(image.size[::-1], IGNORED, np.uint8)
+            return image, np.full(size_of(image), IGNORED, np.uint8)
         mask = self.mask(index)
-        if image.size[::-1] != mask.shape:
-            raise ImageError(self.sizes_differ(index, image=image.size[::-1], mask=mask.shape))
+        if size_of(image) != mask.shape:
+            raise ImageError(self.sizes_differ(index, image=size_of(image), mask=mask.shape))
         return image, mask
 
     def first(self, count: int) -> "Dataset":

@@ -13,6 +13,7 @@ from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.order import Share
 from segformer_jax.images.draw import legend, overlay
 from segformer_jax.images.labels import palette_for
+from segformer_jax.images.picture import as_rgb
 
 GAP = 8
 SHEET_WIDTH = 2400  # pixels at most, without the legend
@@ -66,7 +67,7 @@ def contact_sheet(
     for place, (pixels, mask) in enumerate(zip(batch["image"], batch["mask"], strict=True)):
         row, column = divmod(place, columns)
         left, top = GAP + column * (2 * w + GAP), GAP + row * (h + GAP)
-        crop = Image.fromarray(pixels)
+        crop = as_rgb(pixels)
         sheet.paste(crop.resize((w, h)), (left, top))
         sheet.paste(overlay(crop, mask, palette).resize((w, h)), (left + w, top))
     sheet.paste(key, (sheet.width - key.width, 0))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import jax
@@ -154,6 +154,7 @@ def evaluate(
     process_count = jax.process_count() if process_count is None else process_count
     _check(dataset, batch_size, process_index, process_count)
     check_beta(beta)
+    dataset = replace(dataset, read=segmenter.processor.read)
     indices = range(process_index, len(dataset), process_count)
     table, count = model_labels(segmenter, dataset), len(segmenter.id2label)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from segformer_jax.evaluation.metrics import IGNORED, ratio
 from segformer_jax.images import draw
 from segformer_jax.images.draw import colorize, legend
 from segformer_jax.images.labels import distinct_names, palette_for
+from segformer_jax.images.picture import as_rgb
 from segformer_jax.inference.segmenter import Segmenter
 from segformer_jax.json_text import json_bytes, readable
 
@@ -106,9 +108,10 @@ def comparison(
     evaluation: Evaluation, segmenter: Segmenter, dataset: Dataset, index: int
 ) -> Image.Image:
     """Draws photo, labels and prediction side by side with a legend; ignored pixels are black."""
-    image, mask = dataset.pair(index)
+    picture, mask = replace(dataset, read=segmenter.processor.read).pair(index)
+    image = as_rgb(picture)
     labels = model_labels(segmenter, dataset)[mask]
-    classes = segmenter(image, protocol=evaluation.protocol).class_map
+    classes = segmenter(picture, protocol=evaluation.protocol).class_map
     palette = palette_for(evaluation.id2label)
     iou = evaluation.per_image[dataset.names[index]]
     size = _panel_size(image)

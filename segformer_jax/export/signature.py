@@ -86,9 +86,9 @@ def pixel_table(
     """
     if processor is None:
         raise ValueError('the step "preprocess" needs a processor: pass processor=…')
-    if config.num_channels != 3:
+    if processor.channels not in (None, config.num_channels):
         raise ValueError(
-            'the step "preprocess" must have a network of 3 channels, got '
-            f"{config.num_channels}: export it without this step"
+            'the step "preprocess" must have a processor of as many channels as the network, '
+            f"{config.num_channels}, got {processor.channels}: export it without this step"
         )
-    return processor.byte_values(3)
+    return processor.byte_values(config.num_channels)

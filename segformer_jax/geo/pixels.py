@@ -1,6 +1,7 @@
-"""Reads windows of a raster as RGB in 8 bits, through rasterio."""
+"""Reads windows of a raster as RGB or bands of 8 bits, through rasterio."""
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Iterator
@@ -10,10 +11,19 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
-from PIL import Image
 
 from segformer_jax.errors import ImageError
-from segformer_jax.images.read import CHANNELS, to_eight_bits
+from segformer_jax.images.colours import CHANNELS
+from segformer_jax.images.eight_bits import (
+    GRID,
+    Stretch,
+    band_percentiles,
+    divided,
+    stretched,
+    warn_if_nearly_black,
+)
+from segformer_jax.images.gdal_file import opaque_bands, palette_of, stored_range
+from segformer_jax.images.picture import resized
 from segformer_jax.json_text import readable
 
 CACHE = 64 << 20  # bytes of GDAL's cache of decoded blocks, for all files together
@@ -22,24 +32,39 @@ SUPPORT = 3  # radius of Pillow's widest filter, Lanczos, in the larger pixels o
 
 
 @contextlib.contextmanager
-def open_raster(path: str | Path, *, bands: tuple[int, ...] = ()) -> Iterator["RasterPixels"]:
+def open_raster(
+    path: str | Path,
+    *,
+    bands: tuple[int, ...] = (),
+    channels: int | None = 3,
+    stretch: Stretch | None = None,
+) -> Iterator["RasterPixels"]:
     """Opens a raster as a context, in which GDAL's cache is limited.
 
     Args:
         path: a file that GDAL can open.
-        bands: numbers, from 1, of the grey band, or of red, green and blue; () takes all bands.
+        bands: numbers, from 1, of the grey band, or of red, green and blue, or of `channels` bands;
+            () takes all bands.
+        channels: number of channels of the network; 3 reads RGB, also of a grey band. None takes
+            any bands, without checking their number and type.
+        stretch: as in `read_image`, for bands of more than 8 bits. Percentiles are those of the
+            whole raster.
 
     Raises:
         ImageError: the raster can't be read, `bands` has numbers that it lacks, or the bands are
-            not 1, 3 or 4, or not all of 8 or all of 16 bits. Also raised inside the context, for
-            damage that is found while reading.
+            not as many as `channels` (1, 3 or 4 for RGB), or not all of 8 or all of 16 bits, and no
+            range is known for them. Also raised inside the context, for damage that is found while
+            reading.
         ImportError: rasterio is not installed.
     """
     rasterio = _import_rasterio(path)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), _reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(readable(str(path))) as file:
-            yield RasterPixels(file, str(path), _checked_bands(file, path, bands))
+            chosen = _chosen_bands(file, path, bands, channels)
+            if channels is not None:
+                _check_types(file, path, chosen, stretch or stored_range(file))
+            yield RasterPixels(file, str(path), chosen, channels == 3, stretch)
 
 
 def _import_rasterio(path: str | Path) -> Any:
@@ -69,23 +94,40 @@ def _reading(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _checked_bands(file: Any, path: str | Path, bands: tuple[int, ...]) -> tuple[int, ...]:
+def _chosen_bands(
+    file: Any, path: str | Path, bands: tuple[int, ...], channels: int | None
+) -> tuple[int, ...]:
     if not all(1 <= band <= file.count for band in bands):
         raise ImageError(f"bands must be in 1…{file.count} for {path}, got {bands}")
     chosen = bands or tuple(range(1, file.count + 1))
+    if channels is None:
+        return chosen
+    if channels != 3:
+        chosen = opaque_bands(file) if len(chosen) != channels and not bands else chosen
+        if len(chosen) != channels:
+            raise ImageError(
+                f"{path} must have {channels} bands, as many as the network has channels, got "
+                f"{len(chosen)}: choose some (--bands), or take a model with num_channels="
+                f"{len(chosen)}"
+            )
+        return chosen
     if len(chosen) not in CHANNELS:
         raise ImageError(
             f"{path} must have 1 (grey), 3 (RGB) or 4 (RGB and alpha) bands, got "
             f"{len(chosen)}: choose some, such as bands=(4, 3, 2) (--bands 4 3 2)"
         )
-    types = {file.dtypes[band - 1] for band in chosen}
-    if len(types) > 1 or not types <= set(TYPES):
+    return chosen[:3] if len(chosen) == 4 else chosen
+
+
+def _check_types(file: Any, path: str | Path, bands: tuple[int, ...], known: Any) -> None:
+    types = {file.dtypes[band - 1] for band in bands}
+    if len(types) > 1 or not (known or types <= set(TYPES)) or "complex" in "".join(types):
         raise ImageError(
             f"the bands of {path} must be all uint8, or all uint16 with white at "
-            f"65535, got {', '.join(sorted(types))}: scale them first, such as with "
+            f"65535, got {', '.join(sorted(types))}: give the range of their values (--range LOW "
+            "HIGH, or --stretch percentile), or scale them first, such as with "
             "gdal_translate -ot Byte -scale LOW HIGH 0 255"
         )
-    return chosen[:3] if len(chosen) == 4 else chosen
 
 
 def window_of(top: int, left: int, size: tuple[int, ...]) -> Any:
@@ -102,12 +144,16 @@ class RasterPixels:
     Attributes:
         file: rasterio's dataset.
         name: the path.
-        bands: numbers, from 1, of the grey band, or of red, green and blue.
+        bands: numbers, from 1, of the bands that are read.
+        rgb: whether they are grey, or red, green and blue, and read as RGB.
+        stretch: as in `read_image`.
     """
 
     file: Any
     name: str
     bands: tuple[int, ...]
+    rgb: bool = True
+    stretch: Stretch | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,16 +164,19 @@ class RasterPixels:
         """Returns the raster at another height and width, resized by one of Pillow's filters."""
         return self if size == self.size else ResizedRaster(self, size, resample)
 
-    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Reads a part of height and width `size` as RGB; None if all of it is nodata.
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"] | None:
+        """Reads a part of height and width `size` with 8 bits; None if all of it is nodata.
 
-        16-bit values are divided by 257; single pixels without data are black.
+        16-bit values are divided by 257, unless a range is known; pixels without data are black.
         """
         valid = self.valid(top, left, size)
         if valid is not None and not valid.any():
             return None
         planes = self.file.read(self.bands, window=window_of(top, left, size))
-        pixels = self._rgb(np.moveaxis(planes, 0, -1))
+        values = np.moveaxis(planes, 0, -1)
+        if valid is not None:
+            values = np.where(valid[..., None], values, np.zeros((), values.dtype))
+        pixels = self._eight_bits(values)
         return pixels if valid is None else np.where(valid[..., None], pixels, np.uint8(0))
 
     def valid(self, top: int, left: int, size: tuple[int, ...]) -> Bool[np.ndarray, "h w"] | None:
@@ -147,17 +196,37 @@ class RasterPixels:
             return {}
         return {"crs": self.file.crs, "transform": self.file.transform}
 
-    def _rgb(self, pixels: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
-        from rasterio.enums import ColorInterp
+    @functools.cached_property
+    def _range(self) -> tuple[Any, Any] | None:
+        """The values that become 0 and 255; None divides 16 bits by 257, and may warn of it."""
+        if self.stretch == "percentile":
+            return band_percentiles(band.compressed() for band in self._grid())
+        limits = self.stretch or stored_range(self.file)
+        if limits is None:
+            warn_if_nearly_black(int(self._grid().max()), name=self.name)
+        return limits
 
-        if pixels.shape[-1] == 3:
-            return np.ascontiguousarray(to_eight_bits(pixels)[0])
-        if self.file.colorinterp[self.bands[0] - 1] == ColorInterp.palette:
-            colours = self.file.colormap(self.bands[0])
-            table = np.zeros((1 << 8 * pixels.itemsize, 3), np.uint8)
-            table[list(colours)] = [colour[:3] for colour in colours.values()]
-            return table[pixels[..., 0]]
-        return np.repeat(to_eight_bits(pixels)[0], 3, -1)
+    def _grid(self) -> np.ma.MaskedArray:
+        """The bands' values at 1024 × 1024 pixels of the raster, or at all, without nodata."""
+        steps = (-(-side // GRID) for side in self.size)
+        shape = tuple(-(-side // step) for side, step in zip(self.size, steps, strict=True))
+        grid = self.file.read(self.bands, out_shape=(len(self.bands), *shape), masked=True)
+        return np.ma.masked_invalid(grid)
+
+    def _eight_bits(self, values: Shaped[np.ndarray, "h w b"]) -> UInt8[np.ndarray, "h w c"]:
+        colours = palette_of(self.file, self.bands) if self.rgb else None
+        if colours is not None:
+            return colours[values[..., 0]]
+        if not np.isfinite(values).all():
+            raise ImageError(f"{self.name} must have finite values, got NaN: declare it as nodata")
+        if values.dtype == np.uint8:
+            pixels = values
+        elif self._range is None:
+            pixels = divided(values)
+        else:
+            pixels = stretched(values, *self._range)
+        grey = self.rgb and pixels.shape[-1] == 1
+        return np.repeat(pixels, 3, -1) if grey else np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,19 +246,18 @@ class ResizedRaster:
         """Returns the raster at another height and width, resized by one of Pillow's filters."""
         return self.whole.resized(size, resample)
 
-    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Reads a part of height and width `size` as RGB; None if all of it is nodata."""
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"] | None:
+        """Reads a part of height and width `size`; None if all of it is nodata."""
         rows = _source(top, size[0], new=self.size[0], old=self.whole.size[0])
         columns = _source(left, size[1], new=self.size[1], old=self.whole.size[1])
         part = self.whole.read(rows[0], columns[0], (rows[1] - rows[0], columns[1] - columns[0]))
         if part is None:
             return None
         box = (columns[2], rows[2], columns[3], rows[3])
-        resized = Image.fromarray(part).resize(
-            (columns[5] - columns[4], rows[5] - rows[4]), Image.Resampling(self.resample), box=box
-        )
-        place = (left - columns[4], top - rows[4])
-        return np.asarray(resized.crop((*place, place[0] + size[1], place[1] + size[0])))
+        shape = (rows[5] - rows[4], columns[5] - columns[4])
+        whole = resized(part, shape, self.resample, box=box)
+        down, right = top - rows[4], left - columns[4]
+        return whole[down : down + size[0], right : right + size[1]]
 
 
 def _source(

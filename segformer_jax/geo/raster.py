@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt
-from PIL import Image
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.errors import ImageError
 from segformer_jax.geo.pixels import RasterPixels, open_raster, window_of
 from segformer_jax.images.draw import overlay as blended
 from segformer_jax.images.labels import distinct_names, palette_for
+from segformer_jax.images.picture import as_rgb
 from segformer_jax.inference.best_class import index_type
 from segformer_jax.inference.protocol import Protocol, Windows
 from segformer_jax.inference.segmenter import Segmenter
@@ -89,9 +89,13 @@ def segment_raster(
         ValueError: the protocol is for whole pictures only, or a file can't be written.
     """
     protocol = raster_protocol(segmenter, protocol or Protocol())
+    reading = {
+        "channels": segmenter.processor.channels or 3,
+        "stretch": segmenter.processor.stretch,
+    }
     counts: Counter[int] = Counter()
     with contextlib.ExitStack() as stack:
-        pixels = stack.enter_context(open_raster(source, bands=bands))
+        pixels = stack.enter_context(open_raster(source, bands=bands, **reading))
         outputs = [
             stack.enter_context(made)
             for made in (
@@ -164,7 +168,7 @@ def _overlay_file(
                 picture = pixels.read(top, left + start, own.shape)
                 if picture is None:
                     picture = np.zeros((*own.shape, 3), np.uint8)
-                drawn = np.asarray(blended(Image.fromarray(picture), own, palette, alpha=alpha))
+                drawn = np.asarray(blended(as_rgb(picture), own, palette, alpha=alpha))
                 window = window_of(top, left + start, own.shape)
                 file.write(np.moveaxis(drawn, -1, 0), window=window)
 

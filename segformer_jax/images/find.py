@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from segformer_jax.images.pillow_file import HEIC_ENDINGS
+
 # formats that Pillow identifies, but can't decode without a handler from another package
 ONLY_IDENTIFIED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 
@@ -79,11 +81,33 @@ def picture_endings() -> frozenset[str]:
     """Returns the file name endings that the installed Pillow can decode, such as ".jpg"."""
     Image.init()
     kinds = set(Image.OPEN) - set(ONLY_IDENTIFIED)
-    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in kinds)
+    known = (end for end, kind in Image.registered_extensions().items() if kind in kinds)
+    return frozenset((*known, *HEIC_ENDINGS))
+
+
+def other_files(folder: Path, *, without: Path | None = None) -> dict[str, list[Path]]:
+    """Lists the files of a folder that `find_pictures` leaves out, by ending; without hidden ones.
+
+    Args:
+        folder: searched with its subfolders.
+        without: a folder to skip, such as that of the results.
+    """
+    others: dict[str, list[Path]] = {}
+    for file in _walk(folder, without):
+        if file.suffix.lower() not in picture_endings():
+            others.setdefault(file.suffix.lower(), []).append(file)
+    return others
 
 
 def _in_folder(folder: Path, without: Path | None, also: Collection[str]) -> Iterator[Path]:
     endings = picture_endings().union(also)
+    for file in _walk(folder, without):
+        if file.suffix.lower() in endings:
+            yield file
+
+
+def _walk(folder: Path, without: Path | None) -> Iterator[Path]:
+    """Yields all files but hidden ones, in the order of their names."""
     forbidden = without.resolve() if without is not None else None
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(
@@ -92,7 +116,7 @@ def _in_folder(folder: Path, without: Path | None, also: Collection[str]) -> Ite
             if not name.startswith(".") and Path(place, name).resolve() != forbidden
         )
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in endings:
+            if not name.startswith("."):
                 yield Path(place, name)
 
 

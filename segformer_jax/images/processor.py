@@ -14,14 +14,18 @@ from PIL import Image
 
 from segformer_jax.config import FrozenDict
 from segformer_jax.images import post_process
-from segformer_jax.images.read import (
+from segformer_jax.images.colours import (
+    CHANNELS,
     image_array,
+    image_bands,
+    is_deep,
     on_white,
-    read_class_indices,
-    read_image,
-    to_eight_bits,
     to_rgb,
 )
+from segformer_jax.images.eight_bits import checked_stretch, to_eight_bits
+from segformer_jax.images.picture import Picture, resized, size_of
+from segformer_jax.images.pillow_file import MAX_PIXELS
+from segformer_jax.images.read import read_bands, read_class_indices, read_image
 from segformer_jax.images.sizes import is_number, size_dict, target_size
 from segformer_jax.json_text import json_bytes
 
@@ -51,8 +55,9 @@ class SegformerImageProcessor:
 
     Pixels equal those of transformers' `SegformerImageProcessorPil`, but the channels are last.
     Grey, palette and transparent pictures, which raise errors there, are converted to RGB, and
-    16-bit values are divided by 257. EXIF orientation is applied to pictures given as paths, but,
-    as in HF, not to PIL images.
+    16-bit values become 8 bits as by `read_image`. EXIF orientation is applied to pictures given as
+    paths, but, as in HF, not to PIL images. The bands of an array, if they are not 3, are resized
+    one by one; those of a transparent PIL image as in HF, where opacity weighs the colours.
 
     Args:
         do_resize: whether pictures and maps are resized.
@@ -69,8 +74,10 @@ class SegformerImageProcessor:
             which the loss ignores.
         do_convert_rgb: None converts pictures to RGB and drops transparency; True blends it onto
             white, as in HF; False keeps the channels (1 for grey, 4 for transparent pictures), for
-            networks with another `num_channels`.
+            networks with another `num_channels`; it is the length of `image_mean`.
         default_to_square: if False, a `size` given as a number is the shortest edge.
+        stretch: for values of more than 8 bits: (low, high), which become 0 and 255, or
+            "percentile"; see `read_image`. Not in HF.
         extra: options without effect here, kept for `to_dict`.
 
     Raises:
@@ -88,6 +95,7 @@ class SegformerImageProcessor:
     do_reduce_labels: bool = False
     do_convert_rgb: bool | None = None
     default_to_square: bool = True
+    stretch: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -111,6 +119,7 @@ class SegformerImageProcessor:
             "resample": int(self.resample),
             "image_mean": _per_channel("image_mean", self.image_mean),
             "image_std": _per_channel("image_std", self.image_std),
+            "stretch": checked_stretch(self.stretch),
             "extra": FrozenDict(self.extra),
         }
         for name, value in changes.items():
@@ -231,12 +240,18 @@ class SegformerImageProcessor:
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of a preprocessor_config.json, which transformers can read too."""
         own: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
-        for name, usual in (("do_convert_rgb", None), ("default_to_square", True)):
+        for name, usual in (
+            ("do_convert_rgb", None),
+            ("default_to_square", True),
+            ("stretch", None),
+        ):
             if own[name] is usual:
                 del own[name]
         for name in ("image_mean", "image_std"):
             own[name] = list(own[name]) if isinstance(own[name], tuple) else own[name]
         own["size"] = dict(own["size"])
+        if isinstance(own.get("stretch"), tuple):
+            own["stretch"] = list(own["stretch"])
         return dict(self.extra) | own | {"image_processor_type": "SegformerImageProcessor"}
 
     @classmethod
@@ -298,7 +313,26 @@ class SegformerImageProcessor:
             )
         return dataclasses.replace(self, **{name: given[name] for name in OPTIONS if name in given})
 
-    def eight_bits(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+    @property
+    def channels(self) -> int | None:
+        """Number of channels that pictures are read with; None: as many as each has."""
+        if self.do_convert_rgb is not False:
+            return 3
+        lengths = [len(v) for v in (self.image_mean, self.image_std) if isinstance(v, tuple)]
+        return lengths[0] if lengths else None
+
+    def read(self, source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
+        """Reads the whole picture, upright and with 8 bits: RGB, or as many bands as `channels`.
+
+        Raises:
+            ImageError: as `read_image` and `read_bands`.
+        """
+        how: dict[str, Any] = {"max_pixels": max_pixels, "stretch": self.stretch}
+        if self.do_convert_rgb is False:
+            return read_bands(source, channels=self.channels, **how)
+        return read_image(source, white=bool(self.do_convert_rgb), **how)
+
+    def eight_bits(self, image: Picture) -> UInt8[np.ndarray, "h w c"]:
         """Returns the resized picture as uint8: a quarter of the bytes of its `pixel_values`.
 
         `byte_values(c)[eight_bits, range(c)]` equals `pixel_values`, bit for bit, on any device.
@@ -306,9 +340,8 @@ class SegformerImageProcessor:
         Raises:
             ImageError: as `__call__`.
         """
-        pixels, _ = to_eight_bits(self._channels(image))
-        self._check_channels(pixels.shape[-1])
-        return self._resized(pixels, self.resample) if self.do_resize else pixels
+        picture, _ = self._as_bytes(self._channels(image))
+        return self._resized(picture, self.resample) if self.do_resize else np.asarray(picture)
 
     def byte_values(self, channels: int) -> Float[np.ndarray, "256 c"]:
         """Returns the value in `pixel_values` for each value of a byte (0…255) and each channel."""
@@ -316,15 +349,16 @@ class SegformerImageProcessor:
 
     def _pixel_values(self, image: Any) -> Float[np.ndarray, "h w c"]:
         """Converts one picture, with the order of operations and the types of HF."""
-        pixels = self._channels(image)
-        self._check_channels(pixels.shape[-1])
-        fractions = False
-        if self.do_resize or pixels.dtype.kind != "f":
-            pixels, fractions = to_eight_bits(pixels)
-        if fractions or (pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1):
+        picture, fractions = self._channels(image), False
+        floats = not isinstance(picture, Image.Image) and picture.dtype.kind == "f"
+        if self.do_resize or self.stretch is not None or not floats:
+            picture, fractions = self._as_bytes(picture)
+        if fractions or (floats and _in_unit_range(np.asarray(picture))):
             self._warn_of_fractions()
         if self.do_resize:
-            pixels = self._resized(pixels, self.resample)
+            picture = self._resized(picture, self.resample)
+        pixels = np.asarray(picture)
+        self._check_channels(pixels.shape[-1])
         if pixels.dtype.kind == "f":
             return self._scaled(pixels)
         # compute the results of the 256 values of a byte, for each channel, and look pixels up
@@ -343,21 +377,31 @@ class SegformerImageProcessor:
             pixels = (pixels - mean) / std
         return pixels.astype(np.float32)
 
-    def _channels(self, image: Any) -> Shaped[np.ndarray, "h w c"]:
+    def _channels(self, image: Any) -> Shaped[np.ndarray, "h w c"] | Image.Image:
+        """Returns the picture with the network's channels: values of any type, or a PIL image."""
         if isinstance(image, str | os.PathLike):
-            image = read_image(image)
+            image = self.read(image)
         if isinstance(image, Image.Image):
-            if self.do_convert_rgb:
-                return np.asarray(on_white(image))
-            if self.do_convert_rgb is None or image.mode not in ("L", "RGB", "RGBA"):
-                image = to_rgb(image)
-            return image_array(np.asarray(image))
-        pixels = image_array(image)
+            if self.do_convert_rgb is False:
+                return image_bands(image, self.channels)
+            if is_deep(image):
+                grey, _ = to_eight_bits(image_array(np.asarray(image)), stretch=self.stretch)
+                return np.repeat(grey, 3, -1)
+            return on_white(image) if self.do_convert_rgb else to_rgb(image)
+        pixels = image_array(image, channels=(*CHANNELS, self.channels or 3))
         if self.do_convert_rgb is not False and pixels.shape[-1] == 1:
             pixels = np.repeat(pixels, 3, -1)
         if self.do_convert_rgb is None:
             pixels = pixels[..., :3]
         return on_white(pixels) if self.do_convert_rgb else pixels
+
+    def _as_bytes(self, picture: Any) -> tuple[Picture, bool]:
+        """Returns the picture with 8 bits, and whether it held floats in 0…1."""
+        if isinstance(picture, Image.Image):
+            self._check_channels(len(picture.getbands()))
+            return picture, False
+        self._check_channels(picture.shape[-1])
+        return to_eight_bits(picture, stretch=self.stretch)
 
     def _check_channels(self, channels: int) -> None:
         for name in ("image_mean", "image_std"):
@@ -374,18 +418,13 @@ class SegformerImageProcessor:
             labels = np.where(labels == 0, 255, labels) - 1
             labels[labels == 254] = 255
         if self.do_resize:
-            labels = self._resized(labels.astype(np.int32)[..., None], Image.Resampling.NEAREST)[
-                ..., 0
-            ]
+            size = target_size(self.size, *labels.shape)
+            whole = Image.fromarray(labels.astype(np.int32))
+            labels = np.asarray(whole.resize(size[::-1], Image.Resampling.NEAREST))
         return labels.astype(np.int64)
 
-    def _resized(
-        self, pixels: Shaped[np.ndarray, "h w c"], resample: int
-    ) -> Shaped[np.ndarray, "H W c"]:
-        height, width = target_size(self.size, *pixels.shape[:2])
-        flat = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-        image = Image.fromarray(flat).resize((width, height), resample)
-        return np.asarray(image).reshape(height, width, -1)
+    def _resized(self, picture: Picture, resample: int) -> UInt8[np.ndarray, "H W c"]:
+        return resized(picture, target_size(self.size, *size_of(picture)), resample)
 
     def _warn_of_fractions(self) -> None:
         if self.do_rescale:
@@ -397,6 +436,10 @@ class SegformerImageProcessor:
 
 
 OPTIONS = tuple(f.name for f in dataclasses.fields(SegformerImageProcessor) if f.name != "extra")
+
+
+def _in_unit_range(pixels: np.ndarray) -> bool:
+    return bool(0 <= pixels.min() <= pixels.max() <= 1)
 
 
 def _times(pixels: np.ndarray, factor: float) -> np.ndarray:

@@ -1,31 +1,65 @@
-"""Reads a picture of any kind as upright RGB with 8 bits; raises `ImageError` for any problem."""
+"""Reads a picture of any kind with 8 bits, as RGB or bands; raises `ImageError` for any problem."""
 
 import contextlib
-import io
 import os
-import struct
 from collections.abc import Generator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Int, Shaped
+from PIL import Image
 
 from segformer_jax.errors import ImageError
+from segformer_jax.images.colours import (
+    CHANNELS,
+    grey_as_rgb,
+    image_array,
+    image_bands,
+    is_deep,
+    on_white,
+    to_rgb,
+)
+from segformer_jax.images.eight_bits import Stretch, to_eight_bits, warn_if_nearly_black
+from segformer_jax.images.gdal_file import (
+    Bands,
+    gdal_file,
+    opaque_bands,
+    palette_of,
+    read_with_gdal,
+)
+from segformer_jax.images.picture import Picture
+from segformer_jax.images.pillow_file import (
+    MAX_PIXELS,
+    NotPillows,
+    band_count,
+    check_size,
+    decoding,
+    is_cut,
+    opaque_count,
+    opened,
+    stored_range,
+    upright,
+    warn_of_pages,
+)
 
-MAX_PIXELS = 178_956_970  # 512 MiB at 3 bytes per pixel; above, Pillow's Image.open raises too
 GEOREFERENCE = (33550, 33922, 34264, 34735)  # GeoTIFF: scale, tie points, transform, keys
-CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
-# the errors from which Pillow's Image.open, too, concludes that a file is of another format
-NOT_THIS_KIND = (SyntaxError, IndexError, TypeError, KeyError, struct.error)
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    source: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    stretch: Stretch | None = None,
+    white: bool = False,
+) -> Image.Image:
     """Reads a picture as RGB with 8 bits per channel, turned upright by its EXIF orientation.
 
-    Transparency is dropped, not blended. 16-bit greys are divided by 257, so that white stays
-    white; Pillow would clip them.
+    Files that Pillow does not read are read by GDAL, if rasterio is installed (extra `geo`), and
+    HEIC by pillow-heif (extra `heic`). 16-bit values are divided by 257, so that white stays white;
+    of 16-bit colours that Pillow reads, the lower 8 bits are dropped. A range that a TIFF records
+    is used instead, and so is `stretch`.
 
     Args:
         source: a path, a file's content as bytes, a PIL image, or an array of shape (h, w) or
@@ -33,6 +67,9 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             257, and so are other integers if one of them is above 255. Floats are interpreted as
             in transformers: in 0…255 if all are whole numbers, else in 0…1.
         max_pixels: largest number of pixels that is decoded; checked before decoding.
+        stretch: for values of more than 8 bits: (low, high), which become 0 and 255, or
+            "percentile", the 2nd and 98th of each band of each picture.
+        white: blend transparency onto white; otherwise it is dropped.
 
     Returns:
         A new image; `source` is not changed.
@@ -41,15 +78,62 @@ def read_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: the file does not exist, is a folder, not a picture, damaged or too large; or
             the array has another shape, such as (3, h, w), or range.
     """
-    if isinstance(source, str | os.PathLike | bytes):
-        return to_rgb(open_image(source, max_pixels=max_pixels))
-    if isinstance(source, Image.Image):
-        _check_size(source.size, "the image", max_pixels)
-        with _decoding("the image"):
-            return to_rgb(_upright(source))
-    pixels = image_array(source)
-    _check_size(pixels.shape[1::-1], "the array", max_pixels)
-    return _rgb_image(pixels)
+    found, stored, name = _decoded(source, max_pixels=max_pixels, stretch=stretch)
+    with decoding(name):
+        if isinstance(found, Image.Image):
+            if is_deep(found):
+                found = image_array(np.asarray(found))
+            else:
+                return on_white(found, name=name) if white else to_rgb(found, name=name)
+        if isinstance(found, Bands):
+            found = _as_rgb(found, name)
+        pixels, _ = to_eight_bits(found, stretch=stretch, stored=stored, name=name)
+        if pixels.shape[-1] == 1:
+            return grey_as_rgb(pixels)
+        colours = on_white(pixels) if white else pixels[..., :3]
+        return Image.fromarray(np.ascontiguousarray(colours))
+
+
+def read_bands(
+    source: Any,
+    *,
+    channels: int | None,
+    max_pixels: int = MAX_PIXELS,
+    stretch: Stretch | None = None,
+) -> Picture:
+    """Reads a picture's bands with 8 bits each, in the file's order, upright.
+
+    Args:
+        source: as in `read_image`; arrays have the shape (h, w, channels).
+        channels: the number of bands, 1…16; None takes what there is: 1 of a grey picture, 3, or
+            4 of a transparent one.
+        max_pixels: as in `read_image`.
+        stretch: as in `read_image`.
+
+    Returns:
+        A PIL image of mode RGB or RGBA as it is; other bands as an array (h, w, channels) uint8.
+
+    Raises:
+        ImageError: as `read_image`; the picture has another number of bands.
+    """
+    found, stored, name = _decoded(
+        source, max_pixels=max_pixels, stretch=stretch, whole=True, channels=channels
+    )
+    with decoding(name):
+        if isinstance(found, Image.Image):
+            found = image_bands(found, channels)
+        if isinstance(found, Bands):
+            whole = channels in (None, found.pixels.shape[-1])
+            found = found.pixels if whole else found.pixels[..., list(found.opaque)]
+        own = len(found.getbands()) if isinstance(found, Image.Image) else found.shape[-1]
+        if channels not in (None, own):
+            raise ImageError(
+                f"{name} must have {channels} bands, as many as the network has channels, got "
+                f"{own}: give a picture with these, or a model with num_channels={own}"
+            )
+        if isinstance(found, Image.Image):
+            return found
+        return to_eight_bits(found, stretch=stretch, stored=stored, name=name)[0]
 
 
 def open_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -58,8 +142,8 @@ def open_image(path: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS)
     Raises:
         ImageError: as `read_image`.
     """
-    with _opened(path, max_pixels) as image:
-        return _upright(image)
+    with opened(path, max_pixels=max_pixels) as image:
+        return upright(image)
 
 
 def check_image(
@@ -70,116 +154,59 @@ def check_image(
     Raises:
         ImageError: as `read_image`, except that damage after the header is not found.
     """
-    with _opened(path, max_pixels) as image:
-        return image.size
+    try:
+        with opened(path, max_pixels=max_pixels) as image:
+            return image.size
+    except NotPillows as refused:
+        with _by_gdal(path, refused), gdal_file(_path(path, refused)) as file:
+            check_size((file.width, file.height), file.name, max_pixels)
+            return file.width, file.height
+
+
+def upright_size(source: str | os.PathLike | Image.Image) -> tuple[int, int]:
+    """Reads the height and width that a picture has once it is upright, from its header.
+
+    Raises:
+        ImageError: as `check_image`.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_size(source)
+    try:
+        with opened(source) as image:
+            return _upright_size(image)
+    except NotPillows:
+        width, height = check_image(source)  # GDAL turns nothing
+        return height, width
+
+
+def count_channels(path: str | os.PathLike) -> int:
+    """Returns the number of channels that a network for this picture needs, from the file's header.
+
+    3 for grey, palette and colour pictures, with or without transparency; else the number of bands
+    that are not marked as alpha.
+
+    Raises:
+        ImageError: as `check_image`.
+    """
+    try:
+        with opened(path) as image:
+            bands = 3 if image.format != "TIFF" or image.mode == "CMYK" else opaque_count(image)
+    except NotPillows as refused:
+        with _by_gdal(path, refused), gdal_file(path) as file:
+            opaque = opaque_bands(file)
+            bands = len(opaque) if palette_of(file, opaque) is None else 3
+    return 3 if bands == 1 else bands
 
 
 def has_georeference(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> bool:
     """Whether a file is a TIFF with a georeference.
 
     Raises:
-        ImageError: as `check_image`.
+        ImageError: Pillow does not read it; as `check_image`.
     """
-    with _opened(path, max_pixels) as image:
+    with opened(path, max_pixels=max_pixels) as image:
         tags = getattr(image, "tag_v2", {})
         return any(tag in tags for tag in GEOREFERENCE)
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike | bytes, max_pixels: int) -> Generator[Image.Image]:
-    """Opens a picture from a path or from a file's content, without decoding it."""
-    if isinstance(path, bytes):
-        with _decoding("the picture"):
-            image = _identify(io.BytesIO(path), "the content")
-            _check_size(image.size, "the picture", max_pixels)
-            yield image
-        return
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        raise ImageError(f"{name} is a folder; give a picture")
-    try:
-        file = open(name, "rb")  # noqa: SIM115  # the `with` is below, outside this `try`
-    except FileNotFoundError as error:
-        raise ImageError(f"there is no file {name}") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise ImageError(f"{name} can't be read: {error}") from error
-    with file, _decoding(name):
-        image = _identify(file, name)
-        _check_size(image.size, name, max_pixels)
-        yield image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any mode to RGB: scales 16-bit greys and drops transparency.
-
-    Raises:
-        ImageError: the image is damaged, or its mode can't be converted to RGB, such as LAB.
-    """
-    with _decoding("the image"):
-        if image.mode.startswith("I") or image.mode == "F":
-            return _rgb_image(image_array(np.asarray(image)))
-        if image.mode in ("La", "RGBa"):  # premultiplied; Pillow needs this step first
-            image = image.convert(image.mode.replace("a", "A"))
-        if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-            image = image.convert("RGBA")  # the same colours, without Pillow's warning
-        return image.convert("RGB")
-
-
-def on_white(image: Any) -> Any:
-    """Blends a PIL image, or an array (h, w, 3|4), onto white; returns RGB without alpha.
-
-    Raises:
-        ImageError: as `to_rgb`; or an array with alpha has floats outside [0, 1].
-    """
-    if isinstance(image, Image.Image):
-        if "A" not in image.getbands() and image.info.get("transparency") is None:
-            return to_rgb(image)
-        with _decoding("the image"):
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, image).convert("RGB")
-    if image.shape[-1] == 3:
-        return image
-    whole = image.dtype.kind != "f"
-    pixels = to_eight_bits(image)[0] if whole else image
-    if not whole and not 0 <= pixels.min() <= pixels.max() <= 1:
-        raise ImageError(
-            "an RGBA array of floats must be in [0, 1], so that it can be blended "
-            "onto white: scale it"
-        )
-    white = 255 if whole else 1.0
-    alpha = pixels[..., 3:] / white
-    blended = alpha * pixels[..., :3] + (1 - alpha) * white
-    return (np.round(blended) if whole else blended).astype(pixels.dtype)
-
-
-def image_array(source: Any) -> Shaped[np.ndarray, "h w c"]:
-    """Converts an array of shape (h, w) or (h, w, 1|3|4) to (h, w, c), of the same type.
-
-    Raises:
-        ImageError: `source` is not an array, has no pixels, or has another shape.
-    """
-    if not hasattr(source, "__array__"):
-        raise ImageError(
-            f"a picture must be a path, a PIL image or an array, got a {type(source).__name__}"
-        )
-    pixels = np.asarray(source)
-    shape = pixels.shape
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[-1] not in CHANNELS:
-        nchw = len(shape) in (3, 4) and shape[-3] in CHANNELS and shape[-1] not in CHANNELS
-        hint = (
-            ": channels come last here (NHWC), so transpose it, or give the processor "
-            "input_data_format='channels_first'"
-        )
-        raise ImageError(
-            f"a picture must have the shape (h, w) or (h, w, 1|3|4), got an array "
-            f"{shape}{hint * nchw}"
-        )
-    if pixels.size == 0:
-        raise ImageError(f"a picture must have pixels, got an array {shape}")
-    return pixels
 
 
 def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
@@ -203,7 +230,7 @@ def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
         raise ImageError(
             f"a map must be a path, a PIL image or an array, got a {type(source).__name__}"
         )
-    with _decoding("the map"):
+    with decoding("the map"):
         indices = np.asarray(source)
     if indices.ndim != 2 or indices.size == 0:
         raise ImageError(f"a map of class indices must have the shape (h, w), got {indices.shape}")
@@ -219,101 +246,88 @@ def read_class_indices(source: Any) -> Int[np.ndarray, "h w"]:
     return whole
 
 
-def to_eight_bits(
-    pixels: Shaped[np.ndarray, "h w c"],
-) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
-    """Returns the values in 0…255, and whether they were floats in 0…1 before.
+def _decoded(
+    source: Any,
+    *,
+    max_pixels: int,
+    stretch: Stretch | None,
+    whole: bool = False,
+    channels: int | None = None,
+) -> tuple[Image.Image | Bands | np.ndarray, tuple[float, float] | None, str]:
+    """Returns the upright picture, the range that its file records, and its name for messages.
 
-    The rules are those of `read_image`. Floats are truncated, not rounded, as in transformers.
-
-    Raises:
-        ImageError: the values are not numbers, or outside the range of their type.
+    Args:
+        source: as `read_image`.
+        max_pixels: as `read_image`.
+        stretch: as `read_image`; needs all the bits that there are.
+        whole: all bands are needed.
+        channels: those of an array.
     """
-    kind = pixels.dtype.kind
-    if pixels.dtype == np.uint8:
-        return pixels, False
-    if kind == "b":
-        return np.where(pixels, np.uint8(255), np.uint8(0)), False
-    if kind not in "uif":
-        raise ImageError(f"a picture must hold numbers, got an array of {pixels.dtype}")
-    low, high = pixels.min(), pixels.max()
-    if kind in "ui" and low >= 0 and high <= 65535:
-        if (kind == "u" and pixels.dtype.itemsize == 2) or high > 255:
-            return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8), False
-        return pixels.astype(np.uint8), False
-    if kind == "f" and low >= 0 and high <= 255:  # false if there is a NaN
-        if np.allclose(pixels, np.trunc(pixels)):
-            return pixels.astype(np.uint8), False
-        if high <= 1:
-            return (pixels.astype(np.float64) * 255).astype(np.float32).astype(np.uint8), True
-    raise ImageError(
-        "a picture's values must be in 0…255 (16-bit integers: 0…65535, "
-        f"floats: 0…1), got {pixels.dtype} from {low} to {high}"
-    )
-
-
-def _rgb_image(pixels: Shaped[np.ndarray, "h w c"]) -> Image.Image:
-    pixels = to_eight_bits(pixels)[0]
-    if pixels.shape[-1] == 1:
-        return Image.fromarray(np.repeat(pixels, 3, -1))
-    return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
-
-
-def _identify(file: IO[bytes] | io.BytesIO, name: str) -> Image.Image:
-    """Does what `Image.open` does, except for its check of the size.
-
-    The limit of that check is a global variable of Pillow. Changing it, or suppressing the warning,
-    would affect other threads.
-    """
-    start = file.read(16)
-    tried: set[str] = set()
-    reason = ""
-    for load_plugins in (Image.preinit, Image.init):
-        load_plugins()
-        for kind in [kind for kind in Image.ID if kind not in tried]:
-            tried.add(kind)
-            factory, accepts = Image.OPEN[kind]
-            with contextlib.suppress(*NOT_THIS_KIND):
-                accepted = accepts is None or accepts(start)
-                if isinstance(accepted, str):  # this format, but Pillow has no decoder for it
-                    reason = f": {accepted}"
-                elif accepted:
-                    file.seek(0)
-                    return factory(file, name)
-    raise ImageError(f"{name} is not a picture of a kind that Pillow reads{reason}")
-
-
-def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{name} must have at most {max_pixels:,} pixels, got {width} x "
-            f"{height} = {width * height:,}: max_pixels={width * height} "
-            "(--max-pixels on the command line) raises the limit"
-        )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Returns a decoded copy, turned upright by its EXIF orientation."""
-    image.load()
+    if isinstance(source, Image.Image):
+        check_size(source.size, "the image", max_pixels)
+        with decoding("the image"):
+            return upright(source), None, "the image"
+    if not isinstance(source, str | os.PathLike | bytes):
+        pixels = image_array(source, channels=(*CHANNELS, channels or 3))
+        check_size(pixels.shape[1::-1], "the array", max_pixels)
+        return pixels, None, "the array"
+    name = "the picture" if isinstance(source, bytes) else os.fspath(source)
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF that can't be parsed does not make the picture unreadable
-        return image.copy()
+        with opened(source, max_pixels=max_pixels) as image:
+            warn_of_pages(image, name)
+            stored = stored_range(image)
+            cut = is_cut(image)  # asked before the picture is decoded
+            needed = cut and (stretch is not None or stored is not None)
+            if not needed and not (whole and band_count(image) > len(image.getbands())):
+                decoded = upright(image)
+                if cut:
+                    brightest = max(high for _, high in _rgb_extrema(decoded))
+                    warn_if_nearly_black(257 * brightest, name=name)
+                return decoded, stored, name
+        refused = NotPillows(f"{name} has more bits or bands than Pillow reads")
+    except NotPillows as error:
+        refused = error
+    with _by_gdal(source, refused):
+        found = read_with_gdal(_path(source, refused), max_pixels=max_pixels)
+        return found, found.stored, name
+
+
+def _rgb_extrema(image: Image.Image) -> list[tuple[int, int]]:
+    found: Any = image.getextrema()
+    return list(found[:3])
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+
+
+def _as_rgb(bands: Bands, name: str) -> Shaped[np.ndarray, "h w c"]:
+    """Returns the grey band, or the first three of three or four."""
+    pixels = bands.pixels[..., list(bands.opaque)]
+    if pixels.shape[-1] not in CHANNELS:
+        raise ImageError(
+            f"{name} must have 1 (grey), 3 (RGB) or 4 bands, of which 3 are used, for a network of "
+            f"3 channels, got {pixels.shape[-1]}: choose some (segment --bands 4 3 2), or take a "
+            f"model with num_channels={pixels.shape[-1]}"
+        )
+    return pixels[..., :3]
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Generator[None]:
-    """Turns any error into an `ImageError`: for damaged files, decoders raise nearly anything."""
+def _by_gdal(source: str | os.PathLike | bytes, refused: NotPillows) -> Generator[None]:
+    """Turns the error of a missing rasterio into Pillow's error, with the advice to install it."""
     try:
         yield
-    except (ImageError, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except ImportError as error:
         raise ImageError(
-            f"{name} is larger than Pillow's own limit for its format: raise "
-            f"PIL.Image.MAX_IMAGE_PIXELS ({error})"
+            f"{refused}: pip install 'segformer-jax[geo]' to read it with GDAL, or convert it to "
+            "PNG, JPEG or TIFF"
         ) from error
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name} is damaged or unreadable: {reason}") from error
+
+
+def _path(source: str | os.PathLike | bytes, refused: NotPillows) -> str | os.PathLike:
+    """Returns a path, or raises the error for a file's content, which GDAL is never given."""
+    if isinstance(source, bytes):
+        raise refused
+    return source

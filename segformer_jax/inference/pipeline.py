@@ -7,6 +7,7 @@ The number of pictures in each step is bounded, so memory does not grow with the
 Results come in the order of the sources.
 """
 
+import functools
 import os
 import time
 from collections import deque
@@ -20,10 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from segformer_jax.errors import ImageError
-from segformer_jax.images.read import read_image
+from segformer_jax.images.picture import Picture, as_rgb, size_of
 from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
@@ -52,7 +52,7 @@ class PictureOutcome:
 @dataclass(frozen=True, eq=False)
 class _Read:
     source: Any
-    picture: Image.Image
+    picture: Picture
     pixels: UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "h w c"] | None
 
 
@@ -60,7 +60,7 @@ def segment_many(
     segmenter: Segmenter,
     sources: Iterable[Any],
     *,
-    read: Callable[[Any], Image.Image] | None = None,
+    read: Callable[[Any], Picture] | None = None,
     between: Callable[[list[Any], list[jax.Array]], list[jax.Array]] | None = None,
     then: Callable[[Any, Segmentation], Any] | None = None,
     protocol: Protocol = WHOLE,
@@ -77,7 +77,7 @@ def segment_many(
         segmenter: its `batch_size` is the number of pictures per batch.
         sources: paths, PIL pictures or arrays, or what `read` takes. They are iterated in the
             caller's thread, only as far ahead as needed.
-        read: opens a source as an RGB picture, in a reading thread; by default `read_image`.
+        read: opens a source, in a reading thread, as the processor's `read` does by default.
         between: maps the sources and logits of each batch, in their order, to the logits for the
             class maps. It runs in the caller's thread, outside of its `jax.set_mesh`, and must not
             block.
@@ -97,7 +97,7 @@ def segment_many(
     threads = threads or usable_cores()
     batch_size = segmenter.batch_size
     ahead, behind = batch_size + threads, 2 * batch_size + 2 * threads  # pictures
-    read = read or (lambda source: read_image(source, max_pixels=segmenter.max_pixels))
+    read = read or functools.partial(segmenter.processor.read, max_pixels=segmenter.max_pixels)
 
     def inputs_of(picture):
         if protocol == WHOLE:
@@ -112,7 +112,7 @@ def segment_many(
             return PictureOutcome(source, error=error)
 
     def finish(one, class_map):
-        result = Segmentation(class_map()[0], segmenter.id2label, one.picture)
+        result = Segmentation(class_map()[0], segmenter.id2label, as_rgb(one.picture))
         return PictureOutcome(one.source, result if then is None else then(one.source, result))
 
     unread = iter(sources)
@@ -145,9 +145,7 @@ def segment_many(
                 with jax.set_mesh(None):
                     logits = between([one.source for one in good], logits)
             return [
-                start_class_map(
-                    own, (one.picture.height, one.picture.width), threshold=protocol.threshold
-                )
+                start_class_map(own, size_of(one.picture), threshold=protocol.threshold)
                 for own, one in zip(logits, good, strict=True)
             ]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from segformer_jax.images.flips import Flip, check_directions
+from segformer_jax.images.picture import Picture, size_of
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.sizes import target_size
 
@@ -144,10 +144,10 @@ class Protocol:
         return new_height, new_width
 
     def inputs(
-        self, processor: SegformerImageProcessor, image: Image.Image
+        self, processor: SegformerImageProcessor, image: Picture
     ) -> Float[np.ndarray, "h w c"]:
         """Returns the normalised pixels of a picture; for a `simple` protocol."""
-        size = self.size(image.height, image.width)
+        size = self.size(*size_of(image))
         options: dict[str, Any] = {} if size is None else {"do_resize": True, "size": size}
         return processor(image, **options)["pixel_values"][0]
 

@@ -1,6 +1,7 @@
 """`Segmenter` turns pictures into class maps. It compiles at the first call."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,8 +15,9 @@ from jaxtyping import Array, Float, UInt, UInt8
 from PIL import Image
 
 from segformer_jax.checkpoints.pretrained import load_model
+from segformer_jax.images.picture import as_rgb, size_of
+from segformer_jax.images.pillow_file import MAX_PIXELS
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.images.read import MAX_PIXELS, read_image
 from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.compiled import compiler_options, forward_pass
 from segformer_jax.inference.protocol import Protocol
@@ -161,7 +163,8 @@ class Segmenter:
         """Segments one picture, or a list of pictures of any sizes, in batches.
 
         Args:
-            images: a path, PIL picture or array, (h, w) or (h, w, 1|3|4) in 0…255; or a list.
+            images: a path, PIL picture or array, (h, w) or (h, w, 1|3|4) in 0…255, or with as many
+                bands as the processor has `channels`; or a list.
             scores: also return the probability of each pixel's class.
             protocol: use windows, several scales or flips; see `Protocol`.
 
@@ -280,10 +283,11 @@ class Segmenter:
     def _segment(
         self, images: Sequence[Picture], scores: bool, protocol: Protocol
     ) -> list[Segmentation]:
-        pictures = [read_image(image, max_pixels=self.max_pixels) for image in images]
+        read = functools.partial(self.processor.read, max_pixels=self.max_pixels)
+        pictures = [read(image) for image in images]
         if protocol.simple:
             inputs = [protocol.inputs(self.processor, picture) for picture in pictures]
-            sizes = [(picture.height, picture.width) for picture in pictures]
+            sizes = [size_of(picture) for picture in pictures]
             how = dict(scores=scores, threshold=protocol.threshold)
             maps = self.class_maps(inputs, sizes, **how)
         else:
@@ -291,7 +295,7 @@ class Segmenter:
                 whole_class_map(self, ImagePixels(p), protocol, scores=scores) for p in pictures
             ]
         return [
-            Segmentation(classes, self.id2label, picture, certainty)
+            Segmentation(classes, self.id2label, as_rgb(picture), certainty)
             for picture, (classes, certainty) in zip(pictures, maps, strict=True)
         ]
 

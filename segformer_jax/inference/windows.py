@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from segformer_jax.bilinear import bilinear_neighbours
+from segformer_jax.images.picture import Picture, resized, size_of
 
 
 @runtime_checkable
@@ -29,30 +30,34 @@ class Pixels(Protocol):
         """Returns the picture resized to a height and width, by one of Pillow's filters."""
         ...
 
-    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Returns a part of height and width `size`, RGB; None if it has no data at all."""
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"] | None:
+        """Returns a part of height and width `size`; None if it has no data at all."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ImagePixels:
-    """A picture in memory, RGB."""
+    """A picture in memory."""
 
-    image: Image.Image
+    image: Picture
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.image.height, self.image.width
+        return size_of(self.image)
 
     def resized(self, size: tuple[int, int], resample: int) -> "ImagePixels":
         """Returns the picture resized to a height and width, by one of Pillow's filters."""
         if size == self.size:
             return self
-        return ImagePixels(self.image.resize(size[::-1], Image.Resampling(resample)))
+        if isinstance(self.image, Image.Image):
+            return ImagePixels(self.image.resize(size[::-1], Image.Resampling(resample)))
+        return ImagePixels(resized(self.image, size, resample))
 
-    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        """Returns a part of height and width `size`, RGB."""
+    def read(self, top: int, left: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"]:
+        """Returns a part of height and width `size`."""
+        if isinstance(self.image, np.ndarray):
+            return self.image[top : top + size[0], left : left + size[1]]
         return np.asarray(self.image.crop((left, top, left + size[1], top + size[0])))
 
 

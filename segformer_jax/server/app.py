@@ -10,7 +10,8 @@ from ray import serve
 from segformer_jax.cluster.connection import keep_replica_on_loopback
 from segformer_jax.cluster.resources import Workers, limit_threads
 from segformer_jax.errors import ImageError
-from segformer_jax.images.read import MAX_PIXELS, read_image
+from segformer_jax.images.picture import as_rgb
+from segformer_jax.images.read import MAX_PIXELS
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.server import requests
 from segformer_jax.server.budget import Budget
@@ -64,7 +65,8 @@ class Replica:
             max_pixels=limits.pixels,
         )
         self._class_maps.set_max_batch_size(model.batch_size)
-        grey = self._prepared(np.full((64, 64, 3), 128, np.uint8))[1]
+        channels = self._segmenter.processor.channels or 3
+        grey = self._prepared(np.full((64, 64, channels), 128, np.uint8))[1]
         for power in range((model.batch_size - 1).bit_length() + 1):
             size = min(1 << power, model.batch_size)
             self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
@@ -99,8 +101,9 @@ class Replica:
         return [(classes, 0 if i else len(maps)) for i, (classes, _) in enumerate(maps)]
 
     def _prepared(self, source: Any) -> tuple[Any, Any]:
-        picture = read_image(source, max_pixels=self._limits.pixels)
-        return picture, self._segmenter.processor.eight_bits(picture)
+        processor = self._segmenter.processor
+        picture = processor.read(source, max_pixels=self._limits.pixels)
+        return as_rgb(picture), processor.eight_bits(picture)
 
 
 def application(

@@ -55,8 +55,9 @@ def choose(
     }
     if settings.dtype == "auto":
         chosen["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+    given = vars(settings) | {"num_channels": settings.num_channels or 3}
     open_ = [name for name in chosen if getattr(settings, name) in (None, "auto")]
-    whole = ChosenSettings(**(vars(settings) | {name: chosen[name] for name in open_}))
+    whole = ChosenSettings(**(given | {name: chosen[name] for name in open_}))
     check_batch(whole, devices=devices)
     return whole, [f"{name} {_told(chosen[name])}" for name in open_]
 

@@ -12,6 +12,7 @@ from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.checkpoints.flat import Flat, save_flat
 from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.config import SegformerConfig
+from segformer_jax.images.eight_bits import Stretch, chosen_stretch
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
 from segformer_jax.models.contract import in_use, interface_of
@@ -34,9 +35,10 @@ def starting_model(
 
     Raises:
         WeightsError: as `from_pretrained`.
-        ValueError: the dtype is float64 without JAX's 64-bit mode, or the model does not have three
-            input channels.
+        ValueError: the dtype is float64 without JAX's 64-bit mode, or the model has other input
+            channels than the pictures.
     """
+    channels = settings.num_channels or 3
     dtype, rngs = jnp.dtype(settings.dtype), nnx.Rngs(settings.seed)
     kept_in = dtype if settings.dtype == "float64" else jnp.float32
     if jax.dtypes.canonicalize_dtype(kept_in) != kept_in:
@@ -45,7 +47,9 @@ def starting_model(
             'jax.config.update("jax_enable_x64", True)'
         )
     if settings.model in VARIANTS:
-        config = getattr(SegformerConfig, settings.model)(id2label=dict(id2label))
+        config = getattr(SegformerConfig, settings.model)(
+            id2label=dict(id2label), num_channels=channels
+        )
         model = SegformerForSemanticSegmentation(
             config, dtype=dtype, param_dtype=kept_in, rngs=rngs
         )
@@ -57,12 +61,14 @@ def starting_model(
             dtype=dtype,
             param_dtype=kept_in,
             id2label=dict(id2label),
+            num_channels=None if channels == 3 else channels,
             rngs=rngs,
         )
-    if model.config.num_channels != 3:
+    if model.config.num_channels != channels:
         raise ValueError(
-            f"{settings.model} must have 3 input channels, because pictures are "
-            f"read as RGB, got {model.config.num_channels}"
+            f"{settings.model} must have {channels} input channels, as many as are "
+            f"read of the pictures, got {model.config.num_channels}: give num_channels "
+            f"(--num-channels {model.config.num_channels}) if the pictures have as many bands"
         )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -86,10 +92,11 @@ def given_model(
         if isinstance(config, SegformerConfig) and config.num_labels == len(id2label):
             part.config = config.with_labels(id2label=dict(id2label))
     interface = interface_of(in_use(model), size=settings.crop, id2label=id2label)
-    if interface.num_channels != 3:
+    if interface.num_channels != settings.num_channels:
         raise ValueError(
-            f"{type(given).__name__} must have 3 input channels, because pictures "
-            f"are read as RGB, got {interface.num_channels}"
+            f"{type(given).__name__} must have {settings.num_channels} input channels, as many as "
+            f"are read of the pictures, got {interface.num_channels}: give "
+            f"num_channels={interface.num_channels} if the pictures have as many bands"
         )
     if settings.gradient_checkpointing:
         stages = [part for part in parts if isinstance(part, Stage)]
@@ -135,18 +142,30 @@ def run_processor(record: Record) -> SegformerImageProcessor:
     processor's file, or from a model given in Python.
     """
     settings = record.chosen
-    plain = settings.model in VARIANTS or record.given is not None
-    start = (
-        SegformerImageProcessor()
-        if plain
-        else SegformerImageProcessor.from_pretrained(settings.model)
-    )
+    start = _first_processor(settings, record.given)
+    channels = settings.num_channels
+    of_data = channels != start.channels and bool(record.survey.image_mean)
     return SegformerImageProcessor(
         size=processor_size(record.survey, settings.short_side),
-        image_mean=start.image_mean,
-        image_std=start.image_std,
+        image_mean=record.survey.image_mean if of_data else start.image_mean,
+        image_std=record.survey.image_std if of_data else start.image_std,
+        do_convert_rgb=None if channels == 3 else False,
+        stretch=chosen_stretch(settings.range, settings.stretch) or start.stretch,
         do_reduce_labels=settings.reduce_zero_label,
     )
+
+
+def run_stretch(settings: TrainSettings, given: nnx.Module | None) -> Stretch | None:
+    """Returns how a run's pictures of more than 8 bits become 8: as asked, or as its model does."""
+    own = _first_processor(settings, given).stretch
+    return chosen_stretch(settings.range, settings.stretch) or own
+
+
+def _first_processor(settings: TrainSettings, given: nnx.Module | None) -> SegformerImageProcessor:
+    """Returns the processor of the weights that a run starts from; the default one without any."""
+    if settings.model in VARIANTS or given is not None:
+        return SegformerImageProcessor()
+    return SegformerImageProcessor.from_pretrained(settings.model)
 
 
 def trainable(

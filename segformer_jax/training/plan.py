@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
+import numpy as np
 from flax import nnx
 
-from segformer_jax.data.augment import Augmentation
+from segformer_jax.data.augment import PADDING, Augmentation
+from segformer_jax.data.bands import band_statistics, data_channels
 from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.order import Share
+from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models.contract import matmul_dtype
 from segformer_jax.training import sharding
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.defaults import check_batch, choose
-from segformer_jax.training.model import described, kept_apart
+from segformer_jax.training.model import described, kept_apart, run_processor, run_stretch
 from segformer_jax.training.progress import Teller
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import Dtype, TrainSettings
@@ -55,7 +58,17 @@ class Plan:
             flip=settings.flip,
             flip_direction=settings.flip_direction,
             photometric=settings.photometric,
+            padding=self._padding(),
         )
+
+    def _padding(self) -> tuple[int, ...]:
+        """The mean of pictures that are not RGB, which is about 0 once they are normalised."""
+        if self.record.chosen.num_channels == 3:
+            return PADDING
+        mean = np.broadcast_to(
+            run_processor(self.record).image_mean, self.record.chosen.num_channels
+        )
+        return tuple(np.rint(255 * mean).astype(int).tolist())
 
 
 def prepare(
@@ -89,11 +102,21 @@ def prepare(
     if before is not None and chosen is not None:
         _check_same(before, data, opened.parts)
         check_batch(chosen, devices=jax.device_count())
-        return Plan(replace(before, chosen=chosen), data, validation, shares, model)
+        record = replace(before, chosen=chosen)
+        data = replace(data, read=run_processor(record).read)
+        return Plan(record, data, validation, shares, model)
     soft = check_teacher(settings, data, teller=teller)
     survey = opened.check(progress=teller.checking)
+    channels = settings.num_channels or data_channels([data, validation])
+    if channels != 3:
+        plain = SegformerImageProcessor(
+            do_convert_rgb=False, image_mean=(0,) * channels, stretch=run_stretch(settings, model)
+        )
+        mean, std = band_statistics(replace(data, read=plain.read))
+        survey = replace(survey, image_mean=mean, image_std=std)
+    asked = replace(settings, num_channels=channels)
     chosen, lines = choose(
-        settings if model is None else replace(settings, dtype=_dtype(model)),
+        asked if model is None else replace(asked, dtype=_dtype(model)),
         survey,
         platform=jax.devices()[0].platform,
         devices=jax.device_count(),
@@ -104,11 +127,14 @@ def prepare(
     )
     for note in opened.notes:
         teller.say(note)
+    if channels != 3:
+        lines.append(f"num_channels {channels}")
     if lines:
         teller.say(f"chosen: {', '.join(lines)}")
     if model is not None and (note := kept_apart(model)):
         teller.say(note)
     record = Record(settings, chosen, survey, dict(data.id2label), soft, given)
+    data = replace(data, read=run_processor(record).read)
     return Plan(record, data, validation, shares, model)
 
 

@@ -72,6 +72,8 @@ def read_record(file: Path) -> Record | None:
                 class_pixels=tuple(survey["class_pixels"]),
                 ignored_pixels=survey["ignored_pixels"],
                 parts=tuple(survey.get("parts", ())),
+                image_mean=tuple(survey.get("image_mean", ())),
+                image_std=tuple(survey.get("image_std", ())),
             ),
             id2label={int(index): name for index, name in values["id2label"].items()},
             soft=tuple(values.get("soft", ())),

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from segformer_jax.images.eight_bits import chosen_stretch
 from segformer_jax.images.flips import Flip, check_directions
 
 Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"]
@@ -27,6 +28,7 @@ Schedule = Literal["poly", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Tracker = Literal["tensorboard", "trackio"]
 Settings = TypeVar("Settings", bound="TrainSettings")
+MAX_CHANNELS = 16
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 
 
@@ -47,6 +49,12 @@ class TrainSettings:
         seed: seed of all random numbers.
         layout: how the data is stored; "auto" detects it.
         reduce_zero_label: ignore label 0 and lower the others by one (ADE20K).
+        range: the values of pictures with more than 8 bits that become 0 and 255; by default the
+            range that the files record, else all of 16 bits.
+        stretch: "percentile" stretches each band of each picture from its 2nd to its 98th
+            percentile instead.
+        num_channels: number of bands of the pictures, 1 to 16; by default chosen from the data, 3
+            for all pictures in grey and colour.
         train_split: the split to train on; join several with "+", as in "train+val".
         val_split: the split to evaluate on.
         data_weights: relative frequency of the samples from each folder of `data`; if empty, every
@@ -119,6 +127,9 @@ class TrainSettings:
     seed: int = 0
     layout: Layout = "auto"
     reduce_zero_label: bool = False
+    range: tuple[float, ...] = ()
+    stretch: Literal["percentile"] | None = None
+    num_channels: int | None = None
     train_split: str = "train"
     val_split: str = "val"
     data_weights: tuple[float, ...] = ()
@@ -172,6 +183,13 @@ class TrainSettings:
     def __post_init__(self):
         _check_types(type(self), dataclasses.asdict(self))
         whole = ("steps", "batch_size", "short_side", "ohem_min_kept", "save_every", "eval_every")
+        chosen_stretch(self.range, self.stretch)
+        _check(
+            self,
+            "num_channels",
+            lambda value: value is None or 1 <= value <= MAX_CHANNELS,
+            f"in 1…{MAX_CHANNELS}",
+        )
         for name in whole:
             _check(self, name, lambda value: value is None or value >= 1, "at least 1")
         for name in ("warmup", "workers", "process_id"):
@@ -329,6 +347,7 @@ class ChosenSettings(TrainSettings):
     head_factor: float
     eval_every: int
     workers: int
+    num_channels: int = 3
 
 
 # settings that may change when a run is resumed, because they do not affect the result
@@ -365,7 +384,7 @@ def _fits(value: Any, kind: Any) -> bool:
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return value in parts
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
     if get_origin(kind) is tuple:
         if not isinstance(value, tuple):
@@ -398,7 +417,7 @@ def _described(kind: Any) -> str:
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return ", ".join(parts[:-1]) + f" or {parts[-1]}" if parts[1:] else str(parts[0])
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (Union, UnionType):
         return " or ".join(_described(part) for part in parts)
     if get_origin(kind) is tuple:
         return (

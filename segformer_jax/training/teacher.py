@@ -19,7 +19,7 @@ from segformer_jax.models import SegformerForSemanticSegmentation
 from segformer_jax.training import sharding, state
 from segformer_jax.training.distillation import SOFT, Distillation, Targets, shared_classes
 from segformer_jax.training.progress import Teller
-from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.settings import ChosenSettings, TrainSettings
 from segformer_jax.training.step import normalized
 
 
@@ -79,7 +79,7 @@ def check_teacher(settings: TrainSettings, data: Dataset, *, teller: Teller) -> 
 
 
 def distillation(
-    settings: TrainSettings, id2label: Mapping[int, str], *, soft: tuple[str, ...], mesh: Mesh
+    settings: ChosenSettings, id2label: Mapping[int, str], *, soft: tuple[str, ...], mesh: Mesh
 ) -> Distillation | None:
     """Builds how a run learns from its teacher; None if it has no teacher.
 
@@ -107,10 +107,10 @@ def distillation(
         param_dtype=ops.at_least_float32(dtype),
         may_start=False,
     )
-    if model.config.num_channels != 3:
+    if model.config.num_channels != settings.num_channels:
         raise ValueError(
-            f"the teacher {settings.teacher} must have 3 input channels, because "
-            f"pictures are read as RGB, got {model.config.num_channels}"
+            f"the teacher {settings.teacher} must have {settings.num_channels} input channels, as "
+            f"many as are read of the pictures, got {model.config.num_channels}"
         )
     taught = tuple(model.config.id2label.values())
     classes, names, _ = shared_classes(id2label, taught)

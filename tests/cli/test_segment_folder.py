@@ -330,3 +330,33 @@ def test_a_killed_and_an_interrupted_run_go_on_and_nothing_is_done_twice(model, 
     assert f"there already: {len([n for n in second if n.endswith('.mask.png')])}" in done.stdout
     for name in third:
         Image.open(out / name).load()
+
+
+def test_a_phones_folder_names_what_is_not_read_and_does_the_rest(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    make_photo(photos / "a.jpg", 0, (90, 70))
+    (photos / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(photos / "c.tif")
+    for name in ("d.xmp", "e.xmp", "LIESMICH"):
+        (photos / name).write_text("no picture")
+    code, _, err = run(photos, "--out-dir", out, "--outputs", "mask")
+    assert code == 1
+    assert (out / "a.mask.png").exists()
+    report = json.loads((out / "report.json").read_text())
+    assert [Path(failed["image"]).name for failed in report["failed"]] == ["b.HEIC", "c.tif"]
+    assert report["other_files"] == {"": 1, ".xmp": 2}
+    for words in ("b.HEIC is a HEIC picture", "c.tif must have finite values", "2 .xmp"):
+        assert words in err
+
+
+@pytest.mark.filterwarnings("default::segformer_jax.errors.ImageWarning")
+def test_dark_pictures_are_told_at_most_20_times(run, tmp_path):
+    dark = np.random.default_rng(0).integers(0, 4096, (20, 30), dtype=np.uint16)
+    for index in range(22):
+        file = tmp_path / "photos" / f"{index:02}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(dark).save(file)
+    _, _, err = run(tmp_path / "photos", "--out-dir", tmp_path / "out", "--outputs", "mask")
+    assert err.count("is nearly black") == 20
+    assert "2 more warnings" in err

@@ -65,6 +65,7 @@ def test_16_bit_greys_are_scaled_not_clipped(rng, tmp_path, name):
         assert np.array_equal(read_image(source), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*nearly black:segformer_jax.errors.ImageWarning")
 def test_a_dark_16_bit_grey_stays_dark():
     dark = np.full((4, 4), 200, np.uint16)
     assert np.array_equal(read_image(dark), read_image(Image.fromarray(dark)))

@@ -38,7 +38,9 @@ SCORES = {
 
 def test_the_card_holds_scores_and_settings(tmp_path):
     found = dict(steps=1000, batch_size=8, short_side=96, warmup=10, head_factor=10.0)
-    chosen = ChosenSettings(**(vars(SETTINGS) | found | dict(eval_every=100, workers=0)))
+    chosen = ChosenSettings(
+        **(vars(SETTINGS) | found | dict(eval_every=100, workers=0, num_channels=3))
+    )
     survey = Survey(sizes=((96, 128),) * 20, class_pixels=(1, 2), ignored_pixels=0)
     record = Record(SETTINGS, chosen, survey, {0: "a|b", 1: "road"})
     write_card(tmp_path / "best", record, step=600, scores=SCORES)

@@ -21,6 +21,7 @@ FOUND = dict(
     head_factor=1.0,
     eval_every=5,
     workers=0,
+    num_channels=3,
 )
 RECORD = Record(
     asked=ASKED,

@@ -123,7 +123,7 @@ def _classes(graph: Graph, logits: str, labels: int) -> str:
 def _input(signature: Signature, config: SegformerConfig) -> Any:
     b, (h, w) = signature.batch or "batch", signature.size or ("height", "width")
     if signature.preprocess:
-        return value("photos", "uint8", (b, h, w, 3))
+        return value("photos", "uint8", (b, h, w, config.num_channels))
     return value("pixel_values", "float", (b, config.num_channels, h, w))
 
 
