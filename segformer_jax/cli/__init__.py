@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 
-from segformer_jax.cli.printing import one_line, say, show_warning
+from segformer_jax.cli.printing import listed, say, show_warning
 
 NEEDED = ("rich", "tqdm", "tyro")  # the extra `cli`
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1  # as rich does
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        say(f"error: {one_line(error)}")
+        say(f"error: {listed(error)}")
         code = 2
     sys.exit(code)
 

@@ -30,7 +30,13 @@ def say(message: str) -> None:
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    say(f"warning: {one_line(message)}")
+    say(f"warning: {listed(message)}")
+
+
+def listed(error: Any) -> str:
+    """The text in one line, but for the items of a list, which are indented: a line each."""
+    first, *items = str(error).split("\n  ")
+    return "\n  ".join(map(one_line, (first or error, *items)))
 
 
 def one_line(error: Any) -> str:

@@ -84,16 +84,19 @@ def prepare(
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
     if teller is None or jax.process_index() > 0:  # only process 0 reports
         teller = Teller()
-    opened = open_run_data(settings, teacher=teachers_classes(settings))
+    opened = open_run_data(chosen or settings, teacher=teachers_classes(settings))
     data, validation, shares = opened.training, opened.validation, opened.shares
     if before is not None and chosen is not None:
         _check_same(before, data, opened.parts)
         check_batch(chosen, devices=jax.device_count())
         return Plan(replace(before, chosen=chosen), data, validation, shares, model)
     soft = check_teacher(settings, data, teller=teller)
+    for note in opened.notes:
+        teller.say(note)
     survey = opened.check(progress=teller.checking)
+    open_ = replace(settings, val_share=opened.val_share)
     chosen, lines = choose(
-        settings if model is None else replace(settings, dtype=_dtype(model)),
+        open_ if model is None else replace(open_, dtype=_dtype(model)),
         survey,
         platform=jax.devices()[0].platform,
         devices=jax.device_count(),
@@ -102,8 +105,6 @@ def prepare(
         f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
         f"{len(data.id2label)} classes: {', '.join(data.id2label.values())}"
     )
-    for note in opened.notes:
-        teller.say(note)
     if lines:
         teller.say(f"chosen: {', '.join(lines)}")
     if model is not None and (note := kept_apart(model)):
