@@ -9,7 +9,7 @@ import io
 import os
 import sys
 
-from segformer_jax.cli.printing import one_line, say, shown_warnings
+from segformer_jax.cli.printing import by_line, say, shown_warnings
 
 NEEDED = ("rich", "tqdm", "tyro")  # the extra `cli`
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1  # as rich does
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        say(f"error: {one_line(error)}")
+        say(f"error: {by_line(error)}")
         code = 2
     sys.exit(code)
 

@@ -2,7 +2,9 @@
 
 import tyro
 
+from segformer_jax.cli.check_data import check_data
 from segformer_jax.cli.checkpoints import convert, info, verify
+from segformer_jax.cli.convert_data import convert_data
 from segformer_jax.cli.demo import demo
 from segformer_jax.cli.export import export
 from segformer_jax.cli.segment import segment
@@ -14,7 +16,7 @@ def run(arguments: list[str]) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     app = tyro.extras.SubcommandApp()
     commands = (
-        *(segment, train_command(arguments), evaluate, export),
+        *(segment, train_command(arguments), evaluate, check_data, convert_data, export),
         *(serve, demo, info, convert, verify),
     )
     for command in commands:

@@ -49,7 +49,7 @@ def shown_warnings() -> Iterator[None]:
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         counts[category] += 1
         if counts[category] <= LISTED:
-            say(f"warning: {one_line(message)}")
+            say(f"warning: {by_line(message)}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -65,6 +65,12 @@ def about(file: Path, error: Exception) -> str:
     """An error in one line, which names its file."""
     reason = one_line(error)
     return reason if str(file) in reason else f"{file}: {reason}"
+
+
+def by_line(error: Any) -> str:
+    """Returns the text in one line, except for the items of a list, which are indented."""
+    first, *items = str(error).split("\n  ")
+    return "\n  ".join(map(one_line, (first or error, *items)))
 
 
 def one_line(error: Any) -> str:

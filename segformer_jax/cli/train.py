@@ -17,7 +17,7 @@ from segformer_jax.cli.printing import make_console, make_table, print_json, say
 from segformer_jax.cli.protocol_options import Name, make_protocol
 from segformer_jax.images.flips import Flip
 from segformer_jax.training.progress import Teller
-from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.settings import Format, TrainSettings
 
 LINES = 20  # number of progress lines of a run without a terminal
 
@@ -62,8 +62,11 @@ def evaluate(
     data: str,
     model: str,
     split: str | None = None,
-    layout: Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"] = "auto",
+    format: Format = "auto",
     reduce_zero_label: bool = False,
+    mask_suffix: str = "",
+    resize_masks: bool = False,
+    skip_unreadable: bool = False,
     short_side: int | None = None,
     divisor: int | None = None,
     protocol: Name | None = None,
@@ -87,8 +90,12 @@ def evaluate(
         data: the folder of one split, such as FOLDER/val, or the data folder with --split.
         model: an installed weights package, a folder, or a name on the Hugging Face hub.
         split: train, val or test, if --data is the folder of all splits.
-        layout: how the data is stored; auto detects it.
+        format: how the data is stored; auto detects it.
         reduce_zero_label: ignore label 0 and lower the others by one (ADE20K).
+        mask_suffix: what a mask's name has after its picture's, such as _mask.
+        resize_masks: give masks of another size their picture's, by the nearest pixel, if the
+            ratios of the sides agree.
+        skip_unreadable: leave out files that can't be read, with a warning.
         short_side: resize whole pictures to this short side, as the paper does; keeps their ratio.
         divisor: with --short-side, round both sides up to a multiple of this; by default 32.
         protocol: the paper's settings for Cityscapes (windows of 1024, stride 768) or ADE20K (short
@@ -110,6 +117,7 @@ def evaluate(
     import jax.numpy as jnp
 
     from segformer_jax import Segmenter
+    from segformer_jax.data.check import check, readable
     from segformer_jax.data.formats import open_dataset
     from segformer_jax.evaluation.evaluate import evaluate as evaluated
     from segformer_jax.evaluation.report import write_report
@@ -127,7 +135,18 @@ def evaluate(
     )
     keep_freed_memory()
     keep_compiled_programs()
-    dataset = open_dataset(data, split=split, layout=layout, reduce_zero_label=reduce_zero_label)
+    dataset = open_dataset(
+        data,
+        split=split,
+        format=format,
+        reduce_zero_label=reduce_zero_label,
+        mask_suffix=mask_suffix,
+        resize_masks=resize_masks,
+    )
+    say(f"{data}: {dataset.recognised}")
+    if skip_unreadable:
+        dataset = readable(dataset, whole=True)
+    check(dataset, whole=True, progress=Bar().checking)
     segmenter = Segmenter.from_pretrained(
         model, dtype=jnp.dtype(dtype), device=device, batch_size=batch_size
     )

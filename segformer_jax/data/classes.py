@@ -1,33 +1,124 @@
-"""Reads the names of a data set's classes: id2label.json, and palette.json for coloured masks."""
+"""Reads the names of a data set's classes: id2label.json, and palette.json for coloured masks.
+
+Other tools' lists are in `class_files`; id2label.json wins over them.
+"""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from segformer_jax.data.class_files import READERS
 from segformer_jax.data.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO, Coding, Colour
 
+ID2LABEL = "id2label.json"
 IGNORED_NAMES = ("ignore", "ignored", "null", "void", str(IGNORED))  # unless a class has this name
 
 
-def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -> dict[int, str]:
-    """Reads class names by index from id2label.json in the folder or the one above.
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set, and where they are from.
+
+    Attributes:
+        id2label: names by index, 0, 1, 2, …
+        source: the file's name, or another source in words; for messages.
+        table: the class index of each value 0…255 of a mask's pixels.
+        colours: pairs of an RGB colour and the class index that it stands for; empty where masks
+            hold indices.
+    """
+
+    id2label: dict[int, str]
+    source: str
+    table: tuple[int, ...] = AS_THEY_ARE
+    colours: tuple[tuple[Colour, int], ...] = ()
+
+    def __str__(self) -> str:
+        count = len(self.id2label)
+        colours = ", colours from palette.json" if self.source == ID2LABEL and self.colours else ""
+        return f"{count} class{'es' * (count > 1)} from {self.source}{colours}"
+
+
+def own_classes(folder: Path) -> Classes | None:
+    """Reads the classes from a file in the folder or the one above; None if there is no such file.
+
+    Raises:
+        ValueError: a file that is damaged, names no classes, or more than 255.
+    """
+    classes = None
+    if _beside(folder, ID2LABEL) is not None:
+        classes = Classes(read_id2label(folder), ID2LABEL)
+    else:
+        for name, read in READERS.items():
+            path = _beside(folder, name)
+            if path is not None:
+                listed = read(path)
+                _check_number(len(listed.names), path)
+                id2label = dict(enumerate(listed.names))
+                classes = Classes(id2label, name, listed.table, listed.colours)
+                break
+    if classes is None:
+        return None
+    palette = read_palette(folder, classes.id2label)
+    return replace(classes, colours=palette, table=AS_THEY_ARE) if palette else classes
+
+
+def some_classes(folder: Path, *, teacher: Mapping[int, str] | None = None) -> Classes:
+    """Reads the classes from a file; without such a file, they are those of the teacher.
+
+    Raises:
+        ValueError: there are neither; or as `own_classes`.
+    """
+    classes = own_classes(folder)
+    if classes is None and teacher is not None:
+        return Classes(dict(teacher), "the teacher")
+    if classes is None:
+        read_id2label(folder)  # says what to write
+        raise AssertionError("own_classes has found no id2label.json")
+    return classes
+
+
+def coding_of(classes: Classes, *, reduce_zero_label: bool) -> Coding:
+    """Returns the coding of the masks: class indices, or colours if the classes have colours.
+
+    Raises:
+        ValueError: `reduce_zero_label` for colours, or for values that a file gives classes.
+    """
+    if classes.colours and reduce_zero_label:
+        raise ValueError(
+            "reduce_zero_label must be used with masks of indices only: for masks "
+            'of colours, write the ignored colour under "ignore" in palette.json'
+        )
+    if reduce_zero_label and classes.table != AS_THEY_ARE:
+        refuse_zero(classes.source)
+    num_values = max(len(classes.id2label), 2)  # a single class is 1, everything else 0
+    table = WITHOUT_ZERO if reduce_zero_label else classes.table
+    return Coding(num_values, table, classes.colours)
+
+
+def refuse_zero(name: str) -> NoReturn:
+    """Raises a ValueError: `reduce_zero_label` with what says which class the value 0 is."""
+    raise ValueError(
+        f"reduce_zero_label must not be used with {name}, which defines the value 0: leave it out"
+    )
+
+
+def read_id2label(folder: Path) -> dict[int, str]:
+    """Class names by index, from id2label.json in the folder or the one above.
 
     Args:
-        folder: the folder of a data set or of one of its splits.
-        otherwise: the classes if there is no such file; None makes that an error.
+        folder: of the masks.
 
     Raises:
         ValueError: the file is missing or is not JSON, its indices are not 0, 1, 2, …, or it has
             more than 255 classes.
     """
-    path = _beside(folder, "id2label.json")
-    if path is None and otherwise is not None:
-        return dict(otherwise)
+    path = _beside(folder, ID2LABEL)
     if path is None:
         raise ValueError(
             f"there is no id2label.json in {folder} or the folder above: write one with the name "
-            'of each class, such as {"0": "road", "1": "sky"}'
+            'of each class, such as {"0": "road", "1": "sky"}; another tool\'s list is read too '
+            f"({', '.join(READERS)})"
         )
     content = _read_json(path)
     rule = 'it is {"0": "first class", "1": "second class", …}'
@@ -35,28 +126,16 @@ def read_id2label(folder: Path, *, otherwise: Mapping[int, str] | None = None) -
         raise ValueError(f"{path} has no class names: {rule}")
     if not content or set(content) != {str(index) for index in range(len(content))}:
         raise ValueError(f"{path} has the indices {_shown(content)}: {rule}, without a gap")
-    if len(content) > IGNORED:
-        raise ValueError(
-            f"{path} must name at most {IGNORED} classes, 0…254, because {IGNORED} "
-            f"marks ignored pixels, got {len(content)}: merge classes"
-        )
+    _check_number(len(content), path)
     return {index: content[str(index)] for index in range(len(content))}
 
 
-def read_coding(folder: Path, id2label: Mapping[int, str], *, reduce_zero_label: bool) -> Coding:
-    """Returns the coding of the masks: class indices, or colours if there is a palette.json.
-
-    Raises:
-        ValueError: as `read_palette`, or `reduce_zero_label` is set for masks of colours.
-    """
-    colours = read_palette(folder, id2label)
-    if colours and reduce_zero_label:
+def _check_number(count: int, path: Path) -> None:
+    if not 0 < count <= IGNORED:
         raise ValueError(
-            "reduce_zero_label must be used with masks of indices only: for masks "
-            'of colours, write the ignored colour under "ignore" in palette.json'
+            f"{path} must name 1 to {IGNORED} classes, 0…254, because {IGNORED} "
+            f"marks ignored pixels, got {count}: merge classes"
         )
-    num_values = max(len(id2label), 2)  # a single class is 1, everything else 0
-    return Coding(num_values, WITHOUT_ZERO if reduce_zero_label else AS_THEY_ARE, colours)
 
 
 def read_palette(folder: Path, id2label: Mapping[int, str]) -> tuple[tuple[Colour, int], ...]:

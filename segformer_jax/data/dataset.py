@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from segformer_jax.data.masks import IGNORED, Coding, read_mask
 from segformer_jax.errors import ImageError
 from segformer_jax.images.picture import Picture, size_of
-from segformer_jax.images.read import read_image
+from segformer_jax.images.read import open_image, read_image
 
 __all__ = ["IGNORED", "Dataset", "joined"]
 
@@ -30,6 +30,9 @@ class Dataset:
         strays: masks that have no picture.
         soft: the file of each picture's soft targets, None if it has none; empty if the data set
             has none at all.
+        recognised: the detected format and the source of the classes, for messages.
+        resize_masks: whether a mask of another size is resized to its picture's size if the ratios
+            of the sides agree.
         taught: whether a teacher replaces missing masks; all pixels of such a mask are ignored.
         read: reads a picture; by default as RGB, by `read_image`.
     """
@@ -39,8 +42,10 @@ class Dataset:
     pictures: tuple[Any, ...]
     masks: tuple[Any, ...]
     coding: Coding
-    strays: tuple[Path, ...] = ()
+    strays: tuple[Any, ...] = ()
     soft: tuple[Path | None, ...] = ()
+    recognised: str = ""
+    resize_masks: bool = False
     taught: bool = False
     read: Callable[[Any], Picture] = read_image
 
@@ -66,11 +71,22 @@ class Dataset:
             ImageError: the mask is missing, can't be read, or holds values that are not classes;
                 the message names it.
         """
+        image = self.open_mask(index)
+        with _named(str(self.masks[index])):
+            return read_mask(image, coding=self.coding)
+
+    def open_mask(self, index: int) -> Image.Image:
+        """Reads a mask as a decoded picture, in the mode of its file.
+
+        Raises:
+            ImageError: there is none, or it can't be read; the message names it.
+        """
         place = self.masks[index]
         if place is None:
             raise ImageError(f"{self.pictures[index]} has no mask")
         with _named(str(place)):
-            return read_mask(_source(place), coding=self.coding)
+            source = _source(place)
+            return source if isinstance(source, Image.Image) else open_image(source)
 
     def has_mask(self, index: int) -> bool:
         """Whether the picture has a mask or needs one; False if a teacher replaces its mask."""
@@ -86,27 +102,38 @@ class Dataset:
         if not self.has_mask(index):
             return image, np.full(size_of(image), IGNORED, np.uint8)
         mask = self.mask(index)
-        if size_of(image) != mask.shape:
-            raise ImageError(self.sizes_differ(index, image=size_of(image), mask=mask.shape))
+        size = size_of(image)
+        if size != mask.shape:
+            if not (self.resize_masks and same_ratio(size, mask.shape)):
+                raise ImageError(self.sizes_differ(index, image=size, mask=mask.shape))
+            resized = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
+            mask = np.asarray(resized)
         return image, mask
 
-    def first(self, count: int) -> "Dataset":
-        """Returns a data set of the first `count` pairs."""
+    def only(self, indices: Iterable[int]) -> "Dataset":
+        """Returns a data set of the pairs of these indices, without strays."""
+        chosen = tuple(indices)
         return replace(
             self,
-            names=self.names[:count],
-            pictures=self.pictures[:count],
-            masks=self.masks[:count],
+            names=tuple(self.names[index] for index in chosen),
+            pictures=tuple(self.pictures[index] for index in chosen),
+            masks=tuple(self.masks[index] for index in chosen),
             strays=(),
-            soft=self.soft[:count],
+            soft=tuple(self.soft[index] for index in chosen) if self.soft else (),
         )
 
     def sizes_differ(self, index: int, *, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
         """Returns the error message for a mask of another size; both sizes are (height, width)."""
+        advice = "" if self.resize_masks or not same_ratio(image, mask) else ": --resize-masks"
         return (
             f"{self.masks[index]} is {mask[1]}×{mask[0]}, its picture {image[1]}×{image[0]} "
-            "(width × height)"
+            f"(width × height){advice}"
         )
+
+
+def same_ratio(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two sizes, (height, width), have the same ratio up to the rounding of a side."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(min(one), min(other))
 
 
 def joined(datasets: Iterable[Dataset]) -> Dataset:

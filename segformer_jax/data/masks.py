@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from segformer_jax.errors import ImageError
@@ -13,7 +13,10 @@ from segformer_jax.images.read import INDEX_MODES, open_image, read_class_indice
 
 IGNORED = 255
 AS_THEY_ARE = tuple(range(256))
+NO_CLASS = 254  # in `Coding.table`: a value that is an error in a mask
 WITHOUT_ZERO = (IGNORED, *range(254), IGNORED)  # as in ADE20K: 0 is ignored, 1 is class 0
+
+BLENDED_VALUES, BLENDED_SHARE = 4, 0.3  # at least so many, on at most this share of the pixels
 
 Colour = tuple[int, int, int]
 
@@ -49,21 +52,58 @@ def read_mask(source: Any, *, coding: Coding) -> UInt8[np.ndarray, "h w"]:
     classes = np.asarray(coding.table, np.uint8)[values]
     beyond = (classes >= coding.num_values) & (classes != IGNORED)
     if beyond.any():
+        others = np.unique(values[beyond]).tolist()
         raise ImageError(
-            f"the mask holds {_listed(np.unique(values[beyond]).tolist())}; its classes are "
-            f"{_classes(coding)}, and {IGNORED} is ignored: correct the mask, or name the class in "
-            "id2label.json"
+            f"the mask holds {_listed(others)}; its classes are "
+            f"{_classes(coding)}{_ignored(coding)}: "
+            + (_blended(others, beyond) or "correct the mask, or name the class in id2label.json")
         )
     return classes
 
 
+def _blended(others: list, beyond: Bool[np.ndarray, "h w"]) -> str:
+    """Returns advice if few pixels hold many values, as smoothed edges do; else an empty string."""
+    if len(others) < BLENDED_VALUES or beyond.mean() > BLENDED_SHARE:
+        return ""
+    return (
+        f"{beyond.sum():,} of its {beyond.size:,} pixels have {len(others)} such values, as "
+        "antialiased edges and JPEG have: export the mask as PNG without antialiasing, and resize "
+        "masks by the nearest pixel"
+    )
+
+
 def _classes(coding: Coding) -> str:
     known = [value for value, index in enumerate(coding.table) if index < coding.num_values]
+    if len(known) <= known[-1] - known[0]:  # with gaps
+        return " and ".join(map(str, known)) if len(known) == 2 else _listed(known)
     return f"{known[0]}…{known[-1]}" if len(known) > 1 else str(known[0])
 
 
+def _ignored(coding: Coding) -> str:
+    return f", and {IGNORED} is ignored" if coding.table[IGNORED] == IGNORED else ""
+
+
+def index_image(image: Image.Image) -> Any:
+    """Reduces a mask to one channel if red, green and blue are equal and alpha is opaque.
+
+    GIS tools write class indices as floats, other tools in three equal channels.
+    """
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode in ("LA", "PA", "RGB", "RGBA"):
+        *colours, last = image.split()
+        if image.mode == "RGB":
+            colours.append(last)
+        elif last.getextrema() != (255, 255):
+            return image
+        if all(colour.tobytes() == colours[0].tobytes() for colour in colours[1:]):
+            return colours[0]
+    return image
+
+
 def _indices(image: Image.Image) -> Int[np.ndarray, "h w"]:
-    if image.mode not in INDEX_MODES:
+    image = index_image(image)
+    if isinstance(image, Image.Image) and image.mode not in INDEX_MODES:
         raise ImageError(
             "a mask must hold one class index per pixel, got a picture of mode "
             f"{image.mode}: save it as a grey or palette PNG, or define its colours "
@@ -89,8 +129,11 @@ def _coloured(
         unknown = np.unique(packed[values == 0]).tolist()
         rgb = [(code & 255, code >> 8 & 255, code >> 16) for code in unknown]
         raise ImageError(
-            f"the mask has the colours {_listed(rgb)}, which palette.json does not "
-            'have: add them to a class there, or to "ignore"'
+            f"the mask has the colours {_listed(rgb)}, which are no class's: "
+            + (
+                _blended(unknown, values == 0)
+                or 'add them to a class in palette.json beside id2label.json, or to "ignore"'
+            )
         )
     return values - np.int16(1)
 

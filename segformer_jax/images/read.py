@@ -43,7 +43,7 @@ from segformer_jax.images.pillow_file import (
 )
 
 GEOREFERENCE = (33550, 33922, 34264, 34735)  # GeoTIFF: scale, tie points, transform, keys
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
+ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, 1, (5, 6, 7, 8)  # EXIF
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -163,20 +163,28 @@ def check_image(
             return file.width, file.height
 
 
-def upright_size(source: str | os.PathLike | Image.Image) -> tuple[int, int]:
+def upright_header(source: str | os.PathLike | Image.Image) -> tuple[tuple[int, int], int]:
     """Reads the height and width that a picture has once it is upright, from its header.
+
+    Returns:
+        (height, width), and the EXIF orientation, `UPRIGHT` if the file has none.
 
     Raises:
         ImageError: as `check_image`.
     """
     if isinstance(source, Image.Image):
-        return _upright_size(source)
+        return _upright_header(source)
     try:
         with opened(source) as image:
-            return _upright_size(image)
+            return _upright_header(image)
     except NotPillows:
         width, height = check_image(source)  # GDAL turns nothing
-        return height, width
+        return (height, width), UPRIGHT
+
+
+def is_sideways(orientation: int) -> bool:
+    """Whether a picture of this EXIF orientation is turned by a quarter, so that its sides swap."""
+    return orientation in SIDEWAYS
 
 
 def count_channels(path: str | os.PathLike) -> int:
@@ -297,9 +305,13 @@ def _rgb_extrema(image: Image.Image) -> list[tuple[int, int]]:
     return list(found[:3])
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _upright_header(image: Image.Image) -> tuple[tuple[int, int], int]:
     width, height = image.size
-    return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+    try:
+        orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    except Exception:  # damaged EXIF, or a PNG that is cut off, whose EXIF may come last
+        orientation = UPRIGHT
+    return (width, height) if orientation in SIDEWAYS else (height, width), orientation
 
 
 def _as_rgb(bands: Bands, name: str) -> Shaped[np.ndarray, "h w c"]:

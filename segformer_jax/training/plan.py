@@ -97,7 +97,7 @@ def prepare(
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
     if teller is None or jax.process_index() > 0:  # only process 0 reports
         teller = Teller()
-    opened = open_run_data(settings, teacher=teachers_classes(settings))
+    opened = open_run_data(chosen or settings, teacher=teachers_classes(settings))
     data, validation, shares = opened.training, opened.validation, opened.shares
     if before is not None and chosen is not None:
         _check_same(before, data, opened.parts)
@@ -106,6 +106,8 @@ def prepare(
         data = replace(data, read=run_processor(record).read)
         return Plan(record, data, validation, shares, model)
     soft = check_teacher(settings, data, teller=teller)
+    for note in opened.notes:
+        teller.say(note)
     survey = opened.check(progress=teller.checking)
     channels = settings.num_channels or data_channels([data, validation])
     if channels != 3:
@@ -114,7 +116,7 @@ def prepare(
         )
         mean, std = band_statistics(replace(data, read=plain.read))
         survey = replace(survey, image_mean=mean, image_std=std)
-    asked = replace(settings, num_channels=channels)
+    asked = replace(settings, num_channels=channels, val_share=opened.val_share)
     chosen, lines = choose(
         asked if model is None else replace(asked, dtype=_dtype(model)),
         survey,
@@ -125,8 +127,6 @@ def prepare(
         f"{len(data):,} pictures to train on, {len(validation):,} to evaluate on, "
         f"{len(data.id2label)} classes: {', '.join(data.id2label.values())}"
     )
-    for note in opened.notes:
-        teller.say(note)
     if channels != 3:
         lines.append(f"num_channels {channels}")
     if lines:

@@ -12,7 +12,18 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from segformer_jax.images.eight_bits import chosen_stretch
 from segformer_jax.images.flips import Flip, check_directions
 
-Layout = Literal["auto", "folder", "ade20k", "cityscapes", "voc", "huggingface"]
+Format = Literal[
+    "auto",
+    "folder",
+    "cvat",
+    "roboflow",
+    "coco",
+    "labelme",
+    "ade20k",
+    "cityscapes",
+    "voc",
+    "huggingface",
+]
 Loss = Literal[
     "cross_entropy",
     "ohem",
@@ -47,7 +58,7 @@ class TrainSettings:
             pictures' usual short side, at most 512.
         lr: the peak learning rate of the encoder.
         seed: seed of all random numbers.
-        layout: how the data is stored; "auto" detects it.
+        format: how the data is stored; "auto" detects it.
         reduce_zero_label: ignore label 0 and lower the others by one (ADE20K).
         range: the values of pictures with more than 8 bits that become 0 and 255; by default the
             range that the files record, else all of 16 bits.
@@ -55,8 +66,14 @@ class TrainSettings:
             percentile instead.
         num_channels: number of bands of the pictures, 1 to 16; by default chosen from the data, 3
             for all pictures in grey and colour.
+        mask_suffix: what a mask's name has after its picture's, such as "_mask"; masks may then be
+            beside their pictures.
+        resize_masks: give masks of another size their picture's, by the nearest pixel, if the
+            ratios of the sides agree.
         train_split: the split to train on; join several with "+", as in "train+val".
         val_split: the split to evaluate on.
+        val_share: the share of the training pictures, drawn by `seed`, to evaluate on instead where
+            there is no such split; by default 0.2 where no folder has one.
         data_weights: relative frequency of the samples from each folder of `data`; if empty, every
             picture is used once per epoch.
         scale: range of the random scale.
@@ -108,7 +125,8 @@ class TrainSettings:
         eval_every: steps between two evaluations.
         eval_limit: number of pictures to evaluate on during the run; 0 is all.
         workers: number of processes that prepare pictures; 0 uses threads.
-        skip_unreadable: replace a picture that can't be read by the next, with a warning.
+        skip_unreadable: leave out files that can't be read, with a warning, and replace a picture
+            that turns out to be damaged by the next.
         log: also send metrics to these trackers, besides metrics.jsonl.
         coordinator: HOST:PORT of process 0; "auto" gets it from SLURM, a TPU pod,
             Kubernetes or MPI.
@@ -125,13 +143,16 @@ class TrainSettings:
     short_side: int | None = None
     lr: float | None = None
     seed: int = 0
-    layout: Layout = "auto"
+    format: Format = "auto"
     reduce_zero_label: bool = False
     range: tuple[float, ...] = ()
     stretch: Literal["percentile"] | None = None
     num_channels: int | None = None
+    mask_suffix: str = ""
+    resize_masks: bool = False
     train_split: str = "train"
     val_split: str = "val"
+    val_share: float | None = None
     data_weights: tuple[float, ...] = ()
     scale: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
@@ -212,6 +233,7 @@ class TrainSettings:
             lambda value: value is None or 0 <= value <= 1,
             "in [0, 1], or None",
         )
+        _check(self, "val_share", lambda value: value is None or 0 < value < 1, "in (0, 1)")
         _check(self, "teacher_weight", lambda value: 0 < value <= 1, "in (0, 1]")
         _check(self, "ema", lambda value: value is None or 0 <= value < 1, "in [0, 1)")
         _check(

@@ -5,6 +5,7 @@ that differ only in case or surrounding blanks are the same class.
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segformer_jax.data.check import Examined, Survey, check
+from segformer_jax.data.check import Examined, Survey, check, readable
 from segformer_jax.data.dataset import IGNORED, Dataset, joined
 from segformer_jax.data.formats import open_dataset
+from segformer_jax.data.held_out import USUAL_SHARE, divided
 from segformer_jax.data.masks import Coding, read_mask
 from segformer_jax.data.order import Share
 from segformer_jax.data.splits import NoSplitError
@@ -74,7 +76,9 @@ class RunData:
         validation_sources: the data sets of `validation`.
         weights: relative frequency of the samples of each source; empty if every picture is used
             once per epoch.
-        notes: messages for the user, such as which classes a source lacks.
+        notes: messages for the user, such as what was detected and which classes a source lacks.
+        val_share: the share of the pictures kept for validation where there is no split for it;
+            None if no source was divided.
     """
 
     training: Dataset
@@ -83,6 +87,7 @@ class RunData:
     validation_sources: tuple[Source, ...]
     weights: tuple[float, ...]
     notes: tuple[str, ...]
+    val_share: float | None = None
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -106,8 +111,8 @@ class RunData:
         Raises:
             ValueError: training sources have problems, or else validation sources; all are listed.
         """
-        surveys = _checked(self.sources, progress)
-        _checked(self.validation_sources, progress)
+        surveys = _checked(self.sources, progress, whole=False)
+        _checked(self.validation_sources, progress, whole=True)
         if not self.parts:
             return surveys[0]
         pixels, ignored = np.zeros(self.training.coding.num_values), 0.0
@@ -144,45 +149,102 @@ def open_run_data(settings: TrainSettings, *, teacher: Mapping[int, str] | None 
         ValueError: as `open_dataset`, `union` and `recoded`.
         NoSplitError: no folder has the validation split, or one lacks the training split.
     """
-
-    def opened(path: str, split: str, teacher: Mapping[int, str] | None = None) -> Source:
-        data = open_dataset(
-            path,
-            split=split,
-            layout=settings.layout,
-            reduce_zero_label=settings.reduce_zero_label,
-            teacher=teacher,
-        )
-        return Source(path, data)
-
-    sources = tuple(opened(path, settings.train_split, teacher) for path in settings.sources)
-    validation: list[Source] = []
+    sources = [_training(path, settings, teacher) for path in settings.sources]
+    evaluated: dict[str, Source] = {}
     missing: dict[str, NoSplitError] = {}
     for path in settings.sources:
         try:
-            validation.append(opened(path, settings.val_split))
+            evaluated[path] = _opened(path, settings.val_split, settings)
         except NoSplitError as error:
             missing[path] = error
-    if not validation:
-        raise next(iter(missing.values()))
+    share = settings.val_share
+    if share is not None and not missing:
+        raise ValueError(
+            f"val_share must be left out where the data have a split {settings.val_split} to "
+            f"evaluate on, got {share}"
+        )
+    if not evaluated and share is None:
+        if settings.val_split != TrainSettings.val_split:
+            raise next(iter(missing.values()))
+        share = USUAL_SHARE
+    notes = [f"{source.path}: {source.data.recognised}" for source in sources]
+    if share is not None:
+        for place, source in enumerate(sources):
+            if source.path in missing:
+                parts = divided(source.data, share, seed=settings.seed, name=source.path)
+                sources[place], evaluated[source.path] = (Source(source.path, p) for p in parts)
+                notes.append(
+                    f"{source.path} has no split to evaluate on: "
+                    f"{len(evaluated[source.path].data):,} of its {len(source.data):,} pictures "
+                    f"are kept for that (--val-share {share:g}, --seed {settings.seed})"
+                )
+        missing = {}
+    validation = [evaluated[path] for path in settings.sources if path in evaluated]
     if settings.eval_limit:
         validation = _first(validation, settings.eval_limit)
+    if settings.skip_unreadable:
+        sources = [replace(s, data=readable(s.data, whole=False)) for s in sources]
+        validation = [replace(s, data=readable(s.data, whole=True)) for s in validation]
     if len(sources) == 1:
-        training, evaluated = sources[0].data, validation[0].data
-        return RunData(training, evaluated, sources, tuple(validation), (), ())
+        return RunData(
+            sources[0].data,
+            validation[0].data,
+            tuple(sources),
+            tuple(validation),
+            (),
+            tuple(notes),
+            share,
+        )
     id2label = union(sources)
     return RunData(
         training=joined(recoded(source, id2label) for source in sources),
         validation=joined(recoded(source, id2label) for source in validation),
-        sources=sources,
+        sources=tuple(sources),
         validation_sources=tuple(validation),
         weights=settings.data_weights,
         notes=(
+            *notes,
             *_lacking(sources, id2label),
             *_shares(settings),
             *(f"not evaluated on {path}: {error}" for path, error in missing.items()),
         ),
+        val_share=share,
     )
+
+
+def _opened(
+    path: str,
+    split: str | None,
+    settings: TrainSettings,
+    teacher: Mapping[int, str] | None = None,
+) -> Source:
+    data = open_dataset(
+        path,
+        split=split,
+        format=settings.format,
+        reduce_zero_label=settings.reduce_zero_label,
+        mask_suffix=settings.mask_suffix,
+        resize_masks=settings.resize_masks,
+        teacher=teacher,
+    )
+    return Source(path, data)
+
+
+def _training(path: str, settings: TrainSettings, teacher: Mapping[int, str] | None) -> Source:
+    """Opens the training split, or all of a data set that has no splits.
+
+    Raises:
+        ValueError: as `open_dataset`.
+    """
+    try:
+        return _opened(path, settings.train_split, settings, teacher)
+    except NoSplitError as error:
+        if settings.train_split != TrainSettings.train_split:
+            raise
+        try:
+            return _opened(path, None, settings, teacher)
+        except ValueError:  # it has splits, and none of them is for training
+            raise error from None
 
 
 def union(sources: Sequence[Source]) -> dict[int, str]:
@@ -253,7 +315,10 @@ def _table(source: Source, id2label: Mapping[int, str]) -> tuple[int, ...]:
 
 
 def _checked(
-    sources: Sequence[Source], progress: Callable[[Iterable[Examined]], Iterable[Examined]]
+    sources: Sequence[Source],
+    progress: Callable[[Iterable[Examined]], Iterable[Examined]],
+    *,
+    whole: bool,
 ) -> list[Survey]:
     """Checks each source and returns its survey.
 
@@ -261,15 +326,15 @@ def _checked(
         ValueError: with the problems of all sources.
     """
     if len(sources) == 1:
-        return [check(sources[0].data, progress=progress)]
+        return [check(sources[0].data, whole=whole, progress=progress)]
     surveys, problems = [], []
     for source in sources:
         try:
-            surveys.append(check(source.data, progress=progress))
+            surveys.append(check(source.data, whole=whole, progress=progress))
         except ValueError as error:
-            problems.append(f"{source.path}: {error}")
+            problems.append(textwrap.indent(f"{source.path}: {error}", "  "))
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError("\n".join(["the data sets have problems", *problems]))
     return surveys
 
 
@@ -278,7 +343,7 @@ def _first(sources: Sequence[Source], limit: int) -> list[Source]:
     total = sum(len(source.data) for source in sources)
     counts = [max(1, round(limit * len(source.data) / total)) for source in sources]
     return [
-        replace(source, data=source.data.first(count))
+        replace(source, data=source.data.only(range(min(count, len(source.data)))))
         for source, count in zip(sources, counts, strict=True)
     ]
 

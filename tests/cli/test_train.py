@@ -117,10 +117,10 @@ def assert_told(result, message: str) -> str:
     """One line of an error, and exit code 2."""
     code, printed, said = result
     assert (code, printed) == (2, ""), said
-    last = said.splitlines()[-1]
-    assert last.startswith("segformer-jax: error: ")
+    last = said[said.index("segformer-jax: error: ") :]
+    assert all(line.startswith("  ") for line in last.splitlines()[1:])  # the items of a list
     assert said.count("error") == 1 + message.count("error")
-    assert re.search(message, last), last
+    assert re.search(message, last, re.DOTALL), last
     return said
 
 
@@ -256,8 +256,8 @@ BAD = {
     "no data": "no data given: write segformer-jax train --data FOLDER --out RUN",
     "no out": "no out given",
     "no folder": "there is no folder",
-    "no data set": "holds no data set of a layout that is known",
-    "problems": r"3 problems .*1\.png has no mask.*3\.png is 64×32.*4\.png",
+    "no data set": "holds no data set of a format that is known",
+    "problems": r"3 problems\n.*1\.png has no mask.*3\.png is 64×32.*4\.png",
     "out is a file": "the output folder must be a folder, got the file",
     "out is unwritable": "the output folder .* can't be written",
     "unknown model": "no model 'b9'",

@@ -3,7 +3,7 @@ import pytest
 from data.folders import labels, photo, save, write_folder, write_json
 from PIL import Image
 
-from segformer_jax.data.check import check, examine
+from segformer_jax.data.check import check, examine, readable
 from segformer_jax.data.formats import open_dataset
 
 
@@ -65,15 +65,78 @@ def test_a_picture_turned_by_its_exif_has_its_upright_size(tmp_path):
     assert check(open_dataset(tmp_path, split="train")).sizes == ((24, 32),)
 
 
-def test_masks_of_0_and_255_for_two_classes_are_told_of_the_palette(tmp_path):
-    write_folder(tmp_path, count=1, classes=2)
-    black_and_white = labels(0, classes=2) * np.uint8(255)
-    save(black_and_white, tmp_path / "train" / "masks" / "a.png")
-    with pytest.raises(ValueError, match=r"hold 0 and 255 alone, and 255 is ignored.*palette"):
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_pictures_that_exif_turns_without_their_masks_are_told(tmp_path, orientation):
+    write_folder(tmp_path, count=2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(photo(0), tmp_path / "train" / "images" / "b.png", exif=exif)
+    with pytest.warns(UserWarning, match=r"1 picture is turned upright by EXIF .*b\.png.*exiftool"):
         check(open_dataset(tmp_path, split="train"))
-    write_json({"0": [0, 0, 0], "1": [255, 255, 255]}, tmp_path / "palette.json")
+    save(labels(1), tmp_path / "train" / "masks" / "b.png", exif=exif)
+    check(open_dataset(tmp_path, split="train"))  # both are turned
+
+
+def test_a_mask_of_the_unturned_picture_is_told_of_exif(tmp_path):
+    write_folder(tmp_path, count=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(photo(0), tmp_path / "train" / "images" / "a.png", exif=exif)
+    with pytest.raises(ValueError, match="fits the picture before EXIF orientation 6 turns it"):
+        check(open_dataset(tmp_path, split="train"))
+
+
+def test_palettes_in_another_order_are_refused_with_both_files(tmp_path):
+    write_folder(tmp_path, count=3, classes=2)
+    masks = tmp_path / "train" / "masks"
+    for name, colours in (
+        ("a", "\0\0\0\xff\0\0"),
+        ("b", "\0\0\0\xff\0\0"),
+        ("c", "\xff\0\0\0\0\0"),
+    ):
+        mask = Image.fromarray(labels(0, classes=2))
+        mask.putpalette(colours.encode("latin-1"))
+        mask.save(masks / f"{name}.png")
+    with pytest.raises(ValueError, match=r"has a problem\n.*c\.png has the colour.*a\.png at"):
+        check(open_dataset(tmp_path, split="train"))
+    write_json({"0": [0, 0, 0], "1": [255, 0, 0]}, tmp_path / "palette.json")
     survey = check(open_dataset(tmp_path, split="train"))
-    assert survey.class_pixels == tuple(np.bincount(labels(0, classes=2).ravel()))
+    counts = np.bincount(labels(0, classes=2).ravel())
+    assert survey.class_pixels == (2 * counts[0] + counts[1], 2 * counts[1] + counts[0])
+
+
+def test_a_picture_that_is_cut_off_is_found_where_pictures_are_decoded(tmp_path):
+    write_folder(tmp_path, count=3)
+    (tmp_path / "train" / "images" / "b.png").unlink()
+    file = save(photo(1), tmp_path / "train" / "images" / "b.jpg")
+    file.write_bytes(file.read_bytes()[:-300])
+    dataset = open_dataset(tmp_path, split="train")
+    check(dataset)
+    with pytest.raises(ValueError, match=r"has a problem\n.*b\.jpg is damaged"):
+        check(dataset, whole=True)
+    assert readable(dataset, whole=False) is dataset
+    with pytest.warns(UserWarning, match=r"left out, 1 of 3 pairs:\n  .*b\.jpg is damaged"):
+        assert readable(dataset, whole=True).names == ("a", "c")
+    for name in "abc":
+        (tmp_path / "train" / "masks" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="no pair can be read: the data set has 3 problems"):
+        readable(dataset, whole=False)
+
+
+def test_a_png_that_is_cut_off_is_a_problem_with_its_name(tmp_path):
+    """Pillow looks for EXIF behind the pixels of a PNG."""
+    write_folder(tmp_path, count=2)
+    file = tmp_path / "train" / "images" / "a.png"
+    file.write_bytes(file.read_bytes()[:1500])
+    with pytest.raises(ValueError, match=r"has a problem\n.*a\.png is damaged"):
+        check(open_dataset(tmp_path, split="train"))
+
+
+def test_a_wrong_mask_is_not_left_out_as_unreadable(tmp_path):
+    write_folder(tmp_path, count=2)
+    save(np.full((24, 32), 9, np.uint8), tmp_path / "train" / "masks" / "a.png")
+    dataset = open_dataset(tmp_path, split="train")
+    assert readable(dataset, whole=True) is dataset
 
 
 def test_masks_without_any_label_are_refused(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 from data.folders import write_json
 
-from segformer_jax.data.classes import read_coding, read_id2label, read_palette
+from segformer_jax.data.classes import coding_of, read_id2label, read_palette, some_classes
 from segformer_jax.data.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO
 
 NAMES = {0: "road", 1: "sky"}
@@ -23,7 +23,7 @@ def test_names_come_in_the_order_of_their_indices_from_the_folder_or_the_one_abo
         ({}, "has the indices none"),
         (["a", "b"], "has no class names"),
         ({"0": 1}, "has no class names"),
-        ({str(i): "x" for i in range(256)}, "must name at most 255 classes, .* got 256"),
+        ({str(i): "x" for i in range(256)}, "must name 1 to 255 classes, .* got 256"),
     ],
 )
 def test_other_class_files_are_refused(tmp_path, content, message):
@@ -91,13 +91,19 @@ def test_other_palettes_are_refused(tmp_path, content, message):
         read_palette(tmp_path, NAMES)
 
 
+def coding(folder, *, reduce_zero_label=False):
+    return coding_of(some_classes(folder), reduce_zero_label=reduce_zero_label)
+
+
 def test_the_coding_follows_from_the_files(tmp_path):
-    assert read_coding(tmp_path, NAMES, reduce_zero_label=False).table == AS_THEY_ARE
-    assert read_coding(tmp_path, NAMES, reduce_zero_label=True).table == WITHOUT_ZERO
-    assert read_coding(tmp_path, {0: "lesion"}, reduce_zero_label=False).num_values == 2
+    write_json({"0": "lesion"}, tmp_path / "id2label.json")
+    assert coding(tmp_path).num_values == 2
+    write_json({"0": "road", "1": "sky"}, tmp_path / "id2label.json")
+    assert coding(tmp_path).table == AS_THEY_ARE
+    assert coding(tmp_path, reduce_zero_label=True).table == WITHOUT_ZERO
     write_json({"sky": [1, 2, 3]}, tmp_path / "palette.json")
-    assert read_coding(tmp_path, NAMES, reduce_zero_label=False).colours == (((1, 2, 3), 1),)
+    assert coding(tmp_path).colours == (((1, 2, 3), 1),)
     with pytest.raises(
         ValueError, match="reduce_zero_label must be used with masks of indices only"
     ):
-        read_coding(tmp_path, NAMES, reduce_zero_label=True)
+        coding(tmp_path, reduce_zero_label=True)

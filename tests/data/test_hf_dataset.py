@@ -99,3 +99,22 @@ def test_without_the_package_the_extra_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'segformer-jax\[hf\]'$"):
         open_dataset(saved, split="train")
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["datasets'", "another writer's"])
+def test_a_folder_of_parquet_files_is_read_by_its_splits(tmp_path, typed):
+    data = tmp_path / "data"
+    data.mkdir()
+    for part, count in (("train", 2), ("validation", 1)):
+        table = _table(count)
+        if not typed:
+            columns = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+            for name in ("image", "label"):
+                table = table.cast_column(name, datasets.Image(decode=False))
+                table = table.cast_column(name, columns)
+        table.to_parquet(str(data / f"{part}-00000-of-00001.parquet"))
+    write_json({"0": "a", "1": "b", "2": "c"}, tmp_path / "id2label.json")
+    dataset = open_dataset(tmp_path, split="train")
+    assert len(dataset) == 2
+    assert len(open_dataset(tmp_path, split="val")) == 1
+    assert np.array_equal(dataset.mask(1), labels(1))

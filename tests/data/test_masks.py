@@ -28,6 +28,26 @@ def test_index_masks_of_every_mode_give_their_indices(image, tmp_path):
     assert np.array_equal(read_mask(image, coding=Coding(3)), INDICES)
 
 
+OPAQUE = np.full_like(INDICES, 255)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(INDICES.astype(np.float32)),
+        Image.fromarray(INDICES.astype(np.int32)),
+        Image.fromarray(np.dstack([INDICES] * 3)),
+        Image.fromarray(np.dstack([INDICES, INDICES, INDICES, OPAQUE])),
+        Image.fromarray(np.dstack([INDICES, OPAQUE])),
+    ],
+    ids=["F", "I", "RGB", "RGBA", "LA"],
+)
+def test_indices_as_other_tools_write_them(image, tmp_path):
+    """GIS tools write floats, OpenCV three equal channels, editors an opaque fourth one."""
+    image.save(tmp_path / "mask.tif")
+    assert np.array_equal(read_mask(tmp_path / "mask.tif", coding=Coding(3)), INDICES)
+
+
 def test_black_and_white_is_0_and_1():
     assert np.array_equal(
         read_mask(Image.fromarray(np.array([[True, False]])), coding=Coding(2)), [[1, 0]]
@@ -63,11 +83,13 @@ def test_all_256_grey_levels_can_be_classes_of_a_palette():
             r"class indices in a mask must be in 0…254, .*got 299, 300, 301, 554",
         ),
         (INDICES, Coding(1, WITHOUT_ZERO), r"holds 2; its classes are 1,"),
-        (np.zeros((2, 2, 3), np.uint8), Coding(2), r"mode RGB.*palette\.json"),
+        (np.array([[RED]], np.uint8), Coding(2), r"mode RGB.*palette\.json"),
+        (np.array([[0.5]], np.float32), Coding(2), "got fractions"),
+        (np.dstack([INDICES, INDICES, INDICES, INDICES]), Coding(3), "mode RGBA"),
         (
             np.array([[RED, (1, 2, 3)]], np.uint8),
             Coding(2, colours=((RED, 0),)),
-            r"colours \(1, 2, 3\), which palette\.json does not have",
+            r"colours \(1, 2, 3\), which are no class's: .* palette\.json",
         ),
         (np.arange(40, dtype=np.uint8)[None], Coding(5), r"holds 5, 6, .*12 and 27 more"),
     ],

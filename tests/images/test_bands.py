@@ -14,7 +14,7 @@ from segformer_jax.images.read import (
     count_channels,
     read_bands,
     read_image,
-    upright_size,
+    upright_header,
 )
 
 
@@ -108,7 +108,7 @@ def test_bands_are_read_in_order_and_counted(rng, tmp_path, count):
     assert np.array_equal(read_bands(path, channels=count), pixels)
     assert np.array_equal(read_bands(pixels, channels=count), pixels)
     assert count_channels(path) == (3 if count == 1 else count)
-    assert (check_image(path), upright_size(path)) == ((30, 20), (20, 30))
+    assert (check_image(path), upright_header(path)[0]) == ((30, 20), (20, 30))
     with pytest.raises(ImageError, match=rf"bands\.tif must have 5 bands.*got {count}"):
         read_bands(path, channels=5)
 

@@ -20,7 +20,7 @@ WRONG = [
     ("lr", float("nan"), "lr must be above 0.*got nan"),
     ("checkpoint_seconds", 0, "checkpoint_seconds must be above 0.*got 0.0"),
     ("seed", -1, "seed must be at least 0.*got -1"),
-    ("layout", "mine", "layout must be auto, folder, .* or huggingface.*got 'mine'"),
+    ("format", "mine", "format must be auto, folder, .* or huggingface.*got 'mine'"),
     ("photometric", "yes", "photometric must be true or false.*got 'yes'"),
     ("flip", 2, r"flip must be in \[0, 1\], got 2.0"),
     ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),

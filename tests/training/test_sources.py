@@ -62,7 +62,10 @@ def test_one_data_set_is_left_as_it_is(tmp_path):
         alone = open_dataset(root, split="train")
         assert opened.training.masks == alone.masks
         assert (opened.training.names, opened.training.coding) == (alone.names, alone.coding)
-        assert (opened.parts, opened.shares, opened.notes) == ((), (), ())
+        assert (opened.parts, opened.shares, opened.val_share) == ((), (), None)
+        assert opened.notes == (
+            f"{root}: train/images and train/masks, 2 classes from id2label.json",
+        )
         assert opened.check(progress=iter_all).parts == ()
 
 
@@ -85,7 +88,7 @@ def test_a_list_that_holds_all_others_keeps_its_order(tmp_path):
     part = write(tmp_path / "b", "car", "sky")
     opened = run_data(whole, part)
     assert list(opened.training.id2label.values()) == ["sky", "road", "car"]
-    assert opened.notes == (f"{part} lacks road",)
+    assert opened.notes[2:] == (f"{part} lacks road",)
 
 
 def test_255_stays_ignored_and_a_value_beyond_a_sources_own_classes_is_named(tmp_path):
@@ -131,7 +134,7 @@ def test_other_layouts_and_reduced_labels_mix(tmp_path):
     assert (found[12:, 1:] == "sky").all()
     opened = run_data(second, first)
     assert tuple(opened.training.id2label.values())[:150] == CLASS_SETS["ade20k"].names
-    assert opened.notes[0] == f"{second} lacks lawn"
+    assert opened.notes[2] == f"{second} lacks lawn"
 
 
 def test_a_saved_data_set_and_a_mask_in_a_table_mix(tmp_path):
@@ -219,16 +222,58 @@ def test_a_data_set_without_the_validation_split_is_left_out_and_that_is_said(tm
     assert (
         names_in(opened.validation, 0) == np.array(["sky", "tree"])[labels(60, classes=2)]
     ).all()
-    assert opened.notes == (
+    assert opened.notes[2:] == (
         f"{first} lacks tree",
         f"{second} lacks road",
         f"not evaluated on {first}: {first} has no split val or valid or validation; it has train",
     )
-    third = write(tmp_path / "c", "sky", val=0)
-    with pytest.raises(ValueError, match=r"/a has no split val"):
-        run_data(first, write(tmp_path / "c", "sky", "road", val=0))
-    with pytest.raises(ValueError, match=r"/c has no split val"):
-        run_data(third)
+    with pytest.raises(ValueError, match=r"/a has no split holdout"):
+        run_data(first, second, val_split="holdout")
+
+
+def test_without_a_validation_split_a_fifth_is_kept_for_it_and_that_is_said(tmp_path):
+    root = write(tmp_path / "a", "road", "sky", train=10, val=0)
+    opened = run_data(root)
+    assert (len(opened.training), len(opened.validation), opened.val_share) == (8, 2, 0.2)
+    assert not set(opened.training.names) & set(opened.validation.names)
+    assert "2 of its 10 pictures are kept for that (--val-share 0.2, --seed 0)" in opened.notes[1]
+    assert run_data(root).validation.names == opened.validation.names
+    other = run_data(root, seed=1, val_share=0.5).validation.names
+    assert len(other) == 5
+    with pytest.raises(ValueError, match=r"must have at least 2 pictures.*got 1"):
+        run_data(write(tmp_path / "b", "road", "sky", train=1, val=0))
+
+
+def test_a_share_is_for_data_without_the_split(tmp_path):
+    first = write(tmp_path / "a", "road", "sky", val=0)
+    second = write(tmp_path / "b", "road", "sky", number=10)
+    opened = run_data(first, second, val_share=0.4)
+    assert (len(opened.training), len(opened.validation)) == (2 + 3, 1 + 2)
+    with pytest.raises(ValueError, match=r"val_share must be left out where .* a split val .*got"):
+        run_data(second, val_share=0.4)
+
+
+def test_a_data_set_without_splits_is_all_to_train_on(tmp_path):
+    root = write(tmp_path / "a", "road", "sky", train=5) / "train"
+    opened = run_data(root)
+    assert (len(opened.training), len(opened.validation)) == (4, 1)
+
+
+def test_unreadable_files_are_left_out_of_both_splits(tmp_path):
+    root = write(tmp_path / "a", "road", "sky")
+    whole = (root / "val" / "images" / "50.png").read_bytes()
+    (root / "val" / "images" / "50.png").write_bytes(whole[:1500])
+    (root / "train" / "masks" / "1.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out") as told:
+        opened = run_data(root, skip_unreadable=True)
+    assert len(told) == 2
+    assert (opened.training.names, opened.validation.names) == (("0", "2"), ("51",))
+    opened = run_data(root)
+    with pytest.raises(ValueError, match=r"a problem\n.*1\.png is not a picture"):
+        opened.check(progress=iter_all)
+    (root / "train" / "masks" / "1.png").write_bytes((root / "train/masks/0.png").read_bytes())
+    with pytest.raises(ValueError, match=r"a problem\n.*50\.png is damaged"):
+        run_data(root).check(progress=iter_all)
 
 
 def test_a_class_that_is_only_evaluated_is_refused(tmp_path):
@@ -284,7 +329,7 @@ def test_the_problems_of_all_data_sets_are_listed(tmp_path):
     with pytest.raises(ValueError, match=r"a: the data set has a problem") as raised:
         run_data(first, second).check(progress=iter_all)
     assert "a/train/images/0.png has no mask" in str(raised.value)
-    assert f"{second}: the data set has a problem\n  every pixel of the 3 masks" in str(
+    assert f"{second}: the data set has a problem\n    every pixel of the 3 masks" in str(
         raised.value
     )
 
@@ -296,5 +341,5 @@ def test_weights_become_shares_and_are_said(tmp_path):
         write_folder(root, split="val", count=1)
     opened = run_data(first, second, data_weights=(1.0, 3.0))
     assert [(share.pictures, share.weight) for share in opened.shares] == [(2, 1), (3, 3)]
-    assert opened.notes == (f"samples: 25.0% from {first}, 75.0% from {second}",)
+    assert opened.notes[2:] == (f"samples: 25.0% from {first}, 75.0% from {second}",)
     assert run_data(first, second).shares == ()

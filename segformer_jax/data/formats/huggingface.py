@@ -1,17 +1,20 @@
-"""Reads a Hugging Face data set saved to disk: a column of pictures and one of masks."""
+"""Reads a Hugging Face data set, of save_to_disk or parquet: columns of pictures and of masks."""
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from segformer_jax.data.classes import read_coding, read_id2label
+from segformer_jax.data.classes import coding_of, some_classes
 from segformer_jax.data.dataset import Dataset
-from segformer_jax.data.splits import NoSplitError, split_name
+from segformer_jax.data.formats.asked import Asked, Format
+from segformer_jax.data.splits import NoSplitError, is_split, split_name
 from segformer_jax.errors import ImageError
 
+SHARD = re.compile(r"-\d+-of-\d+")
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 MASK_COLUMNS = (
     "label", "labels", "annotation", "annotations", "mask", "segmentation", "segmentation_mask",
@@ -47,12 +50,25 @@ class Cell:
         return self.name
 
 
-def is_saved_dataset(root: Path) -> bool:
-    """Whether the folder was written by `save_to_disk`."""
+def fits(root: Path) -> bool:
+    return _is_saved(root) or bool(_parquet_files(root))
+
+
+def _is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
-def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> Dataset:
+def _parquet_files(root: Path) -> dict[str, list[Any]]:
+    """Returns the parquet files by split, which the name of a file or of its folder gives."""
+    found: dict[str, list[Any]] = {}
+    for file in sorted([*root.glob("*.parquet"), *root.glob("*/*.parquet")]):
+        name = SHARD.split(file.stem)[0]
+        inside = file.parent.name if file.parent != root and is_split(file.parent.name) else name
+        found.setdefault(name if is_split(name) else inside, []).append(str(file))
+    return found
+
+
+def saved_dataset(root: Path, asked: Asked) -> Dataset:
     """Opens a saved `datasets.Dataset`, or one split of a saved `datasets.DatasetDict`.
 
     Raises:
@@ -68,13 +84,21 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
             "pip install 'segformer-jax[hf]'"
         ) from error
     try:
-        loaded: Any = datasets.load_from_disk(str(root))
+        if _is_saved(root):
+            loaded: Any = datasets.load_from_disk(str(root))
+        else:
+            files = _parquet_files(root)
+            loaded = datasets.DatasetDict()
+            for part, own in files.items():
+                loaded[part] = _of_pictures(datasets.Dataset.from_parquet(own))
     except Exception as error:  # a damaged table can raise almost any exception
-        raise ValueError(f"{root} can't be loaded as a saved data set: {error}") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        loaded = loaded[split_name(split, map(str, loaded), place=root)]
-    elif split is not None:
-        raise NoSplitError(f"{root} has one split only: leave out split={split!r}")
+        raise ValueError(f"{root} can't be loaded as a data set: {error}") from error
+    if isinstance(loaded, datasets.DatasetDict) and (asked.split or len(loaded) > 1):
+        loaded = loaded[split_name(asked.split, map(str, loaded), place=root)]
+    elif isinstance(loaded, datasets.DatasetDict):
+        loaded = next(iter(loaded.values()))
+    elif asked.split is not None:
+        raise NoSplitError(f"{root} has one split only: leave out split={asked.split!r}")
     pictures = [name for name, kind in loaded.features.items() if isinstance(kind, datasets.Image)]
     image = next((name for name in IMAGE_COLUMNS if name in pictures), None)
     mask = next((name for name in MASK_COLUMNS if name in pictures), None)
@@ -87,8 +111,7 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
         )
     if not len(loaded):
         raise ValueError(f"{root} has no rows")
-    id2label = read_id2label(root)
-    coding = read_coding(root, id2label, reduce_zero_label=reduce_zero_label)
+    classes = some_classes(root, teacher=asked.teacher)
 
     def cells(column: str) -> tuple[Cell, ...]:
         table = loaded.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -96,8 +119,26 @@ def saved_dataset(root: Path, *, split: str | None, reduce_zero_label: bool) -> 
 
     return Dataset(
         names=tuple(f"row_{row:06d}" for row in range(len(loaded))),
-        id2label=id2label,
+        id2label=classes.id2label,
         pictures=cells(image),
         masks=cells(mask),
-        coding=coding,
+        coding=coding_of(classes, reduce_zero_label=asked.reduce_zero_label),
+        recognised=f"Hugging Face data set, columns {image} and {mask}, {classes}",
     )
+
+
+def _of_pictures(table: Any) -> Any:
+    """Marks columns of (bytes, path) as pictures, which only the package datasets does itself."""
+    import datasets
+
+    for name, kind in table.features.items():
+        if isinstance(kind, dict) and kind.keys() == {"bytes", "path"}:
+            table = table.cast_column(name, datasets.Image())
+    return table
+
+
+HUGGINGFACE = Format(
+    fits,
+    saved_dataset,
+    "dataset_dict.json or state.json, of save_to_disk, or parquet files named by their split",
+)
