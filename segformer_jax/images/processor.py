@@ -352,7 +352,7 @@ class SegformerImageProcessor:
         picture, fractions = self._channels(image), False
         floats = not isinstance(picture, Image.Image) and picture.dtype.kind == "f"
         if self.do_resize or self.stretch is not None or not floats:
-            picture, fractions = self._as_bytes(picture)
+            (picture, fractions), floats = self._as_bytes(picture), False
         if fractions or (floats and _in_unit_range(np.asarray(picture))):
             self._warn_of_fractions()
         if self.do_resize:
