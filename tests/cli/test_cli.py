@@ -98,7 +98,7 @@ BAD = {
     "unknown model": "no model 'street-b9'.*installed: scene-b0.*nvidia/segformer-b0",
     "another architecture": "model_type must be 'segformer', got 'vit'",
     "truncated safetensors": "model.safetensors is damaged",
-    "pickle": r"must hold a dict of tensors, .* an object of posix\.system",
+    "pickle": r"must hold a dict of tensors, .*an object of posix\.system",
     "out is a file": "the output folder must be a folder, got the file",
     "out is unwritable": "the output folder .* can't be written",
     "small processor": "at least 29 pixels",
