@@ -1,9 +1,9 @@
 """Reads files of `torch.save` without torch, and without running code from them.
 
-A `.bin` or `.pth` is a pickle with raw tensors: in a zip archive since torch 1.6, in one file
-before. A pickle can name any function and have it called, so this reader imports and calls nothing:
-a few names it replaces by its own stand-ins for tensors, and all others by placeholders that do
-nothing. A placeholder among the wanted tensors is refused, and elsewhere left out, with a warning.
+A `.bin` or `.pth` file holds a pickle and raw tensors, in a zip archive since torch 1.6, one after
+the other before. A pickle can import and call any function, so this reader imports and calls
+nothing: it has functions of its own for the few names that tensors need, and puts placeholders for
+all others. One among the wanted tensors is refused, and elsewhere left out with a warning.
 """
 
 import io
@@ -27,7 +27,7 @@ from segformer_jax.errors import WeightsError, listed
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-MEMO = ("PUT", "BINPUT", "LONG_BINPUT")  # opcodes that number an object, from 0 on
+MEMO = ("PUT", "BINPUT", "LONG_BINPUT")  # each numbers an object, from 0 on
 MOST_REPEATED = 1 << 24  # most elements of a tensor that repeats its storage's, as by `expand`
 
 STORAGES: dict[str, Any] = {
@@ -77,8 +77,8 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     what the pickle would have imported, and what was left out of the state dict.
 
     Raises:
-        WeightsError: not a file of `torch.save`, truncated, of a big-endian machine; as
-            `find_state_dict`.
+        WeightsError: the file was not written by `torch.save`, is truncated, or comes from a
+            big-endian machine; as `find_state_dict`.
     """
     path = Path(path)
     try:
@@ -148,18 +148,19 @@ def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors and plain containers; everything else becomes a placeholder."""
+    """Accepts tensors and plain containers, and makes everything else a placeholder."""
 
     def __init__(self, file: io.BufferedIOBase):
         super().__init__(file, encoding="utf-8")
-        self._file = file
+        self._file: Any = file
         self.itemsizes: dict[str, int] = {}
         self.inert: dict[str, type[Inert]] = {}
 
     def checked_load(self) -> Any:
         """What the pickle holds; sizes that only damage can have are found before space is made."""
         start = self._file.tell()
-        for code, argument, place in pickletools.genops(self._file):
+        operations: Any = pickletools.genops(self._file)
+        for code, argument, place in operations:
             if code.name in MEMO and argument > place:  # memory is made up to the number
                 raise ValueError(f"the number {argument} of an object at byte {place}")
         self._file.seek(start)
