@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from PIL import Image
 
 from segformer_jax.data.dataset import IGNORED, Dataset, same_ratio
 from segformer_jax.data.masks import Colour
 from segformer_jax.errors import ImageError
-from segformer_jax.images.read import UPRIGHT, upright_header
+from segformer_jax.images.read import UPRIGHT, is_sideways, upright_header
 
 LISTED = 20
 

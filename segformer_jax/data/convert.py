@@ -13,6 +13,7 @@ from segformer_jax.atomic import atomic_folder
 from segformer_jax.data.dataset import IGNORED, Dataset
 from segformer_jax.data.formats.annotations import BACKGROUNDS
 from segformer_jax.data.formats.coco import import_pycocotools
+from segformer_jax.images.picture import as_rgb
 
 
 def write_folders(splits: Mapping[str, Dataset], out: str | Path) -> None:
@@ -118,5 +119,5 @@ def _copy_picture(dataset: Dataset, index: int, folder: Path) -> Path:
     if own:
         shutil.copyfile(place, file)
     else:
-        dataset.image(index).save(file)
+        as_rgb(dataset.image(index)).save(file)
     return file

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from segformer_jax.data.masks import IGNORED, Coding, read_mask
 from segformer_jax.errors import ImageError

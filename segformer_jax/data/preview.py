@@ -76,9 +76,10 @@ Pair = tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]
 def _readable_pairs(dataset: Dataset, side: int) -> Iterator[Pair]:
     for index in np.random.default_rng(0).permutation(len(dataset)).tolist():
         try:
-            image, mask = dataset.pair(index)
+            picture, mask = dataset.pair(index)
         except ImageError:  # `examine` tells of it
             continue
+        image = as_rgb(picture)
         shrink = side / max(image.size)
         size = [max(1, round(length * shrink)) for length in image.size]
         pixels = np.full((side, side, 3), 128, np.uint8)

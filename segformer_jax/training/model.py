@@ -161,7 +161,9 @@ def run_stretch(settings: TrainSettings, given: nnx.Module | None) -> Stretch | 
     return chosen_stretch(settings.range, settings.stretch) or own
 
 
-def _first_processor(settings: TrainSettings, given: nnx.Module | None) -> SegformerImageProcessor:
+def _first_processor(
+    settings: TrainSettings, given: nnx.Module | str | None
+) -> SegformerImageProcessor:
     """Returns the processor of the weights that a run starts from; the default one without any."""
     if settings.model in VARIANTS or given is not None:
         return SegformerImageProcessor()
