@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from segformer_jax.cli.printing import say
-from segformer_jax.images.eight_bits import Stretch
+from segformer_jax.images.stretch import Stretch
 
 DEFAULT_MODEL = "scene-b0"
 

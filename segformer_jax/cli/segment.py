@@ -7,8 +7,8 @@ import tyro
 
 from segformer_jax.cli.open_model import DEFAULT_MODEL
 from segformer_jax.cli.protocol_options import Name, make_protocol
-from segformer_jax.images.eight_bits import chosen_stretch
 from segformer_jax.images.flips import Flip
+from segformer_jax.images.stretch import chosen_stretch
 from segformer_jax.inference.result_files import Output
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.cli.open_model import open_segmenter
-from segformer_jax.images.eight_bits import Stretch
+from segformer_jax.images.stretch import Stretch
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.result_files import Output
 

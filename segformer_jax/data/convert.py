@@ -11,8 +11,8 @@ from PIL import Image
 
 from segformer_jax.atomic import atomic_folder
 from segformer_jax.data.dataset import IGNORED, Dataset
-from segformer_jax.data.formats.annotations import BACKGROUNDS
 from segformer_jax.data.formats.coco import import_pycocotools
+from segformer_jax.data.formats.shapes_json import BACKGROUNDS
 from segformer_jax.images.picture import as_rgb
 
 

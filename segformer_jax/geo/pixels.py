@@ -16,7 +16,6 @@ from segformer_jax.errors import ImageError
 from segformer_jax.images.colours import CHANNELS
 from segformer_jax.images.eight_bits import (
     GRID,
-    Stretch,
     band_percentiles,
     divided,
     stretched,
@@ -24,6 +23,7 @@ from segformer_jax.images.eight_bits import (
 )
 from segformer_jax.images.gdal_file import opaque_bands, palette_of, stored_range
 from segformer_jax.images.picture import resized
+from segformer_jax.images.stretch import Stretch
 from segformer_jax.json_text import readable
 
 CACHE = 64 << 20  # bytes of GDAL's cache of decoded blocks, for all files together

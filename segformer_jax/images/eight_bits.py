@@ -1,52 +1,18 @@
 """Converts values of any type to 8 bits, by their type, a range or two percentiles."""
 
-import math
 import warnings
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from segformer_jax.errors import ImageError, ImageWarning
-
-Stretch = tuple[int | float, int | float] | Literal["percentile"]
+from segformer_jax.images.stretch import Stretch
 
 PERCENTILES = (2, 98)  # of each band's values, as QGIS draws rasters
 GRID = 1024  # pixels per side, at most, of the grid that percentiles are taken of
 NEARLY_BLACK = 16383  # 14 bits: a quarter of 16 bits' range
-
-
-def checked_stretch(value: Any) -> Stretch | None:
-    """Checks a stretch: None, "percentile" or (low, high), also as a list from JSON.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if value is None or value == "percentile":
-        return value
-    numbers = list(value) if isinstance(value, list | tuple) else []
-    if len(numbers) == 2 and all(
-        isinstance(number, int | float) and math.isfinite(number) for number in numbers
-    ):
-        low, high = numbers
-        if low < high:
-            return low, high
-    raise ValueError(
-        'stretch must be (LOW, HIGH) with LOW below HIGH, or "percentile", got '
-        f"{value!r}: leave it out for pictures of 8 bits"
-    )
-
-
-def chosen_stretch(limits: tuple[float, ...], stretch: str | None) -> Stretch | None:
-    """Returns the stretch of the options --range LOW HIGH and --stretch percentile.
-
-    Raises:
-        ValueError: both are given, or one is not valid.
-    """
-    if limits and stretch is not None:
-        raise ValueError(f"--range must not be given beside --stretch, got {limits} and {stretch}")
-    return checked_stretch(limits or stretch)
 
 
 def to_eight_bits(

@@ -22,11 +22,12 @@ from segformer_jax.images.colours import (
     on_white,
     to_rgb,
 )
-from segformer_jax.images.eight_bits import checked_stretch, to_eight_bits
+from segformer_jax.images.eight_bits import to_eight_bits
 from segformer_jax.images.picture import Picture, resized, size_of
 from segformer_jax.images.pillow_file import MAX_PIXELS
 from segformer_jax.images.read import read_bands, read_class_indices, read_image
 from segformer_jax.images.sizes import is_number, size_dict, target_size
+from segformer_jax.images.stretch import checked_stretch
 from segformer_jax.json_text import json_bytes
 
 SWITCHES = (

@@ -19,7 +19,7 @@ from segformer_jax.images.colours import (
     on_white,
     to_rgb,
 )
-from segformer_jax.images.eight_bits import Stretch, to_eight_bits, warn_if_nearly_black
+from segformer_jax.images.eight_bits import to_eight_bits, warn_if_nearly_black
 from segformer_jax.images.gdal_file import (
     Bands,
     gdal_file,
@@ -41,6 +41,7 @@ from segformer_jax.images.pillow_file import (
     upright,
     warn_of_pages,
 )
+from segformer_jax.images.stretch import Stretch
 
 GEOREFERENCE = (33550, 33922, 34264, 34735)  # GeoTIFF: scale, tie points, transform, keys
 ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, 1, (5, 6, 7, 8)  # EXIF
@@ -309,7 +310,8 @@ def _upright_header(image: Image.Image) -> tuple[tuple[int, int], int]:
     width, height = image.size
     try:
         orientation = image.getexif().get(ORIENTATION, UPRIGHT)
-    except Exception:  # damaged EXIF, or a PNG that is cut off, whose EXIF may come last
+    except Exception:
+        image.load()  # raises for a PNG that is cut off, whose EXIF may come last
         orientation = UPRIGHT
     return (width, height) if orientation in SIDEWAYS else (height, width), orientation
 

@@ -12,8 +12,8 @@ from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.checkpoints.flat import Flat, save_flat
 from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.config import SegformerConfig
-from segformer_jax.images.eight_bits import Stretch, chosen_stretch
 from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.images.stretch import Stretch, chosen_stretch
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
 from segformer_jax.models.contract import in_use, interface_of
 from segformer_jax.models.encoder import Stage

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from segformer_jax.images.eight_bits import chosen_stretch
 from segformer_jax.images.flips import Flip, check_directions
+from segformer_jax.images.stretch import chosen_stretch
 
 Format = Literal[
     "auto",

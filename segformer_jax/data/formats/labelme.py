@@ -16,14 +16,14 @@ from PIL import Image, ImageDraw
 
 from segformer_jax.data.classes import own_classes
 from segformer_jax.data.dataset import Dataset
-from segformer_jax.data.formats.annotations import (
+from segformer_jax.data.formats.asked import Asked, Format
+from segformer_jax.data.formats.pairs import by_name, folders, paired
+from segformer_jax.data.formats.shapes_json import (
     background,
     begins_with,
     numbered,
     read_object,
 )
-from segformer_jax.data.formats.asked import Asked, Format
-from segformer_jax.data.formats.pairs import by_name, folders, paired
 from segformer_jax.data.masks import IGNORED, Coding
 from segformer_jax.data.splits import NoSplitError, is_split, split_name
 from segformer_jax.errors import ImageError
