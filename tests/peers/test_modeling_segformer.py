@@ -402,15 +402,18 @@ def test_correct_missing_keys(folder):
 
 def test_model_weights_reload_no_missing_tied_weights(tmp_path):
     new(SegformerModel).save_pretrained(tmp_path)
+    names = load_file(tmp_path / "model.safetensors").keys()
     save_file({"tensor": np.array([1, 2])}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError) as error:
         SegformerModel.from_pretrained(tmp_path)
-    assert all(name in str(error.value) for name in flat_state(new(SegformerModel)))
+    listed = [line.strip() for line in str(error.value).splitlines()]
+    assert len(names & set(listed)) == 20
+    assert f"and {len(names) - 20:,} more" in listed
 
 
 def test_can_load_ignoring_mismatched_shapes(folder):
     path, more = saved(HEADS[1], folder), CONFIG.with_labels(num_labels=42)
-    with pytest.raises(WeightsError, match=r"classifier\.kernel is \(16, 3\), wanted \(16, 42\)"):
+    with pytest.raises(WeightsError, match=r"classifier\.weight is \(3, 16\), wanted \(42, 16\)"):
         HEADS[1].from_pretrained(path, config=more)
     with pytest.warns(UserWarning, match="classifier"):
         model, told = HEADS[1].from_pretrained(

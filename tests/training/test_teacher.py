@@ -186,7 +186,9 @@ def test_two_pictures_without_masks_are_learned_by_heart(folder):
 def test_a_teacher_of_other_classes_in_another_order_is_taken_by_name(folder):
     teacher = teacher_of(folder / "other", TAUGHT)
     SegformerImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(teacher)
-    settings = TrainSettings(teacher=str(teacher), dtype="float32")
+    settings = prepare(
+        settings_of(folder, teacher=str(teacher), out=str(folder / "out"))
+    ).record.chosen
     mesh = sharding.make_mesh(jax.devices()[:1])
     teaching = distillation(settings, NAMES, soft=(), mesh=mesh)
     image = np.stack([shapes(number)[0] for number in range(2)])
