@@ -274,7 +274,7 @@ class SegformerConfig:
         return dict(sorted(values.items()))
 
     def to_json_string(self) -> str:
-        """The text of a config.json."""
+        """Returns the text of a config.json."""
         return json_bytes(self.to_dict(), sort_keys=True).decode()
 
     def to_json_file(self, file) -> None:

@@ -18,7 +18,7 @@ class ImageWarning(UserWarning):
 
 
 def listed(items: Sequence[object], *, between: str = ", ") -> str:
-    """The first 20 of a list, then how many more; "none" for an empty one."""
+    """Joins the first 20 items, and says how many more there are; "none" for an empty list."""
     shown = [str(item) for item in items[:MOST]]
     more = [f"and {len(items) - MOST:,} more"] if len(items) > MOST else []
     return between.join([*shown, *more]) or "none"

@@ -30,10 +30,10 @@ def is_adapter(path: Path) -> bool:
 
 
 def base_of(folder: Path) -> Path:
-    """The folder or file of the model that the adapters belong to, downloaded if necessary.
+    """Returns the folder or file of the model that the adapters change, downloaded if necessary.
 
     Raises:
-        WeightsError: the config names none, or one that is not there.
+        WeightsError: the config names no model, or one that can't be found.
     """
     name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     advice = f"write the folder or hub name of that model into {folder / ADAPTER_CONFIG}"
@@ -50,10 +50,10 @@ def base_of(folder: Path) -> Path:
 
 
 def read_adapters(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of the folder by the names of the model's layers.
+    """Reads the tensors of the folder, by the names of the model's layers.
 
     Raises:
-        WeightsError: they are missing or damaged, or no LoRA that can be merged.
+        WeightsError: they are missing or damaged, or of a kind of adapter that can't be merged.
     """
     settings = read_json(folder / ADAPTER_CONFIG)
     kind, start = settings.get("peft_type"), settings.get("init_lora_weights")
@@ -74,7 +74,7 @@ def read_adapters(folder: Path) -> dict[str, np.ndarray]:
 
 
 def merged(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of the whole model, by the names and in the types of the file of its base.
+    """Merges the adapters into their base; returns its tensors, with its file's names and types.
 
     Raises:
         WeightsError: as `base_of`, `read_adapters` and `read_weights`; adapters of layers that the
@@ -108,7 +108,7 @@ def merged(folder: Path) -> dict[str, np.ndarray]:
 
 
 def classes_of(folder: Path) -> int | None:
-    """The number of classes of the adapters' own classifier; None where they keep the base's."""
+    """Returns the number of classes of the adapters' classifier; None if they keep the base's."""
     weights = (
         tensor
         for name, tensor in read_adapters(folder).items()
@@ -122,7 +122,7 @@ def _key(name: str) -> str:
 
 
 def _change(pair: Mapping[str, np.ndarray], scale: float) -> np.ndarray | None:
-    """scale·B·A, (out, in) or, of a convolution, (out, in, h, w); None for other shapes."""
+    """Returns scale·B·A in the shape of the kernel; None if the shapes of A and B do not fit."""
     a, b = (pair[key].astype(np.float32) for key in "AB")
     if a.ndim < 2 or b.reshape(len(b), -1).shape[1] != len(a):
         return None

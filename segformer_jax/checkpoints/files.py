@@ -73,7 +73,7 @@ def flat_hint(path: str | Path) -> str:
 
 
 def checkpoints_inside(folder: str | Path) -> str:
-    """Where a folder of a training loop has its weights instead; "" for other folders."""
+    """Returns a hint at weights that a folder holds under other names or in folders, or ""."""
     entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
     kinds = (".safetensors", *TORCH_SUFFIXES)
     named = [

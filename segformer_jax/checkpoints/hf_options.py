@@ -1,4 +1,4 @@
-"""The arguments of transformers' `from_pretrained` that are not this library's own."""
+"""Handles the arguments of transformers' `from_pretrained` that this library does not have."""
 
 import dataclasses
 import warnings

@@ -1,4 +1,4 @@
-"""What transformers returns for `output_loading_info=True`: which tensors a file lacked or held."""
+"""Builds what transformers returns for `output_loading_info=True`: missing and unused tensors."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Says which tensors of a checkpoint do not fit a model, by the names that the file has."""
+"""Lists the tensors of a checkpoint that do not fit a model, by their names in the file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ def check(
     stored: Mapping[str, np.ndarray],
     source: str | Path,
 ) -> None:
-    """Accepts tensors that are exactly those of the model, each of its shape.
+    """Raises an error unless the tensors are those of the model, each with the model's shape.
 
     Args:
         wanted: the model's shapes by our paths, without what is initialised.
@@ -76,7 +76,7 @@ def check(
 
 
 def names_in_file(paths: list[str], stored: Mapping[str, Any]) -> list[str]:
-    """What a file would call our paths: by transformers' new names where it has those."""
+    """Returns the names of our paths in a file: transformers' new names if the file has these."""
     new_names = any(f".{name}".find(".stages.") >= 0 for name in stored)
     return [names.hf_name(path, original_names=not new_names) for path in paths]
 

@@ -77,12 +77,12 @@ def to_hf(
 
 
 def new_name(name: str) -> str:
-    """The name that transformers 5 has in memory for one in either dialect."""
+    """Returns the new name of a tensor, as in transformers 5, for an old or a new one."""
     return _renamed(name, OLD_TO_NEW)
 
 
 def hf_name(path: str, *, original_names: bool = True) -> str:
-    """The name in a file for one of our dotted paths, as `to_hf` gives it."""
+    """Returns the name of one of our dotted paths in a file, as `to_hf` does."""
     module, _, leaf = path.rpartition(".")
     name = f"{module}.{LEAVES_TO_HF.get(leaf, leaf)}"
     return _renamed(name, NEW_TO_OLD) if original_names else name

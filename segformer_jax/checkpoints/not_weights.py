@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's place after a download that went wrong, named as what it is."""
+"""Detects files that are not weights, as a failed download leaves them, and names their kind."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ START = 512  # bytes in which a file shows that it is one of these
 
 
 def check_is_no_stand_in(file: Path) -> None:
-    """Accepts a file that may be what its name says.
+    """Raises an error if a file can't be what its name says.
 
     Raises:
         WeightsError: it is empty, a pointer of Git LFS, or a web page.

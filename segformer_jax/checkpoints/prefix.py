@@ -1,4 +1,4 @@
-"""Takes off the prefix that a wrapper of the model left before the names of its tensors."""
+"""Removes the prefix that a wrapper of the model has put before the names of its tensors."""
 
 import re
 import warnings
@@ -22,7 +22,7 @@ BEGINNING = re.compile(
 
 
 def without_prefix(tensors: Mapping[str, Tensor], *, source: str | Path) -> dict[str, Tensor]:
-    """The tensors of the one SegFormer in a file, by the names that it has without its wrapper.
+    """Returns the tensors of the only SegFormer in a file, without the prefix of its wrapper.
 
     A warning names the prefix, and the tensors that do not have it, such as a loss's: those are
     left out. Names without a prefix, and names of which none is a SegFormer's, stay as they are.

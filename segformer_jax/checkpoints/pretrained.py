@@ -36,7 +36,7 @@ WEIGHTS = {"float": None, "float16": jnp.float16, "int8": jnp.float32}
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a model as its files name them, without a wrapper's prefix; adapters merged.
+    """Reads the tensors of a model by their names in the file; without prefix, adapters merged.
 
     Raises:
         WeightsError: as `read_weights`, `without_prefix` and `adapter.merged`.
@@ -382,7 +382,7 @@ def push_processor_config(values: Mapping[str, Any], repo_id: str, **options: An
 
 
 def _read_config(path: Path, *, id2label: Mapping[int, str] | None = None) -> SegformerConfig:
-    """The config of a folder or of a file's folder; `id2label` stands in for the file's."""
+    """Reads the config in a folder, or beside a file; `id2label` replaces the names in it."""
     folder = _folder(path, CONFIG)
     values = _read_json(folder, CONFIG)
     if "model_type" not in values:
@@ -409,7 +409,7 @@ def _read_config(path: Path, *, id2label: Mapping[int, str] | None = None) -> Se
 
 
 def _folder(path: Path, name: str) -> Path:
-    """The folder of a model's file: its own or, where adapters lack it, that of their base."""
+    """Returns the folder with a file of this name; for adapters without it, their base's folder."""
     folder = path if path.is_dir() else path.parent
     if not (folder / name).is_file() and adapter.is_adapter(folder):
         base = adapter.base_of(folder)

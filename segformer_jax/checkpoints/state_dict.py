@@ -18,7 +18,7 @@ LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 
 
 class Inert:
-    """What a name in a pickle becomes that is no tensor's: it takes everything, and does nothing.
+    """Replaces a class or function that a pickle names; it accepts all arguments and does nothing.
 
     Attributes:
         made_by: the name, which was not imported.
@@ -27,21 +27,21 @@ class Inert:
     made_by = ""
 
     def __new__(cls, *_arguments: Any, **_options: Any) -> "Inert":
-        """An inert object, in place of a call's result."""
+        """Returns an inert object as the result of a call."""
         return super().__new__(cls)
 
     def __init__(self, *_arguments: Any, **_options: Any) -> None:
-        """Keeps none of the arguments."""
+        """Ignores the arguments."""
 
     def _nothing(self, *_arguments: Any) -> None:
-        """Keeps nothing of what a pickle puts into an object after making it."""
+        """Ignores what a pickle adds to an object after creating it."""
 
     __setstate__ = __setitem__ = append = extend = add = _nothing
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A tensor of a kind that is not read.
+    """A tensor whose type can't be read.
 
     Attributes:
         kind: its type or storage, as torch names it.
@@ -51,7 +51,7 @@ class Unread:
 
 
 def find_state_dict(content: Any, *, kind: type[Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the model by name, and a line on each thing that was left out.
+    """Returns the tensors of the model by name, and a line about each thing that is left out.
 
     Looked for under `WRAPPERS`, also inside one another, then in the content itself, then under
     the one other key that holds tensors. Of several state dicts the first in that order is taken.

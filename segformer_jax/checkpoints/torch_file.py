@@ -157,7 +157,7 @@ class _Unpickler(pickle.Unpickler):
         self.inert: dict[str, type[Inert]] = {}
 
     def checked_load(self) -> Any:
-        """What the pickle holds; sizes that only damage can have are found before space is made."""
+        """Loads the pickle; first refuses impossible sizes, for which memory would be allocated."""
         start = self._file.tell()
         operations: Any = pickletools.genops(self._file)
         for code, argument, place in operations:
@@ -167,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
         return self.load()
 
     def notes(self) -> list[str]:
-        """What was not imported, in one line; nothing where the file names nothing else."""
+        """Returns a line that names what the pickle would have imported; an empty list if nothing."""
         if not self.inert:
             return []
         return [
@@ -208,7 +208,7 @@ def _rebuild_tensor(
 
 
 def _rebuild_typed(*arguments: Any) -> Unread:
-    """A tensor whose type has no storage of its own, such as float8: the seventh names it."""
+    """Stands for a tensor of a type without a storage class, such as float8: argument 7 names it."""
     return Unread(getattr(arguments[6], "made_by", "unknown"))
 
 

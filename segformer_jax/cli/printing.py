@@ -15,7 +15,7 @@ LISTED = 20  # of many lines of one kind
 
 
 def print_json(value: Any) -> None:
-    """A line of JSON, which stays JSON in an encoding that lacks some of its letters."""
+    """Prints a line of JSON; characters that the output's encoding lacks are escaped."""
     line = json_bytes(value, indent=None).decode().strip()
     whole = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(line if whole else json.dumps(json.loads(line)))
@@ -43,7 +43,7 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def shown_warnings() -> Iterator[None]:
-    """Prints warnings in a line each: of each kind the first 20, then how many more there were."""
+    """Prints each warning as a line: the first 20 of each kind, then how many more there were."""
     counts: Counter[type[Warning]] = Counter()
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
@@ -62,7 +62,7 @@ def shown_warnings() -> Iterator[None]:
 
 
 def about(file: Path, error: Exception) -> str:
-    """An error in one line, which names its file."""
+    """Returns an error as one line that names its file."""
     reason = one_line(error)
     return reason if str(file) in reason else f"{file}: {reason}"
 

@@ -111,7 +111,7 @@ def _write_classes(dataset: Dataset, folder: Path) -> dict[int, str]:
 
 
 def _copy_picture(dataset: Dataset, index: int, folder: Path) -> Path:
-    """The copy, named as the pair; pictures that lie in no file of their own become PNGs."""
+    """Copies a picture under the name of its pair; one without a file of its own becomes a PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     place = dataset.pictures[index]
     own = isinstance(place, Path)

@@ -55,7 +55,7 @@ def contact_sheet(
 
 
 def overview(datasets: Sequence[Dataset], *, count: int, side: int = 384) -> Image.Image | None:
-    """Pictures from all over data sets as they are, each beside itself with its mask over it.
+    """Draws random pictures of data sets without augmentation, each beside itself under its mask.
 
     Pictures that can't be read, or have no mask that fits, are passed over; None if all are.
 
@@ -91,7 +91,7 @@ def _readable_pairs(dataset: Dataset, side: int) -> Iterator[Pair]:
 
 
 def _sheet(pairs: Sequence[Pair], dataset: Dataset, size: tuple[int, int]) -> Image.Image:
-    """Pictures of one size, (height, width), with their masks and a legend."""
+    """Draws pictures of one size, (height, width), beside themselves under their masks."""
     labels = dict(dataset.id2label)
     if len(labels) == 1:  # masks hold 1 for the class, 0 for all else
         labels = {0: "all else", 1: labels[0]}

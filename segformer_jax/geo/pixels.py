@@ -198,7 +198,7 @@ class RasterPixels:
 
     @functools.cached_property
     def _range(self) -> tuple[Any, Any] | None:
-        """The values that become 0 and 255; None divides 16 bits by 257, and may warn of it."""
+        """Returns the values that become 0 and 255; None if 16 bits are divided by 257."""
         if self.stretch == "percentile":
             return band_percentiles(band.compressed() for band in self._grid())
         limits = self.stretch or stored_range(self.file)
