@@ -167,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
         return self.load()
 
     def notes(self) -> list[str]:
-        """Returns a line that names what the pickle would have imported; an empty list if nothing."""
+        """Returns a line that names what the pickle would have imported; no line if nothing."""
         if not self.inert:
             return []
         return [
@@ -208,7 +208,7 @@ def _rebuild_tensor(
 
 
 def _rebuild_typed(*arguments: Any) -> Unread:
-    """Stands for a tensor of a type without a storage class, such as float8: argument 7 names it."""
+    """Stands for a tensor of a type without storage class, such as float8; argument 7 names it."""
     return Unread(getattr(arguments[6], "made_by", "unknown"))
 
 

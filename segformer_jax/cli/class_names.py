@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def read_class_names(file: Path | None) -> dict[int, str] | None:
-    """The names by index; None without a file.
+    """Returns the names by index; None if no file is given.
 
     Args:
         file: JSON, {"0": "road", "1": "sky"} or ["road", "sky"]; or text with a name a line, the
