@@ -144,12 +144,13 @@ def evaluate(
         resize_masks=resize_masks,
     )
     say(f"{data}: {dataset.recognised}")
-    if skip_unreadable:
-        dataset = readable(dataset, whole=True)
-    check(dataset, whole=True, progress=Bar().checking)
     segmenter = Segmenter.from_pretrained(
         model, dtype=jnp.dtype(dtype), device=device, batch_size=batch_size
     )
+    dataset = dataclasses.replace(dataset, read=segmenter.processor.read)
+    if skip_unreadable:
+        dataset = readable(dataset, whole=True)
+    check(dataset, whole=True, progress=Bar().checking)
     with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
         found = evaluated(
             segmenter,

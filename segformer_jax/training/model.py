@@ -1,5 +1,6 @@
 """The model of a run: loads or builds it, selects what is trained, and saves it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from segformer_jax.checkpoints.files import PARAMETERS
 from segformer_jax.checkpoints.flat import Flat, save_flat
 from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.config import SegformerConfig
+from segformer_jax.images.picture import Picture
 from segformer_jax.images.processor import SegformerImageProcessor
+from segformer_jax.images.read import read_bands, read_image
 from segformer_jax.images.stretch import Stretch, chosen_stretch
 from segformer_jax.models import SegformerForSemanticSegmentation, paper_init
 from segformer_jax.models.contract import in_use, interface_of
@@ -159,6 +162,14 @@ def run_stretch(settings: TrainSettings, given: nnx.Module | None) -> Stretch | 
     """Returns how a run's pictures of more than 8 bits become 8: as asked, or as its model does."""
     own = _first_processor(settings, given).stretch
     return chosen_stretch(settings.range, settings.stretch) or own
+
+
+def reader_of(settings: TrainSettings, given: nnx.Module | None) -> Callable[[Any], Picture]:
+    """Returns a function that reads a run's pictures before their number of bands is chosen."""
+    stretch = run_stretch(settings, given)
+    if settings.num_channels == 3:
+        return functools.partial(read_image, stretch=stretch)
+    return functools.partial(read_bands, channels=settings.num_channels, stretch=stretch)
 
 
 def _first_processor(

@@ -18,7 +18,13 @@ from segformer_jax.models.contract import matmul_dtype
 from segformer_jax.training import sharding
 from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.defaults import check_batch, choose
-from segformer_jax.training.model import described, kept_apart, run_processor, run_stretch
+from segformer_jax.training.model import (
+    described,
+    kept_apart,
+    reader_of,
+    run_processor,
+    run_stretch,
+)
 from segformer_jax.training.progress import Teller
 from segformer_jax.training.record import Record, read_record, resumed
 from segformer_jax.training.settings import Dtype, TrainSettings
@@ -97,7 +103,12 @@ def prepare(
     sharding.join_processes(settings.coordinator, settings.num_processes, settings.process_id)
     if teller is None or jax.process_index() > 0:  # only process 0 reports
         teller = Teller()
-    opened = open_run_data(chosen or settings, teacher=teachers_classes(settings))
+    opened = open_run_data(
+        chosen or settings,
+        teacher=teachers_classes(settings),
+        read=reader_of(settings, model),
+        recorded=None if before is None else len(before.survey.sizes),
+    )
     data, validation, shares = opened.training, opened.validation, opened.shares
     if before is not None and chosen is not None:
         _check_same(before, data, opened.parts)

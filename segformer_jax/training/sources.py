@@ -21,6 +21,8 @@ from segformer_jax.data.held_out import USUAL_SHARE, divided
 from segformer_jax.data.masks import Coding, read_mask
 from segformer_jax.data.order import Share
 from segformer_jax.data.splits import NoSplitError
+from segformer_jax.images.picture import Picture
+from segformer_jax.images.read import read_image
 from segformer_jax.training.settings import TrainSettings
 
 
@@ -138,23 +140,32 @@ class RunData:
         ]
 
 
-def open_run_data(settings: TrainSettings, *, teacher: Mapping[int, str] | None = None) -> RunData:
+def open_run_data(
+    settings: TrainSettings,
+    *,
+    teacher: Mapping[int, str] | None = None,
+    read: Callable[[Any], Picture] = read_image,
+    recorded: int | None = None,
+) -> RunData:
     """Opens the folders of `settings.data`; a single data set keeps its classes and masks.
 
     Args:
         settings: of the run.
         teacher: the classes of a model that replaces missing masks, as in `open_dataset`.
+        read: reads a picture.
+        recorded: for a run that continues, the number of pictures that it trains on. If there are
+            as many, none is left out: one that was damaged since is skipped when it is drawn.
 
     Raises:
         ValueError: as `open_dataset`, `union` and `recoded`.
         NoSplitError: no folder has the validation split, or one lacks the training split.
     """
-    sources = [_training(path, settings, teacher) for path in settings.sources]
+    sources = [_training(path, settings, teacher, read) for path in settings.sources]
     evaluated: dict[str, Source] = {}
     missing: dict[str, NoSplitError] = {}
     for path in settings.sources:
         try:
-            evaluated[path] = _opened(path, settings.val_split, settings)
+            evaluated[path] = _opened(path, settings.val_split, settings, read)
         except NoSplitError as error:
             missing[path] = error
     share = settings.val_share
@@ -183,7 +194,8 @@ def open_run_data(settings: TrainSettings, *, teacher: Mapping[int, str] | None 
     if settings.eval_limit:
         validation = _first(validation, settings.eval_limit)
     if settings.skip_unreadable:
-        sources = [replace(s, data=readable(s.data, whole=False)) for s in sources]
+        if sum(len(source.data) for source in sources) != recorded:
+            sources = [replace(s, data=readable(s.data, whole=False)) for s in sources]
         validation = [replace(s, data=readable(s.data, whole=True)) for s in validation]
     if len(sources) == 1:
         return RunData(
@@ -216,6 +228,7 @@ def _opened(
     path: str,
     split: str | None,
     settings: TrainSettings,
+    read: Callable[[Any], Picture],
     teacher: Mapping[int, str] | None = None,
 ) -> Source:
     data = open_dataset(
@@ -227,22 +240,27 @@ def _opened(
         resize_masks=settings.resize_masks,
         teacher=teacher,
     )
-    return Source(path, data)
+    return Source(path, replace(data, read=read))
 
 
-def _training(path: str, settings: TrainSettings, teacher: Mapping[int, str] | None) -> Source:
+def _training(
+    path: str,
+    settings: TrainSettings,
+    teacher: Mapping[int, str] | None,
+    read: Callable[[Any], Picture],
+) -> Source:
     """Opens the training split, or all of a data set that has no splits.
 
     Raises:
         ValueError: as `open_dataset`.
     """
     try:
-        return _opened(path, settings.train_split, settings, teacher)
+        return _opened(path, settings.train_split, settings, read, teacher)
     except NoSplitError as error:
         if settings.train_split != TrainSettings.train_split:
             raise
         try:
-            return _opened(path, None, settings, teacher)
+            return _opened(path, None, settings, read, teacher)
         except ValueError:  # it has splits, and none of them is for training
             raise error from None
 

@@ -12,8 +12,10 @@ from flax import nnx
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.checkpoints import names
+from segformer_jax.data.check import Survey
 from segformer_jax.models.outputs import SemanticSegmenterOutput
 from segformer_jax.training import lora, sharding
+from segformer_jax.training.defaults import choose
 from segformer_jax.training.distillation import Distillation
 from segformer_jax.training.losses import make_loss
 from segformer_jax.training.optimizer import make_optimizer
@@ -238,9 +240,11 @@ def test_steps_that_learn_from_a_model_are_those_of_torch(hf, tmp_path, x64):
     teacher = reference.hf_model("ForSemanticSegmentation", hidden_sizes=[8, 16, 24, 36]).double()
     teacher.save_pretrained(tmp_path / "teacher")
     SegformerImageProcessor().save_pretrained(tmp_path / "teacher")
-    settings = TrainSettings(
+    asked = TrainSettings(
         teacher=str(tmp_path / "teacher"), teacher_weight=0.4, temperature=2.0, dtype="float64"
     )
+    survey = Survey(sizes=((64, 64),), class_pixels=(1,) * LABELS, ignored_pixels=0)
+    settings, _ = choose(asked, survey, platform="cpu", devices=1)
     mesh = sharding.make_mesh(jax.devices()[:1])
     id2label = {index: f"LABEL_{index}" for index in range(LABELS)}
     teaching = distillation(settings, id2label, soft=(), mesh=mesh)

@@ -148,7 +148,7 @@ def test_pictures_alone_are_learned_with_the_teachers_classes(folder):
     )
     assert train(settings).finished
     assert load_config(folder / "of-unlabelled" / "last").id2label == NAMES
-    with pytest.raises(ValueError, match=r"there is no id2label\.json"):
+    with pytest.raises(ValueError, match=r"there is no folder of masks beside .*images: "):
         prepare(replace(settings, teacher=None, out=str(folder / "untaught")))
 
 
