@@ -32,6 +32,7 @@ from segformer_jax.images.read import MAX_PIXELS, open_image
 
 ROBOFLOW = "_annotations.coco.json"
 NO_REGIONS = ("captions", "person_keypoints")  # which COCO has beside its instances
+NOT_COCO = (ROBOFLOW, "notes.json")  # it is found apart; Label Studio's, beside labels of YOLO
 NAME = re.compile(r"(?:(instances|stuff|panoptic|captions|person_keypoints)_)?(\D*?)\d*")
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
@@ -198,7 +199,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted([*root.glob("*.json"), *(root / "annotations").glob("*.json")]):
         named = NAME.fullmatch(file.stem)
         kind = named[1] if named else None
-        if file.name != ROBOFLOW and kind not in NO_REGIONS and _is_coco(file):
+        if file.name not in NOT_COCO and kind not in NO_REGIONS and _is_coco(file):
             part = named[2].strip("_-") if named else ""
             yield (part if is_split(part) else "all"), file
 
