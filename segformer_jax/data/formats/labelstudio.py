@@ -7,6 +7,7 @@ above 128, where Label Studio's converter draws the line too; what no region cov
 background.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator
@@ -165,10 +166,18 @@ def _tasks(file: Path) -> list[dict[str, Any]]:
                 annotation.get("was_cancelled")
             for entry in _regions(task):
                 _labels(entry)
+                _pack(entry["value"])
             task["data"].items()
     except BROKEN as error:
         raise ValueError(f"{file} is not an export of Label Studio: {error!r}") from error
     return tasks
+
+
+def _pack(value: dict[str, Any]) -> None:
+    """Makes bytes of a brush's run lengths, an eighth of the memory; damaged ones stay."""
+    if isinstance(value.get("rle"), list):
+        with contextlib.suppress(TypeError, ValueError):
+            value["rle"] = bytes(value["rle"])
 
 
 def _annotations(task: dict[str, Any]) -> list[dict[str, Any]]:
@@ -238,7 +247,7 @@ def _segmentation(region: dict[str, Any], size: tuple[int, int]) -> Any:
 
     value, (height, width) = region["value"], size
     if "rle" in value:
-        if not isinstance(value["rle"], list):
+        if not isinstance(value["rle"], (list, bytes)):
             raise ValueError(f"its run lengths must be a list, got {type(value['rle']).__name__}")
         opaque = decode_brush(value["rle"], size=size) > OPAQUE
         return coco.encode(np.asfortranarray(opaque.astype(np.uint8)))

@@ -123,8 +123,9 @@ def read(root: Path, asked: Asked) -> Dataset:
     labelled = {
         file.relative_to(labels_at).with_suffix("").as_posix(): file
         for file in sorted(labels_at.rglob("*.txt"))
-        if file.name not in NAMES
     }
+    if "classes" not in pictures:
+        labelled.pop("classes", None)  # labelImg's list of names
     without = [name for name in pictures if name not in labelled]
     if len(without) < len(pictures):  # else `paired` says that names differ
         labelled |= {name: labels_at / f"{name}.txt" for name in without}
@@ -193,7 +194,7 @@ def _names(root: Path) -> tuple[list[str], Path]:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    for folder in (root, root.parent):
+    for folder in (root, root.parent) if is_split(root.resolve().name) else (root,):
         listed = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))]
         for file in sorted(listed, key=lambda file: file.stem != "data"):
             names = _names_in_yaml(file)
