@@ -3,7 +3,7 @@
 Of a task's annotations, the first that is not cancelled counts. Its regions are drawn in the file's
 order, later ones over earlier ones; polygons, and rectangles as polygons, by pycocotools, for which
 Label Studio's COCO export writes the same points. A pixel belongs to a brush if its opacity is
-above 128, where Label Studio's converter draws the line too; what no region covers is the
+above 128, as in the masks that Label Studio's converter imports; what no region covers is the
 background.
 """
 
@@ -132,18 +132,14 @@ def read(root: Path, asked: Asked) -> Dataset:
         raise ValueError(
             f"{root} must hold the pictures that {files[0][1].name} names{first}: copy them there"
         )
-    said = (
-        f" (tasks of several annotations, of which the first counts: {several:,})"
-        if several
-        else ""
-    )
+    first_counts = f" (tasks of several annotations, of which the first counts: {several:,})"
     return Dataset(
         names=tuple(f"{place:06d}_{picture.stem}" for place, picture in enumerate(pictures)),
         id2label=classes.id2label,
         pictures=tuple(pictures),
         masks=tuple(masks),
         coding=Coding(max(len(classes.id2label), 2)),
-        recognised=f"Label Studio's JSON{said}, {classes}",
+        recognised=f"Label Studio's JSON{first_counts * (several > 0)}, {classes}",
     )
 
 
