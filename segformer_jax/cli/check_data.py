@@ -98,7 +98,7 @@ def _print(data: str, shown: dict[str, Any]) -> None:
     columns = list(shown)
     console = make_console()
     for part, about in shown.items():
-        console.print(f"{data}, {part}: {about['recognised']}", highlight=False, markup=False)
+        console.print(f"{data}, {part}: {about['recognised']}", highlight=False)
         sizes = [f"{size} ({often:,})" for size, often in about["sizes"].items()]
         more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
         console.print(f"  {about['pairs']:,} pairs, {', '.join(sizes[:5])}{more}", highlight=False)

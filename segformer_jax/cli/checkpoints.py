@@ -143,7 +143,7 @@ def _print_info(model: str, about: dict[str, Any]) -> None:
         console.print("weights: int8, with a float32 scale per output channel; float32 in use")
     if about["labels"]:
         names = ", ".join(about["labels"].values())
-        console.print(f"{len(about['labels'])} labels: {names}", highlight=False, markup=False)
+        console.print(f"{len(about['labels'])} labels: {names}", highlight=False)
 
 
 def _print_comparison(report: dict[str, Any]) -> None:

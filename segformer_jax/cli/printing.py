@@ -32,9 +32,10 @@ def make_table(first: str, *others: str, title: str) -> Any:
 
 
 def make_console() -> Any:
+    """A console that prints names as they are, also `[red]` and `:car:`, which rich replaces."""
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return Console(soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False)
 
 
 def say(message: str) -> None:

@@ -151,7 +151,7 @@ def segment(
             )
         return segment_many_files(many[0], request)
     if rasters:
-        if len(rasters) < len(images):
+        if any(source.exists() for source in images if source not in rasters):
             raise ValueError(
                 f"{rasters[0]} is a raster and can't be mixed with other pictures: "
                 "segment rasters by a separate command"

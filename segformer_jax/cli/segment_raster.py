@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from segformer_jax.atomic import atomic_path, temporary_name
 from segformer_jax.cli.out_dir import output_folder
-from segformer_jax.cli.printing import print_json
+from segformer_jax.cli.printing import about, print_json, say
 from segformer_jax.cli.results_of import Picture, check_names
 from segformer_jax.cli.segment_photos import print_segmentation
 from segformer_jax.cli.segment_request import Request
@@ -41,25 +41,47 @@ def is_raster(path: Path, request: Request) -> bool:
 
 
 def segment_rasters(paths: tuple[Path, ...], request: Request) -> int:
-    """Writes DIR/<stem>.mask.tif, .overlay.tif and .json per raster; prints tables of classes."""
+    """Writes DIR/<stem>.mask.tif, .overlay.tif and .json per raster; prints tables of classes.
+
+    Returns:
+        The exit code: 1 if one of several rasters can't be read, else 0.
+
+    Raises:
+        ImageError: only one raster was given, and it can't be read.
+        ImportError: a package is not installed.
+    """
+    from segformer_jax.errors import ImageError
     from segformer_jax.geo.pixels import open_raster
 
     pictures = [Picture(path, path.stem, raster=True) for path in paths]
     check_names(pictures)
     for picture in pictures:
         picture.results(request)
-        with open_raster(picture.file, bands=request.bands, channels=None):
+    alone = len(pictures) == 1
+    if alone:  # report errors before the model is loaded
+        with open_raster(pictures[0].file, bands=request.bands, channels=None):
             pass
-    results = []
+    results, failed = [], []
     with output_folder(request.out_dir):
         segmenter = request.segmenter()
         for picture in pictures:
-            results.append(segment_one(segmenter, picture, request))
+            try:
+                found = segment_one(segmenter, picture, request)
+            except ImageError as error:
+                if alone:
+                    raise
+                reason = about(picture.file, error)
+                failed.append({"image": str(picture.file), "error": reason})
+                say(reason)
+                continue
+            results.append(found)
             if not request.json:
-                print_segmentation(results[-1])
+                print_segmentation(found)
     if request.json:
-        print_json({"model": request.model, "images": results})
-    return 0
+        print_json({"model": request.model, "images": results, "failed": failed})
+    elif failed:
+        say(f"pictures that could not be read: {len(failed):,}")
+    return 1 if failed else 0
 
 
 def segment_one(segmenter: Any, picture: Picture, request: Request) -> dict[str, Any]:

@@ -19,6 +19,8 @@ Format = Literal[
     "roboflow",
     "coco",
     "labelme",
+    "labelstudio",
+    "yolo",
     "ade20k",
     "cityscapes",
     "voc",

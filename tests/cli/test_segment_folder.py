@@ -204,6 +204,27 @@ def test_a_folder_of_rasters_and_photos_gives_what_each_gives_alone(run, tiles, 
     assert (code, "--outputs must not have npy for a raster, got" in said) == (2, True)
 
 
+def test_rasters_named_one_by_one_go_on_after_one_that_cannot_be_read(run, tiles, tmp_path):
+    damaged, missing, out = tiles / "damaged.tif", tiles / "missing.tif", tmp_path / "out"
+    damaged.write_bytes((tiles / "b.tif").read_bytes()[:3000])  # a header, and few of the pixels
+    images = (damaged, tiles / "world.tif", missing, tiles / "c.vrt")
+    code, printed, said = run(*images, "--out-dir", out, "--outputs", "mask")
+    assert (code, written(out).keys()) == (1, {"world.mask.tif", "c.mask.tif"})
+    assert str(out / "c.mask.tif") in printed
+    assert all(own in said for own in ("damaged.tif", "missing.tif", "could not be read: 2"))
+    code, printed, _ = run(*images, "--out-dir", out, "--outputs", "mask", "--json")
+    report = json.loads(printed)
+    assert [own["image"] for own in report["images"]] == [str(images[1]), str(images[3])]
+    assert [own["image"] for own in report["failed"]] == [str(damaged), str(missing)]
+    for image in (damaged, missing):
+        code, printed, said = run(image, "--out-dir", tmp_path / "none", "--outputs", "mask")
+        assert (code, printed, said.count("\n")) == (2, "", 1)
+        assert said.startswith("segformer-jax: error: ")
+        assert image.name in said
+    code, _, said = run(tiles / "b.tif", tiles / "photo.jpg", "--out-dir", out)
+    assert (code, "can't be mixed with other pictures" in said) == (2, True)
+
+
 def test_polygons_of_rasters_and_photos(run, tiles, tmp_path):
     out = tmp_path / "out"
     assert run(tiles, "--out-dir", out, "--outputs", "polygons", "--min-area", 9)[0] == 0

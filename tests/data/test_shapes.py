@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -163,6 +164,8 @@ def test_cocos_instances_become_classes_as_pycocotools_draws_them(tmp_path, file
         ({"category_id": 9, "segmentation": {"size": [2, 2], "counts": [1, 3]}}, "damaged seg"),
         ({"category_id": 9, "segmentation": [["x"] * 8]}, "damaged segmentation"),
         ({"category_id": 9, "segmentation": {"counts": [[]]}}, "damaged segmentation"),
+        ({"category_id": 9, "segmentation": [flat(BOX)[0] + [1e12, 3]]}, "the coordinate 1e.12"),
+        ({"category_id": 9, "segmentation": [flat(BOX)[0] + [math.nan, 3]]}, "the coordinate nan"),
     ],
 )
 def test_a_segmentation_that_is_none_is_named(tmp_path, entry, message):

@@ -16,8 +16,10 @@ from segformer_jax.data.formats.cvat import CVAT
 from segformer_jax.data.formats.folder import FOLDER
 from segformer_jax.data.formats.huggingface import HUGGINGFACE
 from segformer_jax.data.formats.labelme import LABELME
+from segformer_jax.data.formats.labelstudio import LABELSTUDIO
 from segformer_jax.data.formats.pascal_voc import VOC
 from segformer_jax.data.formats.roboflow import ROBOFLOW
+from segformer_jax.data.formats.yolo import YOLO
 from segformer_jax.data.splits import NoSplitError, is_split
 
 FORMATS: dict[str, Format] = {
@@ -26,6 +28,8 @@ FORMATS: dict[str, Format] = {
     "roboflow": ROBOFLOW,
     "coco": COCO,
     "labelme": LABELME,
+    "labelstudio": LABELSTUDIO,
+    "yolo": YOLO,
     "ade20k": ADE20K,
     "cityscapes": CITYSCAPES,
     "voc": VOC,

@@ -32,6 +32,8 @@ from segformer_jax.images.read import MAX_PIXELS, open_image
 
 ROBOFLOW = "_annotations.coco.json"
 NO_REGIONS = ("captions", "person_keypoints")  # which COCO has beside its instances
+NOT_COCO = (ROBOFLOW, "notes.json")  # it is found apart; Label Studio's, beside labels of YOLO
+FAR = 10  # times the longer side of the picture: points beyond are damage
 NAME = re.compile(r"(?:(instances|stuff|panoptic|captions|person_keypoints)_)?(\D*?)\d*")
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
@@ -68,6 +70,7 @@ class Regions:
             try:
                 if isinstance(region, list):
                     polygons: Any = [[*map(float, own)] for own in region if len(own) > 5]
+                    _check_points(polygons, self.size)
                     runs: Any = coco.frPyObjects(polygons, height, width) if polygons else []
                 elif isinstance(region["counts"], list):
                     runs = [coco.frPyObjects(region, height, width)]
@@ -115,6 +118,14 @@ class Panoptic:
 
     def __str__(self) -> str:
         return str(self.file)
+
+
+def _check_points(polygons: list[list[float]], size: tuple[int, int]) -> None:
+    """Refuses points that are far from the picture: pycocotools needs memory by the distance."""
+    most = FAR * max(size)
+    far = next((own for polygon in polygons for own in polygon if not abs(own) <= most), None)
+    if far is not None:
+        raise ValueError(f"a polygon with the coordinate {far:g}")
 
 
 def fits(root: Path) -> bool:
@@ -198,7 +209,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted([*root.glob("*.json"), *(root / "annotations").glob("*.json")]):
         named = NAME.fullmatch(file.stem)
         kind = named[1] if named else None
-        if file.name != ROBOFLOW and kind not in NO_REGIONS and _is_coco(file):
+        if file.name not in NOT_COCO and kind not in NO_REGIONS and _is_coco(file):
             part = named[2].strip("_-") if named else ""
             yield (part if is_split(part) else "all"), file
 

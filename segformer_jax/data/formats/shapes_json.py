@@ -13,14 +13,14 @@ BACKGROUNDS = ("background", "_background_")
 HEAD = 4096  # bytes, by which a kind of JSON is told
 
 
-def begins_with(file: Path, *keys: str) -> bool:
-    """Whether the first bytes of a JSON file name all of these keys."""
+def begins_with(file: Path, *keys: str, opening: bytes = b"{") -> bool:
+    """Whether a JSON file begins with this bracket, and its first bytes name all of these keys."""
     try:
         with file.open("rb") as opened:
             head = opened.read(HEAD)
     except OSError:
         return False
-    return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and all(
+    return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(opening) and all(
         re.search(rb'"%s"\s*:' % key.encode(), head) for key in keys
     )
 
@@ -31,13 +31,22 @@ def read_object(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: no JSON, or something else in it.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
-        raise ValueError(f"{file} can't be read as JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object, got a {type(content).__name__}")
     return content
+
+
+def read_json(file: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ValueError: no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
+        raise ValueError(f"{file} can't be read as JSON: {error}") from error
 
 
 def inside(folder: Path, name: Any, *, file: Path) -> Path:
@@ -65,7 +74,7 @@ def numbered(
         whole: whether shapes cover all pixels that count, so that no background is added.
 
     Raises:
-        ValueError: a name that the user's own list does not have, or one twice.
+        ValueError: a name that the user's own list does not have, or one twice; or too many.
     """
     if own is None:
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -73,6 +82,11 @@ def numbered(
             raise ValueError(f"{file} must give each class another name, got {twice!r} twice")
         named = whole or any(name in BACKGROUNDS for name in names)
         behind = () if named else BACKGROUNDS[:1]
+        if len(behind) + len(names) > IGNORED:
+            raise ValueError(
+                f"{file} must have at most {IGNORED} classes with the background, because "
+                f"{IGNORED} marks ignored pixels, got {len(behind) + len(names)}: merge classes"
+            )
         return Classes(dict(enumerate((*behind, *names))), file.name)
     unknown = [name for name in names if name not in own.id2label.values()]
     if unknown:
