@@ -10,5 +10,5 @@ libraries open are not seen.
 Found so far: pycocotools ends the process at a polygon's point that is NaN or far away. Numbers of
 thousands of digits, JSON nested too deeply, a long field of CSV, and a file's name that is no text
 or too long raised what is not documented: in lists of classes, COCO, labelme's masks, indices of
-shards and the server's Content-Length.
+shards and the server's Content-Length; so did GDAL for a JPEG with damaged EXIF.
 """

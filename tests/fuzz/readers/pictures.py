@@ -17,6 +17,7 @@ from segformer_jax.images.read import (
     check_image,
     count_channels,
     has_georeference,
+    open_image,
     read_bands,
     read_class_indices,
     read_image,
@@ -121,7 +122,7 @@ def _read(folder: Path) -> None:
         except ImageError as error:
             first.append(error)
     with contextlib.suppress(ImageError):  # most pictures are no maps of classes
-        read_class_indices(path)
+        read_class_indices(open_image(path, max_pixels=MOST))
     if first:
         raise first[0]
 
