@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -136,19 +137,19 @@ def _safetensors(path: Path) -> Iterator[None]:
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     check_is_no_stand_in(index)
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        values = json.loads(index.read_bytes())["weight_map"].values()
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{index} is not an index of weight shards ({error!r}): download it again"
         ) from error
     tensors: dict[str, np.ndarray] = {}
-    for name in names:
+    for name in sorted({str(value) for value in values}):
         if Path(name).name != name:
             raise WeightsError(
                 f"{index} must name files in its own folder, got {name!r}: download the "
                 "checkpoint again"
             )
-        if not (index.parent / name).is_file():
+        if not os.path.isfile(index.parent / name):  # False for a name too long
             raise WeightsError(
                 f"{index} names the file {name}, which is missing beside it: download "
                 "the checkpoint again"

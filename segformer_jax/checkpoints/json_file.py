@@ -23,7 +23,7 @@ def read_json(file: str | Path) -> dict[str, Any]:
         values = json.loads(Path(file).read_bytes())
     except OSError as error:
         raise WeightsError(f"{file} can't be read ({error.strerror}): correct the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(
             f"{file} is not valid JSON ({error}): correct or download it again"
         ) from error

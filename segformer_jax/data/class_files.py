@@ -1,12 +1,15 @@
 """Reads the lists of classes that other tools write: CVAT, Roboflow, labelme and others."""
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segformer_jax.data.masks import AS_THEY_ARE, IGNORED, NO_CLASS, Colour
 from segformer_jax.images.labels import voc_colour
+
+SHOWN = 80  # characters of a line in a message
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,11 @@ def read_classes_csv(path: Path) -> Listed:
     """
     rows = {}
     for row in _rows(path):
-        value = row[0].strip()
-        if len(row) < 2 or not value.isdecimal() or int(value) > 254 or int(value) in rows:
-            raise ValueError(f"{path} must hold lines as '0, background', got {','.join(row)!r}")
-        rows[int(value)] = ",".join(row[1:]).strip()
+        value = _byte(row[0])
+        if len(row) < 2 or not 0 <= value < IGNORED or value in rows:
+            got = ",".join(row)[:SHOWN]
+            raise ValueError(f"{path} must hold lines as '0, background', got {got!r}")
+        rows[value] = ",".join(row[1:]).strip()
     table = [NO_CLASS] * IGNORED + [IGNORED]
     for index, value in enumerate(sorted(rows)):
         table[value] = index
@@ -82,12 +86,19 @@ def read_names(path: Path) -> Listed:
 
 
 def _colour(parts: list[str], path: Path) -> Colour:
-    numbers = [int(part) if part.strip().isdecimal() else -1 for part in parts]
-    if len(numbers) != 3 or not all(0 <= number <= 255 for number in numbers):
+    numbers = [_byte(part) for part in parts]
+    if len(numbers) != 3 or min(numbers) < 0:
         raise ValueError(
-            f"a colour in {path} must be red, green and blue, each in 0…255, got {','.join(parts)}"
+            f"a colour in {path} must be red, green and blue, each in 0…255, got "
+            f"{','.join(parts)[:SHOWN]}"
         )
     return numbers[0], numbers[1], numbers[2]
+
+
+def _byte(text: str) -> int:
+    """The number 0…255 in a text, or -1; int() refuses one of thousands of digits."""
+    number = int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else -1
+    return number if number <= 255 else -1
 
 
 def _numbered(colours: list[Colour], path: Path) -> tuple[tuple[Colour, int], ...]:
@@ -98,7 +109,10 @@ def _numbered(colours: list[Colour], path: Path) -> tuple[tuple[Colour, int], ..
 
 
 def _rows(path: Path) -> list[list[str]]:
-    return list(csv.reader(_lines(path)[1:]))  # the first names the columns
+    try:
+        return list(csv.reader(_lines(path)[1:]))  # the first names the columns
+    except csv.Error as error:
+        raise ValueError(f"{path} can't be read as CSV: {error}") from error
 
 
 def _lines(path: Path) -> list[str]:

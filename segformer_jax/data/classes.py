@@ -198,7 +198,7 @@ def _beside(folder: Path, name: str) -> Path | None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON or not UTF
         raise ValueError(f"{path} can't be read as JSON: {error}") from error
 
 

@@ -78,7 +78,9 @@ def gdal_file(path: str | os.PathLike) -> Generator[Any]:
         try:
             with rasterio.Env(), rasterio.DatasetReader(name, driver=list(drivers)) as file:
                 yield file
-        except rasterio.errors.RasterioError as error:
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # rasterio's, or GDAL's own, which has no public name
             reason = " ".join(str(error.__cause__ or error).split())
             raise ImageError(
                 f"{name} is not a picture of a kind that Pillow or GDAL reads ({reason}): convert "

@@ -15,6 +15,7 @@ SIGNATURES = (
     b"\x89PNG\r\n\x1a\n",
 )  # JPEG, PNG: other decoders are never called
 HEADER_BYTES = 16 * 1024
+DIGITS = 20  # of a length: int() refuses thousands of them
 OUTPUTS = ("mask", "overlay", "json")
 
 
@@ -118,7 +119,7 @@ def check_length(headers: Mapping[str, str], limits: Limits) -> int:
     length = headers.get("content-length", "")
     if not length.isdecimal():
         return limits.body_bytes
-    if int(length) > limits.body_bytes:
+    if len(length) > DIGITS or int(length) > limits.body_bytes:
         raise too_long(limits)
     return int(length)
 

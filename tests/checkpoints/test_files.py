@@ -56,9 +56,15 @@ def test_an_index_may_not_lead_elsewhere(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match="must name files in its own folder"):
         read_weights(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(WeightsError, match="is not an index of weight shards"):
-        read_weights(tmp_path)
+    for text in ("[]", "[" * 100_000):
+        (tmp_path / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(WeightsError, match="is not an index of weight shards"):
+            read_weights(tmp_path)
+    for name in (5, None, "a" * 300):
+        index = {"weight_map": {"a": name, "b": "b.safetensors"}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(WeightsError, match=r"names the file .* is missing beside it"):
+            read_weights(tmp_path)
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path):

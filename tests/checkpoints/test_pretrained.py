@@ -304,9 +304,10 @@ def test_float64_parameters_need_x64(folder):
 def test_what_is_no_checkpoint_is_said(folder, tmp_path):
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
         SegformerModel.from_pretrained(tmp_path)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"config\.json is not valid JSON"):
-        SegformerModel.from_pretrained(folder)
+    for text in ("{", "[" * 100_000):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(WeightsError, match=r"config\.json is not valid JSON"):
+            SegformerModel.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ValueError, match="model_type must be 'segformer', got 'vit'"):
         SegformerModel.from_pretrained(folder)

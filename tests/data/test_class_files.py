@@ -69,6 +69,9 @@ def test_id2label_wins_over_other_lists_and_takes_a_palette(tmp_path):
         ("_classes.csv", "Pixel Value, Class\nx, sky\n", "must hold lines as .* got 'x, sky'"),
         ("_classes.csv", "Pixel Value, Class\n1, a\n1, b\n", "got '1, b'"),
         ("class_dict.csv", "name,r,g,b\nroad,1,2\n", "a colour in .* got 1,2"),
+        ("class_dict.csv", f"name,r,g,b\nroad,1,2,{'9' * 5000}\n", "a colour in .* got 1,2,9{76}$"),
+        ("_classes.csv", f"Pixel Value, Class\n{'9' * 5000}, a\n", "lines as .* got '9{80}'$"),
+        ("class_dict.csv", f"name,r,g,b\n{'a' * 200_000},1,2,3\n", r"dict\.csv can't be read"),
     ],
 )
 def test_damaged_lists_are_refused_by_name(tmp_path, name, text, message):

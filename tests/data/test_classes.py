@@ -41,9 +41,10 @@ def test_a_class_file_may_have_a_byte_order_mark(encoding, tmp_path):
 def test_a_missing_or_broken_class_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no id2label\.json in"):
         read_id2label(tmp_path)
-    (tmp_path / "id2label.json").write_text("{")
-    with pytest.raises(ValueError, match=r"id2label\.json can't be read as JSON"):
-        read_id2label(tmp_path)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "id2label.json").write_text(text)
+        with pytest.raises(ValueError, match=r"id2label\.json can't be read as JSON"):
+            read_id2label(tmp_path)
 
 
 def test_a_palette_names_classes_by_name_or_index_and_what_is_ignored(tmp_path):

@@ -205,3 +205,14 @@ def test_heic_is_read_by_pillow_heif(rng, tmp_path):
     ours = np.asarray(read_image(tmp_path / "phone.heic"), float)
     assert ours.shape == (32, 48, 3)
     assert np.abs(ours - np.asarray(smooth, float)).mean() < 8  # its colours are lossy
+
+
+def test_an_error_of_gdals_own_names_the_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = tmp_path / "x.jpg"
+    Image.new("RGB", (9, 9)).save(file, exif=exif)
+    content = file.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0EM")
+    file.write_bytes(content.replace(b"\xff\xdb\0C\0", b"\xff\xdb\0C\xf0", 1))  # not Pillow's
+    with pytest.raises(ImageError, match=r"x\.jpg is not a picture .* bad magic number"):
+        count_channels(file)

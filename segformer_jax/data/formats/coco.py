@@ -5,6 +5,7 @@ cocoSegmentationToSegmentationMap does; what none covers is the background. In p
 ignored.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ from segformer_jax.images.read import MAX_PIXELS, open_image
 ROBOFLOW = "_annotations.coco.json"
 NO_REGIONS = ("captions", "person_keypoints")  # which COCO has beside its instances
 NOT_COCO = (ROBOFLOW, "notes.json")  # it is found apart; Label Studio's, beside labels of YOLO
-FAR = 10  # times the longer side of the picture: points beyond are damage
 NAME = re.compile(r"(?:(instances|stuff|panoptic|captions|person_keypoints)_)?(\D*?)\d*")
+FARTHEST = 1 << 20  # pixels from the origin that a polygon may reach
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
@@ -70,7 +71,7 @@ class Regions:
             try:
                 if isinstance(region, list):
                     polygons: Any = [[*map(float, own)] for own in region if len(own) > 5]
-                    _check_points(polygons, self.size)
+                    _check_near(polygons, self.size)
                     runs: Any = coco.frPyObjects(polygons, height, width) if polygons else []
                 elif isinstance(region["counts"], list):
                     runs = [coco.frPyObjects(region, height, width)]
@@ -87,6 +88,18 @@ class Regions:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _check_near(polygons: list[list[float]], size: tuple[int, int]) -> None:
+    """Raises a ValueError for a point that is NaN or far outside the picture.
+
+    pycocotools ends the process there: it takes memory for every step along an edge, and does not
+    look whether it got any.
+    """
+    most = min(2 * max(size), FARTHEST)
+    far = [number for own in polygons for number in own if not abs(number) <= most]
+    if far:
+        raise ValueError(f"a polygon's coordinate must be within ±{most}, got {far[0]:g}")
 
 
 @dataclass(frozen=True)
@@ -118,14 +131,6 @@ class Panoptic:
 
     def __str__(self) -> str:
         return str(self.file)
-
-
-def _check_points(polygons: list[list[float]], size: tuple[int, int]) -> None:
-    """Refuses points that are far from the picture: pycocotools needs memory by the distance."""
-    most = FAR * max(size)
-    far = next((own for polygon in polygons for own in polygon if not abs(own) <= most), None)
-    if far is not None:
-        raise ValueError(f"a polygon with the coordinate {far:g}")
 
 
 def fits(root: Path) -> bool:
@@ -227,7 +232,7 @@ def _pictures_at(root: Path, part: str, file: Path, first: Any) -> Path:
     single = [f"images/{n}" for n in folders(root / "images")] if part == "all" else []
     tried = [file.parent, *(root / n for n in [*near, *below, *single, "images", "."])]
     for place in tried:
-        if inside(place, first, file=file).is_file():
+        if os.path.isfile(inside(place, first, file=file)):  # False for a name too long
             return place
     shown = ", ".join(dict.fromkeys(map(str, tried)))
     raise ValueError(f"{file} lists {first}, which is in none of {shown}")

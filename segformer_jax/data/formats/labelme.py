@@ -145,7 +145,10 @@ def _shape(entry: dict[str, Any]) -> Shape:
         raise ValueError("a point that is no number")
     if len(points) != NUMBER_OF_POINTS.get(kind, len(points)) or not points:
         raise ValueError(f"a {kind} of {len(points)} points")
-    return Shape(str(entry["label"]), kind, points, entry.get("mask"))
+    mask = entry.get("mask")
+    if kind == "mask" and not isinstance(mask, str):
+        raise ValueError("a mask without its picture")
+    return Shape(str(entry["label"]), kind, points, mask)
 
 
 def _draw(image: Image.Image, shape: Shape, value: int) -> None:
