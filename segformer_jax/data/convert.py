@@ -14,6 +14,7 @@ from segformer_jax.data.dataset import IGNORED, Dataset
 from segformer_jax.data.formats.coco import import_pycocotools
 from segformer_jax.data.formats.shapes_json import BACKGROUNDS
 from segformer_jax.images.picture import as_rgb
+from segformer_jax.json_text import json_bytes
 
 
 def write_folders(splits: Mapping[str, Dataset], out: str | Path) -> None:
@@ -105,8 +106,7 @@ def _write_classes(dataset: Dataset, folder: Path) -> dict[int, str]:
     labels = dict(dataset.id2label)
     if len(labels) == 1:  # masks tell the class, 1, from all else
         labels = {0: BACKGROUNDS[0], 1: labels[0]}
-    text = json.dumps(labels, indent=2, ensure_ascii=False)
-    (folder / "id2label.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "id2label.json").write_bytes(json_bytes(labels))
     return labels
 
 

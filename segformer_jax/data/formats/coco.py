@@ -22,11 +22,12 @@ from segformer_jax.data.formats.pairs import folders
 from segformer_jax.data.formats.shapes_json import (
     background,
     begins_with,
+    in_order,
     inside,
     numbered,
     read_object,
 )
-from segformer_jax.data.masks import IGNORED, Coding
+from segformer_jax.data.masks import IGNORED
 from segformer_jax.data.splits import is_split, split_name
 from segformer_jax.errors import ImageError
 from segformer_jax.images.read import MAX_PIXELS, open_image
@@ -188,14 +189,7 @@ def _dataset(root: Path, part: str, file: Path, content: dict[str, Any]) -> Data
                 raise ValueError(f"{picture.name} of {size[1]}×{size[0]} pixels")
             parts = tuple((value[e["category_id"]], e.get("segmentation")) for e in own)
             masks.append(Regions(f"{file}, {picture.name}", size, parts, background(classes)))
-    return Dataset(
-        names=tuple(f"{place:06d}_{picture.stem}" for place, picture in enumerate(pictures)),
-        id2label=classes.id2label,
-        pictures=tuple(pictures),
-        masks=tuple(masks),
-        coding=Coding(max(len(classes.id2label), 2)),
-        recognised=f"COCO{' panoptic' * panoptic}, {classes}",
-    )
+    return in_order(pictures, masks, classes, recognised=f"COCO{' panoptic' * panoptic}")
 
 
 def _panoptic(own: list[dict[str, Any]], value: dict[Any, int], file: Path) -> Panoptic | None:

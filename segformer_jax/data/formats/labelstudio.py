@@ -28,11 +28,11 @@ from segformer_jax.data.formats.pairs import by_name, folders
 from segformer_jax.data.formats.shapes_json import (
     background,
     begins_with,
+    in_order,
     inside,
     numbered,
     read_json,
 )
-from segformer_jax.data.masks import Coding
 from segformer_jax.data.splits import is_split, split_name
 from segformer_jax.errors import ImageError
 from segformer_jax.images.find import picture_endings
@@ -133,13 +133,8 @@ def read(root: Path, asked: Asked) -> Dataset:
             f"{root} must hold the pictures that {files[0][1].name} names{first}: copy them there"
         )
     first_counts = f" (tasks of several annotations, of which the first counts: {several:,})"
-    return Dataset(
-        names=tuple(f"{place:06d}_{picture.stem}" for place, picture in enumerate(pictures)),
-        id2label=classes.id2label,
-        pictures=tuple(pictures),
-        masks=tuple(masks),
-        coding=Coding(max(len(classes.id2label), 2)),
-        recognised=f"Label Studio's JSON{first_counts * (several > 0)}, {classes}",
+    return in_order(
+        pictures, masks, classes, recognised=f"Label Studio's JSON{first_counts * (several > 0)}"
     )
 
 

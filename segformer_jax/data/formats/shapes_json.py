@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from segformer_jax.data.classes import Classes
-from segformer_jax.data.masks import IGNORED
+from segformer_jax.data.dataset import Dataset
+from segformer_jax.data.masks import IGNORED, Coding
 
 BACKGROUNDS = ("background", "_background_")
 HEAD = 4096  # bytes, by which a kind of JSON is told
@@ -97,3 +98,17 @@ def numbered(
 def background(classes: Classes) -> int:
     """Returns the value of pixels outside all shapes: the background's, or 255 if there is none."""
     return next((i for i, name in classes.id2label.items() if name in BACKGROUNDS), IGNORED)
+
+
+def in_order(
+    pictures: Sequence[Path], masks: Sequence[Any], classes: Classes, *, recognised: str
+) -> Dataset:
+    """Returns the data set of pictures that a file lists, named by their places in it."""
+    return Dataset(
+        names=tuple(f"{place:06d}_{picture.stem}" for place, picture in enumerate(pictures)),
+        id2label=classes.id2label,
+        pictures=tuple(pictures),
+        masks=tuple(masks),
+        coding=Coding(max(len(classes.id2label), 2)),
+        recognised=f"{recognised}, {classes}",
+    )
