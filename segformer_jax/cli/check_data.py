@@ -38,19 +38,16 @@ def check_data(
     """
     from segformer_jax.cli.train import Bar
     from segformer_jax.data.check import findings, listed, turned_note
-    from segformer_jax.data.formats import open_dataset, open_splits
+    from segformer_jax.data.formats import open_splits
     from segformer_jax.data.preview import overview
 
-    options: dict[str, Any] = dict(
+    parts = open_splits(
+        data,
+        split=split,
         format=format,
         reduce_zero_label=reduce_zero_label,
         mask_suffix=mask_suffix,
         resize_masks=resize_masks,
-    )
-    parts = (
-        {split: open_dataset(data, split=split, **options)}
-        if split
-        else open_splits(data, **options)
     )
     shown, problems = {}, []
     for part, dataset in parts.items():

@@ -54,6 +54,8 @@ class Survey:
             class.
         ignored_pixels: number of ignored pixels.
         parts: number of pictures of each data set if there are several; empty for one.
+        image_mean: mean of each band in 0…1 if the pictures are not RGB; else empty.
+        image_std: standard deviation of each band, likewise.
     """
 
     sizes: tuple[tuple[int, int], ...]

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import rasterio
 from data.folders import labels, save, write_folder
 from PIL import Image
 
@@ -42,3 +43,17 @@ def test_a_folder_without_splits_is_checked_whole(run, tmp_path):
     code, printed, _ = run("check-data", tmp_path / "train", "--count", "0")
     assert code == 0
     assert "all: images and masks, 3 classes" in printed
+
+
+def test_pictures_of_five_bands_are_no_problem(run, tmp_path):
+    write_folder(tmp_path, count=2)
+    for file in sorted((tmp_path / "train" / "images").iterdir()):
+        file.unlink()
+        options = dict(driver="GTiff", count=5, height=24, width=32, dtype="uint8")
+        place = {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6)}
+        with rasterio.open(file.with_suffix(".tif"), "w", **options, **place) as raster:
+            raster.write(np.full((5, 24, 32), 100, np.uint8))
+    code, _, said = run("check-data", tmp_path, "--split", "train", "--sheet", tmp_path / "s.png")
+    assert (code, said) == (0, "")
+    assert run("convert-data", tmp_path, tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out" / "train" / "images").glob("*.tif"))) == 2

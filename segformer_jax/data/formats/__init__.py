@@ -1,6 +1,7 @@
 """`open_dataset`: finds the pictures, masks and classes of a data set; a file per format."""
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from segformer_jax.data.formats.pascal_voc import VOC
 from segformer_jax.data.formats.roboflow import ROBOFLOW
 from segformer_jax.data.formats.yolo import YOLO
 from segformer_jax.data.splits import NoSplitError, is_split
+from segformer_jax.images.read import read_bands
 
 FORMATS: dict[str, Format] = {
     "folder": FOLDER,
@@ -82,21 +84,28 @@ def open_dataset(
     return with_black_and_white(found)
 
 
-def open_splits(path: str | Path, **options: Any) -> dict[str, Dataset]:
+def open_splits(
+    path: str | Path, *, split: str | None = None, **options: Any
+) -> dict[str, Dataset]:
     """Opens the splits "train" and "val"; a data set without splits is opened whole, as "all".
+
+    Pictures are read with all of their bands.
 
     Args:
         path: the data folder.
-        options: of `open_dataset`.
+        split: open this split alone.
+        options: further options of `open_dataset`.
 
     Raises:
         ValueError: as `open_dataset`.
     """
-    found = {}
-    for part in ("train", "val"):
+    found = {} if split is None else {split: open_dataset(path, split=split, **options)}
+    for part in ("train", "val") if split is None else ():
         with contextlib.suppress(NoSplitError):
             found[part] = open_dataset(path, split=part, **options)
-    return found or {"all": open_dataset(path, **options)}
+    found = found or {"all": open_dataset(path, **options)}
+    every_band = functools.partial(read_bands, channels=None)
+    return {name: replace(data, read=every_band) for name, data in found.items()}
 
 
 def _read(root: Path, asked: Asked, *, format: str) -> Dataset:
