@@ -155,8 +155,8 @@ class SegformerImageProcessor:
                 ones are left out with a warning.
 
         Returns:
-            `pixel_values` (b, h, w, 3) float32, channels last, and, if there are maps, `labels`
-            (b, h, w) int64, or int32 for "jax".
+            `pixel_values` (b, h, w, channels) float32, channels last, 3 unless `do_convert_rgb` is
+            False, and, if there are maps, `labels` (b, h, w) int64, or int32 for "jax".
 
         Raises:
             ImageError: a picture or map can't be read, or has a wrong shape or range.
@@ -262,10 +262,13 @@ class SegformerImageProcessor:
         Args:
             name_or_path: "scene-b0", a folder, or a name on the Hugging Face hub.
             options: options of the processor, which override those of the file; also `revision`,
-                `token`, `cache_dir`, `local_files_only`, `subfolder`.
+                `token`, `cache_dir`, `local_files_only`, `subfolder`. Unknown ones are left out
+                with a warning.
+
+        A model without a preprocessor_config.json has the default options; a warning says so.
 
         Raises:
-            WeightsError: nothing of that name exists, or it has no preprocessor_config.json.
+            WeightsError: nothing of that name exists, or it has no config.json either.
             ValueError: an option has the wrong type or is out of range.
         """
         from segformer_jax.checkpoints import pretrained
