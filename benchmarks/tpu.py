@@ -93,12 +93,20 @@ def describe(way: str, variant: str, *, batch: int, chips: int = 1, side: int = 
     )
 
 
-def _compile(way: str, variant: str, *, batch: int, chips: int, side: int) -> Any:
+def described_chips(count: int) -> list[Any]:
+    """Returns the first of the four chips of a 2 × 2 v5e, to compile for; they can't run anything.
+
+    Raises:
+        RuntimeError: libtpu isn't installed.
+    """
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # no look-up of a real one
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip to conflict over
-    machine = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-    mesh = Mesh(np.array(machine.devices[:chips]), ("batch",))
+    return list(topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[:count])
+
+
+def _compile(way: str, variant: str, *, batch: int, chips: int, side: int) -> Any:
+    mesh = Mesh(np.array(described_chips(chips)), ("batch",))
     replicated, split = PartitionSpec(), PartitionSpec("batch")
     forward, state = _forward(way, getattr(SegformerConfig, variant)(num_labels=150))
     state = jax.tree.map(

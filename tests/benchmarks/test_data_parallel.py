@@ -29,12 +29,13 @@ def test_gathers_are_found_of_several_arrays_and_in_branches():
     ]
 
 
-def test_a_step_that_gathers_or_takes_a_fifth_more_memory_does_not_hold():
+def test_a_step_that_gathers_or_takes_or_does_a_fifth_more_does_not_hold():
     def holds(**given):
-        usual = dict(gathers=(), summed=1, memory=105, memory_alone=100)
+        usual = dict(gathers=(), summed=1, memory=105, memory_alone=100, flops=100, flops_alone=100)
         return Split(**(usual | given)).holds
 
     assert holds()
     assert not holds(gathers=("all-gather f32[]",))
     assert not holds(memory=120)
+    assert not holds(flops=120)
     assert not holds(summed=0)

@@ -24,7 +24,7 @@ config = SegformerConfig(
     patch_sizes=(7, 3), num_attention_heads=(1, 2), mlp_ratios=(2, 2), decoder_hidden_size=16,
     num_labels=5, hidden_dropout_prob=0.1, drop_path_rate=0.1,
 )
-of = partial(split, config, batch=16, side=64)
+of = partial(split, config, batch=16, side=64, devices=jax.devices())
 splits = {platform: of(platform) for platform in sys.argv[1:]}
 import_module("segformer_jax.ops.attention").SCORES_AT_ONCE = 1 << 12  # it goes in pieces
 jax.clear_caches()
