@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from segformer_jax.convert import nvlabs
+from segformer_jax.convert import nvlabs, smp
 from segformer_jax.convert.sizes import config_of
 
 from segformer_jax.checkpoints import files, hub
@@ -42,7 +42,8 @@ def convert_checkpoint(
 
     Args:
         source: a hub name, a folder, or a file of weights: in HF's layout, in the authors' own
-            (NVlabs), or with HF's names and no config.json, whose sizes are then read off it.
+            (NVlabs), in that of segmentation_models.pytorch, or with HF's names and no config.json,
+            whose sizes are then read off it.
         out_dir: the folder to write, created if missing.
         weights: "float", "float16" or "int8", as in `save_model`.
         id2label: names of the classes, instead of the source's own.
@@ -51,12 +52,16 @@ def convert_checkpoint(
         The model class, the variant if known, and the layout of the source, in words.
 
     Raises:
-        WeightsError: as `load_model`, `read_weights`, `nvlabs_to_hf` and `config_of`.
+        WeightsError: as `load_model`, `read_weights`, `nvlabs_to_hf`, `smp_to_hf` and `config_of`.
         ValueError: as `save_model`.
     """
     path = hub.resolve(source)
     tensors = read_tensors(path)
-    if nvlabs.is_nvlabs(tensors):
+    if smp.is_smp(tensors):
+        tensors, config = smp.smp_to_hf(tensors)
+        told = f" {config.pop('variant')}, from segmentation_models.pytorch's layout"
+        processor = SegformerImageProcessor()
+    elif nvlabs.is_nvlabs(tensors):
         tensors, config = nvlabs.nvlabs_to_hf(tensors)
         variant = config.pop("variant")
         labels = len(config.get("id2label", ()))

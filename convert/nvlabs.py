@@ -46,10 +46,6 @@ OTHERS = {  # how the names of other networks begin: what they are
         "BatchNorm and a ReLU for each stage, and its LayerNorms the epsilon 1e-6, which the "
         "paper's head and a config.json of Hugging Face do not have"
     ),
-    ("encoder.patch_embed1.", "decoder.mlp_stage."): (
-        "segmentation_models.pytorch's SegFormer, which can't be converted: its LayerNorms have "
-        "other epsilons, which a config.json of Hugging Face can't say"
-    ),
 }
 
 
@@ -62,17 +58,15 @@ def is_nvlabs(tensors: Tensors) -> bool:
 def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns the tensors under the names in HF's files, and the content of a config.json.
 
-    The variant is determined from the shapes, and added to the config as "variant". Keys and
-    values, one fused layer in the authors' code, are split.
+    The variant is determined from the shapes, and added to the config as "variant".
 
     Args:
         tensors: a state dict of the authors' code, with or without `backbone.`, with the
             segmentation head, the ImageNet classifier, or neither.
 
     Raises:
-        WeightsError: the checkpoint is the SegFormer of mmsegmentation or of
-            segmentation_models.pytorch, which are other networks; it has names or sizes that are
-            not SegFormer's (the message lists them), or lacks some.
+        WeightsError: the checkpoint is the SegFormer of mmsegmentation, which is another network;
+            it has names or sizes that are not SegFormer's (the message lists them), or lacks some.
     """
     named = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     for beginnings, reason in OTHERS.items():
@@ -80,23 +74,12 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
             raise WeightsError(f"the checkpoint must be a SegFormer as published, got {reason}")
     has_head = any(name.startswith(("decode_head.linear_pred.", "head.")) for name in named)
     prefix = "segformer." if has_head else ""
-    converted: dict[str, np.ndarray] = {}
+    converted, rest = encoder_to_hf(named, prefix=prefix)
     unknown = []
-    for name, value in named.items():
-        if name.startswith(UNUSED):
-            continue
-        fused = FUSED.fullmatch(name)
-        if fused:
-            stage, block, leaf = int(fused[1]) - 1, fused[2], fused[3]
-            place = f"{prefix}encoder.block.{stage}.{block}.attention.self"
-            converted[f"{place}.key.{leaf}"], converted[f"{place}.value.{leaf}"] = np.split(
-                value, 2
-            )
-        elif new := _renamed(name, ENCODER):
-            converted[prefix + new] = value
-        elif new := _renamed(name, HEAD):
+    for name, value in rest.items():
+        if new := _renamed(name, HEAD):
             converted[new] = value
-        else:
+        elif not name.startswith(UNUSED):
             unknown.append(name)
     if unknown:
         raise WeightsError(f"these tensors do not belong to a SegFormer: {listed(sorted(unknown))}")
@@ -105,6 +88,29 @@ def nvlabs_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any
     if classes and "decoder_hidden_size" in config:
         config["id2label"] = {str(i): name for i, name in enumerate(CLASS_SETS[classes].names)}
     return converted, config | {"variant": variant}
+
+
+def encoder_to_hf(
+    tensors: Tensors, *, prefix: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the encoder's tensors under HF's names, after a prefix, and the others as they are.
+
+    Keys and values, one fused layer in the authors' code, are split.
+    """
+    converted: dict[str, np.ndarray] = {}
+    others = {}
+    for name, value in tensors.items():
+        if fused := FUSED.fullmatch(name):
+            stage, block, leaf = int(fused[1]) - 1, fused[2], fused[3]
+            place = f"{prefix}encoder.block.{stage}.{block}.attention.self"
+            converted[f"{place}.key.{leaf}"], converted[f"{place}.value.{leaf}"] = np.split(
+                value, 2
+            )
+        elif new := _renamed(name, ENCODER):
+            converted[prefix + new] = value
+        else:
+            others[name] = value
+    return converted, others
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:

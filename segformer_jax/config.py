@@ -39,8 +39,8 @@ class SegformerConfig:
     """The sizes and options of a SegFormer: HF's `SegformerConfig`, frozen and hashable.
 
     The defaults are those of MiT-b0. Sequences hold one entry per encoder stage. `layer_norm_eps`
-    has no effect, as in HF: every LayerNorm has epsilon 1e-5. Keys of a config.json that are not
-    fields here are kept in `extra` and written back.
+    has no effect, as in HF: every LayerNorm has epsilon 1e-5, unless `layer_norm_epsilons` says
+    otherwise. Keys of a config.json that are not fields here are kept in `extra` and written back.
 
     Args:
         num_labels: number of classes; by default that of `id2label`, or 2.
@@ -50,13 +50,16 @@ class SegformerConfig:
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
         semantic_loss_ignore_index: label of pixels that the loss ignores.
         reshape_last_stage: if False, the last feature map is returned as tokens, (b, h·w, c).
+        layer_norm_epsilons: epsilons of the LayerNorms by their place, for networks that were not
+            trained in HF's layout: any of "patch_embeddings", "sequence_reduction", "blocks" (both
+            of each block) and "stages" (the last of each stage). transformers doesn't know it.
         problem_type: loss of the image classifier; None infers it from the labels, as HF does.
         image_size: kept for files that have it; without effect, because pictures may have any size.
 
     Raises:
         ValueError: sizes differ in length or are not positive; a hidden size is not a multiple of
-            its attention heads; a rate is outside [0, 1); an activation is unknown; there is no
-            label, or `id2label` has other indices than 0, 1, 2, …
+            its attention heads; a rate is outside [0, 1); an activation or the place of an epsilon
+            is unknown; there is no label, or `id2label` has other indices than 0, 1, 2, …
     """
 
     num_channels: int = 3
@@ -75,6 +78,7 @@ class SegformerConfig:
     initializer_range: float = 0.02
     drop_path_rate: float = 0.1
     layer_norm_eps: float = 1e-6
+    layer_norm_epsilons: Mapping[str, float] | None = None
     decoder_hidden_size: int = 256
     semantic_loss_ignore_index: int = 255
     reshape_last_stage: bool = True
@@ -147,6 +151,8 @@ class SegformerConfig:
         object.__setattr__(self, "id2label", FrozenDict(sorted(names.items())))
         object.__setattr__(self, "num_labels", len(self.id2label))
         object.__setattr__(self, "extra", FrozenDict(self.extra))
+        if self.layer_norm_epsilons is not None:
+            object.__setattr__(self, "layer_norm_epsilons", _epsilons(self.layer_norm_epsilons))
         if isinstance(self.image_size, list):  # of a file
             object.__setattr__(self, "image_size", tuple(self.image_size))
         self._check()
@@ -226,6 +232,10 @@ class SegformerConfig:
     def _fits(self, side: int) -> bool:
         sizes = self.feature_sizes(side, side)
         return all(h >= ratio for (h, _), ratio in zip(sizes, self.sr_ratios, strict=True))
+
+    def epsilon(self, place: str) -> float:
+        """The epsilon of the LayerNorms in a place, as in `layer_norm_epsilons`."""
+        return (self.layer_norm_epsilons or {}).get(place, 1e-5)
 
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None
@@ -323,7 +333,14 @@ RATES = (
     "classifier_dropout_prob",
     "drop_path_rate",
 )
-OPTIONAL = ("problem_type", "output_hidden_states", "output_attentions", "image_size")
+OPTIONAL = (
+    "problem_type",
+    "output_hidden_states",
+    "output_attentions",
+    "image_size",
+    "layer_norm_epsilons",
+)
+PLACES = ("patch_embeddings", "sequence_reduction", "blocks", "stages")  # of LayerNorms
 
 
 def _names(id2label: Any) -> dict[int, str]:
@@ -334,6 +351,16 @@ def _names(id2label: Any) -> dict[int, str]:
             "id2label must name each class by its index, as "
             f"{{0: 'road', 1: 'sky'}}, got {id2label!r}"
         ) from None
+
+
+def _epsilons(given: Any) -> FrozenDict:
+    named = isinstance(given, Mapping) and all(place in PLACES for place in given)
+    if not named or not all(_is_number(value) and value > 0 for value in given.values()):
+        raise ValueError(
+            "layer_norm_epsilons must give positive numbers by the places "
+            f"{', '.join(PLACES)}, got {given!r}"
+        )
+    return FrozenDict(given)
 
 
 def _is_number(value: Any) -> bool:

@@ -278,6 +278,12 @@ def save_model(
         instead="keep the weights by segformer_jax.checkpoints.flat.save_flat, or the whole model "
         "by export_stablehlo",
     )
+    if model.config.layer_norm_epsilons is not None:
+        warnings.warn(
+            "transformers does not know layer_norm_epsilons: there, this model's LayerNorms have "
+            "epsilon 1e-5, so its logits differ a little",
+            stacklevel=3,
+        )
     if weights == "int8":
         _check_no_floats(folder)
     flat = flat_state(model)

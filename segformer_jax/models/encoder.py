@@ -29,7 +29,8 @@ class OverlapPatchEmbeddings(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.layer_norm = LayerNorm(width, param_dtype=param_dtype)
+        epsilon = config.epsilon("patch_embeddings")
+        self.layer_norm = LayerNorm(width, epsilon=epsilon, param_dtype=param_dtype)
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 c"]:
         return self.layer_norm(self.proj(x))
@@ -51,7 +52,8 @@ class SequenceReduction(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.layer_norm = LayerNorm(width, param_dtype=param_dtype)
+        epsilon = config.epsilon("sequence_reduction")
+        self.layer_norm = LayerNorm(width, epsilon=epsilon, param_dtype=param_dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.layer_norm(self.sequence_reduction(x))
@@ -153,11 +155,12 @@ class Block(nnx.Module):
     ):
         width = config.hidden_sizes[stage]
         options: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.layernorm_before = LayerNorm(width, param_dtype=param_dtype)
+        norm: dict[str, Any] = dict(epsilon=config.epsilon("blocks"), param_dtype=param_dtype)
+        self.layernorm_before = LayerNorm(width, **norm)
         self.attention = Attention(config, stage, **options)
         self.hidden_dropout = Dropout(config.hidden_dropout_prob)
         self.drop_path = Dropout(drop_path, broadcast_dims=(1, 2, 3))  # drops whole pictures
-        self.layernorm_after = LayerNorm(width, param_dtype=param_dtype)
+        self.layernorm_after = LayerNorm(width, **norm)
         self.mlp = MixFFN(config, stage, **options)
 
     def __call__(
@@ -186,7 +189,9 @@ class Stage(nnx.Module):
             Block(config, stage, drop_path=config.drop_path_rate * i / last, **options)
             for i in range(before, before + config.depths[stage])
         )
-        self.layer_norm = LayerNorm(config.hidden_sizes[stage], param_dtype=param_dtype)
+        self.layer_norm = LayerNorm(
+            config.hidden_sizes[stage], epsilon=config.epsilon("stages"), param_dtype=param_dtype
+        )
         self.gradient_checkpointing = False
         self.deterministic = False  # set by eval() and train(), as in every nnx.Dropout
 

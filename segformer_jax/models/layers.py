@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from segformer_jax import ops
 
-EPSILON = 1e-5  # of every norm; `config.layer_norm_eps` has no effect, as in HF
+EPSILON = 1e-5  # of BatchNorm, and of every LayerNorm in HF's layout
 BLOCK = 1 << 16  # random numbers drawn at once
 MOMENTUM = 0.1  # of BatchNorm, in torch's sense
 
@@ -82,14 +82,15 @@ class DepthwiseConv(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm over the channels, with epsilon 1e-5 and an exact variance, as in torch."""
+    """LayerNorm over the channels, with an exact variance, as in torch."""
 
-    def __init__(self, channels: int, *, param_dtype=jnp.float32):
+    def __init__(self, channels: int, *, epsilon: float = EPSILON, param_dtype=jnp.float32):
         self.scale = nnx.Param(jnp.ones(channels, param_dtype))
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        return ops.layer_norm(x, self.scale[...], self.bias[...], epsilon=EPSILON)
+        return ops.layer_norm(x, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
 
 class BatchNorm(nnx.Module):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from segformer_jax.export.onnx.graph import Graph
-from segformer_jax.models.layers import EPSILON
 
 GELU_SINCE = 20  # the first opset with the operator Gelu
 
@@ -168,7 +167,7 @@ def _conv(graph: Graph, layer: Any, x: str, *, name: str) -> str:
 
 
 def _norm(graph: Graph, layer: Any, x: str, name: str) -> str:
-    return graph.layer_norm(x, layer, epsilon=EPSILON, name=name)
+    return graph.layer_norm(x, layer, epsilon=layer.epsilon, name=name)
 
 
 def _tokens(graph: Graph, x: str, channels: int, *, name: str) -> str:
