@@ -34,7 +34,8 @@ def export(
         format: stablehlo or onnx; by default onnx if OUT ends in .onnx, else stablehlo.
         batch: pictures per call; dynamic accepts any number.
         size: height and width in pixels; dynamic accepts any size.
-        steps: preprocess: accept uint8 photos, and scale and normalise them, without resizing;
+        steps: preprocess: accept uint8 photos, and scale and normalise them, without resizing
+            (uint16 values for a model that was trained with --range, which it then applies);
             argmax: return the class of every pixel instead of logits at 1/4 of the size.
         platforms: StableHLO only: where the program can run: cpu, cuda, rocm, tpu.
         precision: StableHLO only: matrix products in the platform's default type, or in float32.

@@ -31,9 +31,9 @@ class Signature:
         batch: pictures per call; None accepts any number.
         size: height and width in pixels; None accepts any size.
         steps: with "preprocess", the program takes uint8 photos (b, h, w, 3), and scales and
-            normalises them like the processor, without resizing. With "argmax", it returns the
-            class of every pixel, (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of
-            the size.
+            normalises them like the processor, without resizing; of a processor with a range,
+            `stretch`, it takes the uint16 values themselves. With "argmax", it returns the class of
+            every pixel, (b, h, w), uint8 up to 255 classes, instead of logits at 1/4 of the size.
 
     Raises:
         ValueError: a batch or side is not positive, or a step is unknown.
@@ -54,7 +54,7 @@ class Signature:
 
     @property
     def preprocess(self) -> bool:
-        """Whether the program takes uint8 photos."""
+        """Whether the program takes photos, not normalised pixels."""
         return "preprocess" in self.steps
 
     @property
@@ -82,7 +82,7 @@ def pixel_table(
         config: has the model's `num_channels`.
 
     Raises:
-        ValueError: there is no processor, or the network does not have three input channels.
+        ValueError: there is no processor, or it is for another number of channels than the network.
     """
     if processor is None:
         raise ValueError('the step "preprocess" needs a processor: pass processor=…')
@@ -92,3 +92,18 @@ def pixel_table(
             f"{config.num_channels}, got {processor.channels}: export it without this step"
         )
     return processor.byte_values(config.num_channels)
+
+
+def photo_range(processor: SegformerImageProcessor) -> tuple[int | float, int | float] | None:
+    """Returns the values that become 0 and 255 in a program for uint16 photos; None for uint8.
+
+    Raises:
+        ValueError: the processor stretches each picture by its own percentiles.
+    """
+    if processor.stretch == "percentile":
+        raise ValueError(
+            'the step "preprocess" must have a fixed range, got a processor that stretches each '
+            "picture by its own percentiles: export without this step, or with stretch=(LOW, HIGH) "
+            "in preprocessor_config.json"
+        )
+    return processor.stretch

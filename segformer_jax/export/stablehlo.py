@@ -22,7 +22,8 @@ from safetensors.numpy import load_file, save_file
 from segformer_jax import ops
 from segformer_jax.atomic import atomic_path
 from segformer_jax.checkpoints.flat import Flat, skeleton_of, values_of
-from segformer_jax.export.signature import Signature, pixel_table
+from segformer_jax.export.signature import Signature, photo_range, pixel_table
+from segformer_jax.images.eight_bits import stretched
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.best_class import best_class
 from segformer_jax.inference.compiled import compiler_options
@@ -59,8 +60,8 @@ def export_stablehlo(
 
     Raises:
         ValueError: the model returns no logits for pixels, a platform is unknown, the size is too
-            small, the model can't be traced with open sizes, the processor is missing, or the path
-            can't be written.
+            small, the model can't be traced with open sizes, the processor is missing or stretches
+            by percentiles, or the path can't be written.
     """
     signature = signature or Signature()
     model = in_use(model)
@@ -72,9 +73,11 @@ def export_stablehlo(
     if not platforms:
         raise ValueError(f"platforms must name at least one of {', '.join(PLATFORMS)}")
     weights, network = _weights_and_network(model)
-    run = _for_platform(platforms, _with_steps(network, signature, processor, interface))
+    limits = photo_range(processor) if signature.preprocess and processor else None
+    steps = _with_steps(network, signature, processor, limits, interface)
+    run = _for_platform(platforms, steps)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
-    pixels = _input(signature, interface)
+    pixels = _input(signature, jnp.uint8 if limits is None else jnp.uint16, interface)
     exact = jax.default_matmul_precision("highest") if precision == "highest" else nullcontext()
     with exact, _open_sizes(model):
         if weights_beside:
@@ -183,11 +186,21 @@ def _open_sizes(model: Any) -> Iterator[None]:
         ) from error
 
 
-def _with_steps(network: Callable, signature: Signature, processor: Any, config: Any) -> Callable:
+def _with_steps(
+    network: Callable,
+    signature: Signature,
+    processor: Any,
+    limits: tuple[int | float, int | float] | None,
+    config: Any,
+) -> Callable:
     table = pixel_table(processor, config) if signature.preprocess else None
+    # the byte of every 16-bit value
+    as_bytes = limits and stretched(np.arange(1 << 16).reshape(-1, 1, 1), *limits).ravel()
 
     def run(weights: Flat, pixels: Array) -> Array:
         size = pixels.shape[1:3]
+        if as_bytes is not None:
+            pixels = jnp.asarray(as_bytes)[pixels]
         logits = network(weights, pixels if table is None else normalized(pixels, table))
         return classes(logits, size) if signature.argmax else logits
 
@@ -207,10 +220,10 @@ def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[A
     return best_class(ops.resize_bilinear(logits, size=tuple(size)), above=0.0)
 
 
-def _input(signature: Signature, config: Any) -> Shaped[Any, "b h w c"]:
+def _input(signature: Signature, of_photos: Any, config: Any) -> Shaped[Any, "b h w c"]:
     least = config.minimum_size
     b, h, w = export.symbolic_shape("b, h, w", constraints=[f"h >= {least}", f"w >= {least}"])
     batch = b if signature.batch is None else signature.batch
     height, width = (h, w) if signature.size is None else signature.size
-    dtype = jnp.uint8 if signature.preprocess else jnp.float32
+    dtype = of_photos if signature.preprocess else jnp.float32
     return jax.ShapeDtypeStruct((batch, height, width, config.num_channels), dtype)

@@ -7,6 +7,7 @@ import sys
 import jax
 import jaxtyping
 import numpy as np
+import onnxruntime
 import pytest
 import reference
 import torch
@@ -102,6 +103,26 @@ def test_the_file_is_lowered_for_cpu_cuda_and_tpu_with_open_batch_and_size(progr
     assert not loaded.disabled_safety_checks
     with pytest.raises(ValueError, match=r"float32\[b,h,w,3\], not float32\[1,28,64,3\].*h >= 29"):
         load_exported(program)(np.zeros((1, 28, 64, 3), np.float32))
+
+
+def test_a_program_of_a_processor_with_a_range_takes_the_16_bit_values(tmp_path):
+    _, ours = small(tmp_path)
+    processor = SegformerImageProcessor(stretch=(100, 4095), do_resize=False)
+    signature = Signature(batch=1, size=(61, 90), steps=("preprocess",))
+    photo = np.random.default_rng(0).integers(0, 5000, (61, 90, 3), "uint16")
+    expected = np.asarray(ours(processor(photo)["pixel_values"]).logits)
+    export_stablehlo(ours, tmp_path / "p", signature=signature, processor=processor)
+    logits = np.asarray(load_exported(tmp_path / "p")(photo[None]))
+    assert reference.distance(logits, expected) <= ROUNDING
+    export_onnx(ours, tmp_path / "p.onnx", signature=signature, processor=processor)
+    session = onnxruntime.InferenceSession(tmp_path / "p.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"photos": photo[None]})
+    assert reference.distance(np.moveaxis(logits, 1, -1), expected) <= ROUNDING
+    own = SegformerImageProcessor(stretch="percentile")
+    for write in (export_stablehlo, export_onnx):
+        with pytest.raises(ValueError, match="fixed range, got a processor that stretches each"):
+            write(ours, tmp_path / "q", signature=signature, processor=own)
+    assert not (tmp_path / "q").exists()
 
 
 def test_with_both_steps_a_photo_becomes_its_class_map(tmp_path):

@@ -14,7 +14,7 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
 from segformer_jax.export.onnx.graph import Graph, onnx, value
 from segformer_jax.export.onnx.network import decode, encode, resized
-from segformer_jax.export.signature import Signature, check_model, pixel_table
+from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.best_class import index_type
 from segformer_jax.models.foreign import refuse_foreign
@@ -35,8 +35,9 @@ def export_onnx(
     """Exports the model to one ONNX file in float32, written completely or not at all.
 
     The input is `pixel_values`, (b, channels, h, w) float32, or with "preprocess" `photos`,
-    (b, h, w, 3) uint8. The output is `logits`, (b, labels, ⌈h/4⌉, ⌈w/4⌉), or with "argmax"
-    `classes`, (b, h, w). The class names are in the file's metadata, as `id2label` in JSON.
+    (b, h, w, channels) uint8 or uint16 (see `Signature`). The output is `logits`,
+    (b, labels, ⌈h/4⌉, ⌈w/4⌉), or with "argmax" `classes`, (b, h, w). The class names are in the
+    file's metadata, as `id2label` in JSON.
 
     Args:
         model: its parameters are copied and folded.
@@ -48,7 +49,8 @@ def export_onnx(
     Raises:
         ImportError: the package onnx is missing.
         ValueError: the model or one of its layers is not SegFormer's, the opset is too old or
-            unknown, the size is too small, the processor is missing, or the path can't be written.
+            unknown, the size is too small, the processor is missing or stretches by percentiles, or
+            the path can't be written.
     """
     signature = signature or Signature()
     check_model(model)
@@ -70,8 +72,9 @@ def _model(model: Any, signature: Signature, processor: Any, opset: int) -> Any:
     if signature.preprocess:
         source, size_axes = "photos", (1, 3)
         pixels = _preprocess(graph, source, processor, config)
+        kind = "uint8" if photo_range(processor) is None else "uint16"
     else:
-        source, size_axes = "pixel_values", (2, 4)
+        source, size_axes, kind = "pixel_values", (2, 4), "float"
         pixels = source
     result = decode(graph, model.decode_head, encode(graph, model.segformer, pixels))
     if signature.argmax:
@@ -82,7 +85,7 @@ def _model(model: Any, signature: Signature, processor: Any, opset: int) -> Any:
     made = helper.make_graph(
         graph.nodes,
         "segformer",
-        [_input(signature, config)],
+        [_input(signature, kind, config)],
         [_output(signature, config)],
         graph.constants,
     )
@@ -103,9 +106,21 @@ def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConf
     table = pixel_table(processor, config).astype("float64")
     factor, shift = (table[255] - table[0]) / 255, table[0]
     x = graph.node("Cast", photos, name="preprocess", to=onnx().TensorProto.FLOAT)
+    if (limits := photo_range(processor)) is not None:
+        x = _stretch(graph, x, *limits)
     x = graph.node("Mul", x, graph.weight(factor, name="preprocess.factor"), name="preprocess")
     x = graph.node("Add", x, graph.weight(shift, name="preprocess.shift"), name="preprocess")
     return graph.transpose(x, 0, 3, 1, 2, name="preprocess")
+
+
+def _stretch(graph: Graph, x: str, low: int | float, high: int | float) -> str:
+    """Adds `eight_bits.stretched`, operation by operation, for the same rounding."""
+    black, white = np.float32(low), np.float32(high)
+    factor = graph.weight(np.float32(255) / (white - black), name="stretch.factor")
+    x = graph.node("Sub", x, graph.weight(black, name="stretch.low"), name="stretch")
+    x = graph.node("Mul", x, factor, name="stretch")
+    ends = (graph.weight(end, name=f"stretch.{end}") for end in (0, 255))
+    return graph.node("Round", graph.node("Clip", x, *ends, name="stretch"), name="stretch")
 
 
 def _classes(graph: Graph, logits: str, labels: int) -> str:
@@ -120,11 +135,11 @@ def _classes(graph: Graph, logits: str, labels: int) -> str:
     return graph.node("Cast", x, name="class", to=kind)
 
 
-def _input(signature: Signature, config: SegformerConfig) -> Any:
+def _input(signature: Signature, kind: str, config: SegformerConfig) -> Any:
     b, (h, w) = signature.batch or "batch", signature.size or ("height", "width")
     if signature.preprocess:
-        return value("photos", "uint8", (b, h, w, config.num_channels))
-    return value("pixel_values", "float", (b, config.num_channels, h, w))
+        return value("photos", kind, (b, h, w, config.num_channels))
+    return value("pixel_values", kind, (b, config.num_channels, h, w))
 
 
 def _output(signature: Signature, config: SegformerConfig) -> Any:
