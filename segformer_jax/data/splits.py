@@ -26,7 +26,7 @@ def split_name(split: str | None, there: Iterable[str], *, place: Path) -> str:
     """
     names = sorted(there)
     if split is None:
-        raise ValueError(f"{place} has several splits: choose one, {' or '.join(names)}")
+        raise ValueError(f"{place} is divided into splits: choose one, {' or '.join(names)}")
     synonyms = next((family for family in SPLITS if split in family), (split,))
     for name in (split, *synonyms):
         if name in names:

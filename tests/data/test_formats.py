@@ -292,7 +292,7 @@ def test_a_wrong_split_is_told_what_there_is(tmp_path):
     write_folder(tmp_path, split="train")
     with pytest.raises(ValueError, match="has no split val or valid or validation; it has train"):
         open_dataset(tmp_path, split="val")
-    with pytest.raises(ValueError, match="has several splits: choose one, train"):
+    with pytest.raises(ValueError, match="is divided into splits: choose one, train"):
         open_dataset(tmp_path)
 
 
