@@ -134,8 +134,8 @@ def main(
     Args:
         machine: "cpu" is eight CPU devices, "v5e" the four chips of a TPU.
         platforms: platforms whose forms are compiled; all, or the TPU's for the TPU.
-        batches: pictures per batch, over all devices: multiples of their number. 64 and 256, or 8
-            and 32 for the TPU.
+        batches: pictures per batch, over all devices: multiples of their number. By default 64 and
+            256, or 8 for the TPU.
         size: side of the pictures, in pixels.
     """
     jax.config.update("jax_platforms", "cpu")
@@ -143,7 +143,7 @@ def main(
     cpu = machine == "cpu"
     devices = jax.devices()[:DEVICES] if cpu else described_chips(4)
     platforms = platforms or (("cpu", "gpu", "tpu", "unsaid") if cpu else ("tpu",))
-    batches = batches or ((64, 256) if cpu else (8, 32))
+    batches = batches or ((64, 256) if cpu else (8,))
     config = SegformerConfig.b0(num_labels=150)
     splits = []
     print(f"b0, {size} × {size}, 150 classes, jax {jax.__version__}\n{HEADINGS}", flush=True)

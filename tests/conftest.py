@@ -29,6 +29,8 @@ QUICK = (  # fast tests that tend to fail first, for each folder; one is of equa
 
 def pytest_configure(config):
     """Shares compiled programs between processes and runs; short tiers skip most optimisations."""
+    # Ray gives its workers the lowest priority but four, so that other tests would starve them
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options = {
         "jax_compilation_cache_dir": str(TESTS.parent / "out" / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.3,

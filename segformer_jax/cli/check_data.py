@@ -49,9 +49,9 @@ def check_data(
         mask_suffix=mask_suffix,
         resize_masks=resize_masks,
     )
-    shown, problems = {}, []
+    shown, problems, palettes = {}, [], {}
     for part, dataset in parts.items():
-        found = findings(dataset, whole=True, progress=Bar().checking)
+        found = findings(dataset, whole=True, progress=Bar().checking, palettes=palettes)
         problems += found.problems
         if found.turned:
             say(f"warning: {turned_note(found.turned)}")

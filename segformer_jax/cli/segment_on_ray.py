@@ -8,6 +8,7 @@ from typing import Any
 from segformer_jax.cli.open_model import say_licence
 from segformer_jax.cli.printing import one_line, print_json, say
 from segformer_jax.cli.segment_photos import print_segmentation
+from segformer_jax.cli.segment_raster import TIFFS, is_raster
 from segformer_jax.cli.segment_request import Request
 from segformer_jax.inference.protocol import Protocol
 
@@ -48,6 +49,12 @@ def segment_on_ray(images: tuple[Path, ...], request: Request, address: str) -> 
             print_segmentation(result)
     for failure in failed:
         say(f"{failure['image']}: {one_line(failure['error'])}")
+    placed = [result["image"] for result in results if _has_place(result["image"], request)]
+    if placed:
+        say(
+            f"{placed[0]}{f' and {len(placed) - 1} more' * (len(placed) > 1)}: the results have no "
+            "georeference, and rasters were segmented whole: segment them without --ray"
+        )
     return 1 if failed else 0
 
 
@@ -65,6 +72,11 @@ def _refuse_others(request: Request) -> None:
             "--range and --stretch can't be used with --ray, which reads pictures as the model's "
             'preprocessor_config.json says: write "stretch" there'
         )
+
+
+def _has_place(picture: str, request: Request) -> bool:
+    """Whether a picture, if it is on this machine, would be segmented as a raster without Ray."""
+    return picture.lower().endswith(TIFFS) and is_raster(Path(picture), request)
 
 
 def as_given(place: Path) -> str:

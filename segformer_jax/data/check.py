@@ -19,6 +19,7 @@ from segformer_jax.errors import ImageError
 from segformer_jax.images.read import UPRIGHT, is_sideways, upright_header
 
 LISTED = 20
+Palettes = dict[Colour, tuple[int, Any]]  # each colour's value in the first mask that has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,7 @@ def check(
     whole: bool = False,
     threads: int | None = None,
     progress: Callable[[Iterable[Examined]], Iterable[Examined]] = iter,
+    palettes: Palettes | None = None,
 ) -> Survey:
     """Reads every mask and every picture's header, and warns where EXIF turns pictures alone.
 
@@ -95,11 +97,13 @@ def check(
         whole: decode the pictures too, which finds those that are cut off.
         threads: number of reading threads; by default one per processor.
         progress: wraps the loop over the pairs, like tqdm.
+        palettes: of the splits of this data set that were checked before; those of this one are
+            added. A colour must have one value in all of them.
 
     Raises:
         ValueError: with every problem of every pair, a line each (the first 20).
     """
-    found = findings(dataset, whole=whole, threads=threads, progress=progress)
+    found = findings(dataset, whole=whole, threads=threads, progress=progress, palettes=palettes)
     if found.problems:
         raise ValueError(listed(found.problems, of="the data set"))
     if found.turned:
@@ -113,13 +117,14 @@ def findings(
     whole: bool = False,
     threads: int | None = None,
     progress: Callable[[Iterable[Examined]], Iterable[Examined]] = iter,
+    palettes: Palettes | None = None,
 ) -> Findings:
     """Returns all that `check` finds, also if there are problems; the arguments are the same."""
     problems, sizes, turned, counts = [], [], [], np.zeros(IGNORED + 1, np.int64)
-    first: dict[Colour, tuple[int, Any]] = {}
+    palettes = {} if palettes is None else palettes
     pairs = progress(examine(dataset, whole=whole, threads=threads))
     for pair, picture, mask in zip(pairs, dataset.pictures, dataset.masks, strict=True):
-        problems += [*pair.problems, *_other_palette(pair.palette, mask, first)]
+        problems += [*pair.problems, *_other_palette(pair.palette, mask, palettes)]
         counts += pair.counts
         if pair.size is not None:
             sizes.append(pair.size)
@@ -245,7 +250,7 @@ def _palette(image: Image.Image) -> tuple[tuple[Colour, int], ...]:
 
 
 def _other_palette(
-    palette: tuple[tuple[Colour, int], ...], place: Any, first: dict[Colour, tuple[int, Any]]
+    palette: tuple[tuple[Colour, int], ...], place: Any, first: Palettes
 ) -> list[str]:
     """Returns a problem if the palette has a colour at another value than an earlier mask's.
 

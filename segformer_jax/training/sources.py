@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segformer_jax.data.check import Examined, Survey, check, readable
+from segformer_jax.data.check import Examined, Palettes, Survey, check, readable
 from segformer_jax.data.dataset import IGNORED, Dataset, joined
 from segformer_jax.data.formats import open_dataset
 from segformer_jax.data.held_out import USUAL_SHARE, divided
@@ -113,8 +113,9 @@ class RunData:
         Raises:
             ValueError: training sources have problems, or else validation sources; all are listed.
         """
-        surveys = _checked(self.sources, progress, whole=False)
-        _checked(self.validation_sources, progress, whole=True)
+        palettes: dict[str, Palettes] = {}
+        surveys = _checked(self.sources, progress, palettes, whole=False)
+        _checked(self.validation_sources, progress, palettes, whole=True)
         if not self.parts:
             return surveys[0]
         pixels, ignored = np.zeros(self.training.coding.num_values), 0.0
@@ -335,21 +336,23 @@ def _table(source: Source, id2label: Mapping[int, str]) -> tuple[int, ...]:
 def _checked(
     sources: Sequence[Source],
     progress: Callable[[Iterable[Examined]], Iterable[Examined]],
+    palettes: dict[str, Palettes],
     *,
     whole: bool,
 ) -> list[Survey]:
-    """Checks each source and returns its survey.
+    """Checks each source and returns its survey; palettes are compared with those of its path.
 
     Raises:
         ValueError: with the problems of all sources.
     """
-    if len(sources) == 1:
-        return [check(sources[0].data, whole=whole, progress=progress)]
     surveys, problems = [], []
     for source in sources:
+        own = palettes.setdefault(source.path, {})
         try:
-            surveys.append(check(source.data, whole=whole, progress=progress))
+            surveys.append(check(source.data, whole=whole, progress=progress, palettes=own))
         except ValueError as error:
+            if len(sources) == 1:
+                raise
             problems.append(textwrap.indent(f"{source.path}: {error}", "  "))
     if problems:
         raise ValueError("\n".join(["the data sets have problems", *problems]))

@@ -3,8 +3,11 @@ import pytest
 from data.folders import labels, photo, save, write_folder, write_json
 from PIL import Image
 
+from segformer_jax.cli.check_data import check_data
 from segformer_jax.data.check import check, examine, readable
 from segformer_jax.data.formats import open_dataset
+from segformer_jax.training.settings import TrainSettings
+from segformer_jax.training.sources import open_run_data
 
 
 def test_a_sound_data_set_is_surveyed(tmp_path):
@@ -103,6 +106,20 @@ def test_palettes_in_another_order_are_refused_with_both_files(tmp_path):
     survey = check(open_dataset(tmp_path, split="train"))
     counts = np.bincount(labels(0, classes=2).ravel())
     assert survey.class_pixels == (2 * counts[0] + counts[1], 2 * counts[1] + counts[0])
+
+
+def test_the_palettes_of_all_splits_must_agree(tmp_path, capsys):
+    for split, colours in (("train", [0, 0, 0, 255, 0, 0]), ("val", [255, 0, 0, 0, 0, 0])):
+        write_folder(tmp_path, split=split, count=1, classes=2)
+        mask = Image.fromarray(labels(0, classes=2))
+        mask.putpalette(bytes(colours))
+        mask.save(tmp_path / split / "masks" / "a.png")
+    settings = TrainSettings(data=str(tmp_path), out=str(tmp_path / "run"))
+    wrong = "val/masks/a.png has the colour"
+    with pytest.raises(ValueError, match=wrong):
+        open_run_data(settings).check(progress=iter)
+    assert check_data(str(tmp_path), count=0) == 1
+    assert wrong in capsys.readouterr().err
 
 
 def test_a_picture_that_is_cut_off_is_found_where_pictures_are_decoded(tmp_path):
