@@ -18,8 +18,7 @@ from inference.tiny import make_checkpoint, make_picture
 from PIL import Image
 
 rasterio = pytest.importorskip("rasterio")
-pytest.importorskip("ray")
-pytestmark = pytest.mark.full  # it starts Ray twice
+pytestmark = pytest.mark.full  # it starts Ray twice, in other processes
 PROGRAM = [sys.executable, "-c", "from segformer_jax.cli import main; main()"]
 SIZE = (64, 96)  # the model's own, which is one window of a raster
 PLACE = {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_600_000)}

@@ -176,6 +176,7 @@ def test_the_releases_papers_are_of_this_version():
     assert paper["identifiers"] == [{"type": "other", "value": "arXiv:2105.15203"}]
 
 
+@pytest.mark.full  # .ci/run runs the example
 def test_the_clothes_example_draws_photo_classes_and_legend(tmp_path):
     script = ROOT / "examples" / "clothes.py"
     out = tmp_path / "new" / "street.png"

@@ -17,6 +17,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_contenders_take_turns_and_failures_are_named(folder):
     pixels = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
     names = ["ours", "transformers", "KerasHub"]  # the last one takes squares alone

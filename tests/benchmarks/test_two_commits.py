@@ -127,6 +127,7 @@ def test_a_commit_is_checked_out_for_a_while(tmp_path):
     assert Path(tmp_path, "file").read_text() == "new"
 
 
+@pytest.mark.full
 def test_a_case_runs_on_the_library_of_its_checkout(tmp_path):
     assert tuple(cases.CASES) == CASES
     command = two_commits.command_of(two_commits.ROOT, "class-map")

@@ -314,6 +314,7 @@ def test_what_cannot_begin_is_one_line(case, run, photos, tmp_path):
     assert written(tmp_path) == before
 
 
+@pytest.mark.full
 def test_a_killed_and_an_interrupted_run_go_on_and_nothing_is_done_twice(model, tmp_path):
     count = 150
     for i in range(count):

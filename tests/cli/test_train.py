@@ -155,6 +155,7 @@ def test_the_command_line_gives_the_run_of_python(folder, by_python, run):
     assert files(folder / "words") == before
 
 
+@pytest.mark.full
 def test_a_file_gives_the_run_of_python_and_words_go_before_it(folder, by_python, run):
     asked = settings_of(folder, steps=999).to_dict()
     config = write_json(

@@ -148,6 +148,7 @@ def test_a_parquet_table_holds_masks_and_errors(ray, photos, one_process, tmp_pa
         segment_dataset(pictures, out, outputs="parquet")
 
 
+@pytest.mark.full
 def test_what_can_not_be_done_is_said_before_anything_is_written(ray, photos, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     out = tmp_path / "out"

@@ -11,6 +11,7 @@ from segformer_jax.checkpoints import files
 from segformer_jax.ops import ACTIVATIONS
 
 
+@pytest.mark.full
 def test_scene_b0_is_equal_stage_by_stage():
     report = verify.compare_with_torch("scene-b0")
     assert report["equal"]

@@ -99,7 +99,8 @@ def run_on_devices(program, page, cache, devices):
     file = Path("pages") / f"{page.stem}.py"
     file.parent.mkdir()
     file.write_text(program, encoding="utf-8")
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    inherited = os.environ.get("XLA_FLAGS", "")
+    flags = {"XLA_FLAGS": f"{inherited} --xla_force_host_platform_device_count={devices}"}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(file)],
         env=environment_of(cache) | flags,

@@ -11,7 +11,7 @@ from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
 from segformer_jax.inference import compiled
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", short(["cpu", "tpu"], ["cpu"]))
 @pytest.mark.parametrize(
     ("batch", "loops"),
     short([(6, True), (3, True), (2, False), (1, False)], [(6, True)]),

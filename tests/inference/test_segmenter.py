@@ -162,7 +162,8 @@ def test_eight_devices_give_the_same_maps(segmenter, tmp_path):
         "np.savez(out, *maps)\n"
     )
     out = tmp_path / "maps.npz"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags}
     subprocess.run([sys.executable, "-c", program, out, *paths], env=environment, check=True)
     with np.load(out) as maps:
         for i, wanted in enumerate(expected):

@@ -124,7 +124,12 @@ def test_scales_and_flips_of_windows_are_averaged_after_the_softmax(segmenter, t
 
 
 @pytest.mark.parametrize(
-    "directions", [("vertical",), ("diagonal",), ("horizontal", "vertical", "diagonal")]
+    "directions",
+    [
+        ("horizontal", "vertical", "diagonal"),
+        pytest.param(("vertical",), marks=pytest.mark.full),
+        pytest.param(("diagonal",), marks=pytest.mark.full),
+    ],
 )
 @pytest.mark.parametrize(
     "options",

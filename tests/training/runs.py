@@ -106,7 +106,8 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 def environment(cache: Path, *flags: str, optimized: bool = False, **more: str) -> dict[str, str]:
     """Of a process that imports this tree, and shares what it compiles, fast or as users do."""
     if not optimized:
-        flags = ("--xla_backend_optimization_level=0", *flags)
+        inherited = os.environ.get("XLA_FLAGS", "")
+        flags = (inherited, "--xla_backend_optimization_level=0", *flags)
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(cache),

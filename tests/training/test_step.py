@@ -9,6 +9,7 @@ import reference
 import torch
 import transformers
 from flax import nnx
+from training import runs
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.checkpoints import names
@@ -25,6 +26,7 @@ from segformer_jax.training.state import split, start
 from segformer_jax.training.step import make_step
 from segformer_jax.training.teacher import distillation
 
+SMALL = {name: value for name, value in runs.SMALL.items() if name != "num_labels"}
 LABELS = reference.TINY["num_labels"]
 STEPS, WARMUP, RATE, DECAY = 20, 5, 1e-3, 0.01
 
@@ -32,7 +34,7 @@ STEPS, WARMUP, RATE, DECAY = 20, 5, 1e-3, 0.01
 @pytest.fixture
 def hf(tmp_path) -> transformers.SegformerForSemanticSegmentation:
     """A random model in train mode, float64, saved to `tmp_path`."""
-    model = reference.hf_model("ForSemanticSegmentation").double()
+    model = reference.hf_model("ForSemanticSegmentation", **SMALL).double()
     model.save_pretrained(tmp_path)
     return model.train()
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from data.test_soft_targets import write_soft
+from tiers import short
 from training.runs import (
     NAMES,
     compiled_once,
@@ -69,7 +70,7 @@ def copied(folder, name: str):
     return shutil.copytree(folder / "data", folder / name)
 
 
-@pytest.mark.parametrize("teacher", ["soft", "model"])
+@pytest.mark.parametrize("teacher", short(["soft", "model"], ["soft"]))
 def test_a_run_learns_from_its_teacher_and_says_so(folder, teacher):
     name = "soft" if teacher == "soft" else str(folder / "teacher")
     out, teller = folder / f"of-{teacher}", Listener()
