@@ -13,7 +13,8 @@ import nox
 COMMANDS = {
     "quick": ["pytest -q -n 2 -m quick"],
     "tests": ["pytest -q -n 2"],
-    "full": ["pytest -q -n 2 -m ''"],
+    "full": ["pytest -q -n 2 -m full"],
+    "optimized": ["pytest -q -n 2 -m ''"],
     # Flax's tree mode: it changes only how modules are split, so the tests of models suffice
     "graph": ["NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false pytest -q -n 2 tests/models"],
     "lint": ["ruff check", "ruff format --check"],

@@ -1,4 +1,4 @@
-"""Divides test cases into two tiers: those of plain `pytest`, and those of `pytest -m ''` only."""
+"""Divides test cases into two tiers: those of plain `pytest`, and those of `pytest -m full`."""
 
 from collections.abc import Sequence
 from typing import Any
