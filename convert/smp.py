@@ -1,7 +1,7 @@
 """Converts SegFormers of segmentation_models.pytorch (SMP) to Hugging Face's names and config.
 
 Its encoder has the authors' names, and its decoder counts the stages from the deepest one. The
-first norms and the last of each stage have another epsilon than in Hugging Face's layout.
+norms of its blocks and the last of each stage have another epsilon than in Hugging Face's layout.
 """
 
 import re

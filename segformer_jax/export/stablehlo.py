@@ -220,10 +220,10 @@ def classes(logits: Float[Array, "b _ _ labels"], size: Sequence[Any]) -> UInt[A
     return best_class(ops.resize_bilinear(logits, size=tuple(size)), above=0.0)
 
 
-def _input(signature: Signature, of_photos: Any, config: Any) -> Shaped[Any, "b h w c"]:
+def _input(signature: Signature, photo_type: Any, config: Any) -> Shaped[Any, "b h w c"]:
     least = config.minimum_size
     b, h, w = export.symbolic_shape("b, h, w", constraints=[f"h >= {least}", f"w >= {least}"])
     batch = b if signature.batch is None else signature.batch
     height, width = (h, w) if signature.size is None else signature.size
-    dtype = of_photos if signature.preprocess else jnp.float32
+    dtype = photo_type if signature.preprocess else jnp.float32
     return jax.ShapeDtypeStruct((batch, height, width, config.num_channels), dtype)
