@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -76,7 +75,7 @@ def served(place: Path) -> np.ndarray:
             assert answer.status == 200
             return np.asarray(Image.open(io.BytesIO(answer.read())))
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait(timeout=120)
 
 
