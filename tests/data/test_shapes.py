@@ -79,6 +79,7 @@ def test_labelmes_classes_are_those_of_all_splits_or_of_the_users_list(tmp_path)
     [
         ([shape("a", [[1, 2]], "rectangle")], {}, "not one of labelme's files.*1 points"),
         ([shape("a", [[1, "x"]], "point")], {}, "not one of labelme's files"),
+        ([shape("a", [[8, 2**32], [9, 6]], "circle")], {}, "not one of .*over 1,000,000 pixels"),
         ([{"label": "a"}], {}, "not one of labelme's files"),
         ([shape("a", BOX[:2], "mask", mask=7)], {}, "not one of labelme's files: .*its picture"),
         ([shape("a", BOX)], {"imageWidth": 10**9}, "not one of labelme's files: .*1000000000×48"),

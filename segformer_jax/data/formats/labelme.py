@@ -31,6 +31,7 @@ from segformer_jax.images.read import MAX_PIXELS, open_image
 
 IGNORE = "__ignore__"
 LINE, POINT = 10, 5  # width and radius in pixels, as labelme's
+FURTHEST = 1_000_000  # pixels; a circle as large as the numbers allow is drawn for a minute
 NUMBER_OF_POINTS = {"rectangle": 2, "circle": 2, "line": 2, "mask": 2, "point": 1}
 
 
@@ -143,6 +144,8 @@ def _shape(entry: dict[str, Any]) -> Shape:
     points = tuple((float(x), float(y)) for x, y in entry["points"])
     if not all(math.isfinite(number) for point in points for number in point):
         raise ValueError("a point that is no number")
+    if max((abs(number) for point in points for number in point), default=0) > FURTHEST:
+        raise ValueError(f"a point over {FURTHEST:,} pixels away")
     if len(points) != NUMBER_OF_POINTS.get(kind, len(points)) or not points:
         raise ValueError(f"a {kind} of {len(points)} points")
     mask = entry.get("mask")
