@@ -7,7 +7,8 @@ is not documented or does not name the file, more than 5 s of processor time, a 
 a file opened outside the input's folder, and a program or a connection started. Files that C
 libraries open are not seen.
 
-Found so far: pycocotools ends the process at a polygon's point that is NaN or far away. Numbers of
+Found so far, in 1.7 million inputs: pycocotools ends the process at a polygon's point that is NaN
+or far away, and Pillow draws a circle of labelme's for a minute if its radius is 2³². Numbers of
 thousands of digits, JSON nested too deeply, a long field of CSV, and a file's name that is no text
 or too long raised what is not documented: in lists of classes, COCO, labelme's masks, indices of
 shards and the server's Content-Length; so did GDAL for a JPEG with damaged EXIF.
