@@ -391,6 +391,11 @@ def _read_config(path: Path, *, id2label: Mapping[int, str] | None = None) -> Se
     """Reads the config in a folder, or beside a file; `id2label` replaces the names in it."""
     folder = _folder(path, CONFIG)
     values = _read_json(folder, CONFIG)
+    if "_model_class" in values:
+        raise WeightsError(
+            f"{CONFIG} of {folder} must be Hugging Face's, got segmentation_models.pytorch's: "
+            f"convert the folder first, by segformer-jax convert {folder} OUT_DIR"
+        )
     if "model_type" not in values:
         raise WeightsError(
             f'{CONFIG} of {folder} must have "model_type": "segformer", got no '

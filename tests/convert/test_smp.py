@@ -1,6 +1,7 @@
 """Checkpoints of segmentation_models.pytorch: the logits are those that its package computed."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -50,6 +51,12 @@ def test_logits_are_those_of_its_package(tmp_path, variant):
     expected = np.asarray(FOUND[variant]["logits"])
     assert np.abs(logits - expected).max() <= 1e-9
     assert model.config.epsilon("blocks") == 1e-6  # with 1e-5 they are over 1e-7 away
+
+
+def test_a_folder_that_is_not_converted_yet_says_how(tmp_path):
+    source = save(tmp_path / "smp", {"encoder.patch_embed1.norm.bias": np.zeros(32)})
+    with pytest.raises(WeightsError, match=f"segformer-jax convert {re.escape(str(source))} OUT"):
+        SegformerForSemanticSegmentation.from_pretrained(source)
 
 
 def test_onnx_has_the_epsilons(tmp_path):
