@@ -116,6 +116,7 @@ def test_extreme_pictures_are_segmented_as_in_transformers(segmenter, by_hand):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("optimized")  # a thousand runs take longer than a dozen compilations
 def test_a_thousand_sizes_compile_a_dozen_programs():
     segmenter, compiled = Segmenter.from_pretrained("scene-b0"), []
 
