@@ -17,6 +17,7 @@ from segformer_jax.errors import WeightsError, listed
 Tensors = Mapping[str, np.ndarray]
 
 BEGINNINGS = ("encoder.patch_embed1.", "decoder.mlp_stage.")
+ENCODER = "encoder."
 STAGE = re.compile(r"decoder\.mlp_stage\.([0-3])\.linear\.")
 HEAD = {
     "decoder.fuse_stage.0.": "decode_head.linear_fuse.",
@@ -46,11 +47,12 @@ def smp_to_hf(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         WeightsError: the encoder is none of mit_b0 to b5, or the decoder another network's: the
             message lists names and sizes that are not SegFormer's, or what is missing.
     """
-    converted, rest = encoder_to_hf(
-        {name.removeprefix("encoder."): v for name, v in tensors.items()}, prefix="segformer."
-    )
-    unknown = []
-    for name, value in rest.items():
+    encoder = {n.removeprefix(ENCODER): v for n, v in tensors.items() if n.startswith(ENCODER)}
+    converted, others = encoder_to_hf(encoder, prefix="segformer.")
+    unknown = [ENCODER + name for name in others]
+    for name, value in tensors.items():
+        if name.startswith(ENCODER):
+            continue
         if match := STAGE.match(name):
             place = f"decode_head.linear_c.{3 - int(match[1])}.proj."
             converted[place + name[match.end() :]] = value

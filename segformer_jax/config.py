@@ -10,6 +10,7 @@ from typing import Any
 from segformer_jax.errors import listed
 from segformer_jax.json_text import json_bytes
 
+EPSILON = 1e-5  # of every norm in HF's layout
 ACTIVATIONS = ("gelu", "relu", "silu", "swish", "gelu_new")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -235,7 +236,7 @@ class SegformerConfig:
 
     def epsilon(self, place: str) -> float:
         """The epsilon of the LayerNorms in a place, as in `layer_norm_epsilons`."""
-        return (self.layer_norm_epsilons or {}).get(place, 1e-5)
+        return (self.layer_norm_epsilons or {}).get(place, EPSILON)
 
     def with_labels(
         self, *, num_labels: int | None = None, id2label: Mapping[int, str] | None = None

@@ -10,8 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segformer_jax import ops
+from segformer_jax.config import EPSILON
 
-EPSILON = 1e-5  # of BatchNorm, and of every LayerNorm in HF's layout
 BLOCK = 1 << 16  # random numbers drawn at once
 MOMENTUM = 0.1  # of BatchNorm, in torch's sense
 

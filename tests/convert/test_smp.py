@@ -95,7 +95,7 @@ def test_another_decoder_or_encoder_is_refused_by_its_names(tmp_path):
         convert_checkpoint(save(tmp_path / "unet", other), tmp_path / "out")
     other = {name: v for name, v in tensors.items() if not name.startswith("encoder.")}
     other["encoder.layer1.0.conv1.weight"] = np.zeros((4, 4, 3, 3))
-    with pytest.raises(WeightsError, match=r"do not belong to a SegFormer: encoder\.layer1|layer1"):
+    with pytest.raises(WeightsError, match=r"do not belong to a SegFormer: encoder\.layer1"):
         convert_checkpoint(save(tmp_path / "resnet", other), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

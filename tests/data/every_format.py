@@ -48,48 +48,42 @@ def examples(count: int) -> list[Example]:
     return made
 
 
-def folder(root: Path, made: list[Example]):
+def _save(made: list[Example], root: Path, pictures: str, masks: str, palette=None):
+    """Saves pictures and masks, of class indices or colours, under names with a {} in them."""
     for one in made:
-        save(one.picture, root / "train" / "images" / f"{one.name}.png")
-        save(one.mask, root / "train" / "masks" / f"{one.name}.png")
+        save(one.picture, root / pictures.format(one.name))
+        save(one.mask if palette is None else palette[one.mask], root / masks.format(one.name))
+
+
+def folder(root: Path, made: list[Example], palette=None):
+    _save(made, root, "train/images/{}.png", "train/masks/{}.png", palette)
     write_json(NAMES, root / "id2label.json")
 
 
 def mmsegmentation(root: Path, made: list[Example]):
-    for one in made:
-        save(one.picture, root / "img_dir" / "train" / f"{one.name}.png")
-        save(one.mask, root / "ann_dir" / "train" / f"{one.name}.png")
+    _save(made, root, "img_dir/train/{}.png", "ann_dir/train/{}.png")
     (root / "classes.txt").write_text("\n".join(NAMES.values()))
 
 
 def colours(root: Path, made: list[Example]):
-    folder(root, made)
-    for one in made:
-        save(COLOURS[one.mask], root / "train" / "masks" / f"{one.name}.png")
+    folder(root, made, COLOURS)
     write_json(dict(zip(NAMES.values(), COLOURS.tolist(), strict=True)), root / "palette.json")
 
 
 def cvat(root: Path, made: list[Example]):
-    voc(root, made)
-    for one in made:
-        save(COLOURS[one.mask], root / "SegmentationClass" / f"{one.name}.png")
-    (root / "class_names.txt").unlink()
+    _save(made, root, "JPEGImages/{}.png", "SegmentationClass/{}.png", COLOURS)
     pairs = zip(NAMES.values(), COLOURS.tolist(), strict=True)
     rows = [f"{name}:{','.join(map(str, colour))}::" for name, colour in pairs]
     (root / "labelmap.txt").write_text("\n".join(["# label:color_rgb:parts:actions", *rows]))
 
 
 def voc(root: Path, made: list[Example]):
-    for one in made:
-        save(one.picture, root / "JPEGImages" / f"{one.name}.png")
-        save(one.mask, root / "SegmentationClass" / f"{one.name}.png")
+    _save(made, root, "JPEGImages/{}.png", "SegmentationClass/{}.png")
     (root / "class_names.txt").write_text("\n".join(NAMES.values()))
 
 
 def roboflow(root: Path, made: list[Example]):
-    for one in made:
-        save(one.picture, root / "train" / f"{one.name}_jpg.rf.0a.png")
-        save(one.mask, root / "train" / f"{one.name}_jpg.rf.0a_mask.png")
+    _save(made, root, "train/{}_jpg.rf.0a.png", "train/{}_jpg.rf.0a_mask.png")
     rows = [f"{value}, {name}" for value, name in NAMES.items()]
     (root / "train" / "_classes.csv").write_text("\n".join(["Pixel Value, Class", *rows]))
 
@@ -158,18 +152,13 @@ def yolo(root: Path, made: list[Example]):
 
 
 def ade20k(root: Path, made: list[Example]):
-    for one in made:
-        save(one.picture, root / "images" / "training" / f"ADE_train_{one.name}.png")
-        save(one.mask, root / "annotations" / "training" / f"ADE_train_{one.name}.png")
+    _save(made, root, "images/training/ADE_train_{}.png", "annotations/training/ADE_train_{}.png")
     write_json(NAMES, root / "id2label.json")
 
 
 def cityscapes(root: Path, made: list[Example]):
-    for number, one in enumerate(made):
-        place = root / "leftImg8bit" / "train" / "ulm" / f"ulm_{number}_0_leftImg8bit.png"
-        save(one.picture, place)
-        mask = root / "gtFine" / "train" / "ulm" / f"ulm_{number}_0_gtFine_labelTrainIds.png"
-        save(one.mask, mask)
+    pictures = "leftImg8bit/train/ulm/ulm_{}_0_leftImg8bit.png"
+    _save(made, root, pictures, "gtFine/train/ulm/ulm_{}_0_gtFine_labelTrainIds.png")
     write_json(NAMES, root / "id2label.json")
 
 
