@@ -23,7 +23,7 @@ exclude_patterns = ["**.ipynb_checkpoints"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "force"  # notebooks run at every build, and their errors fail it
+nb_execution_mode = "force"  # a build for readers runs the notebooks, and their errors fail it
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True

@@ -85,6 +85,15 @@ def x64():
 
 
 @pytest.fixture
+def cpu_forms():
+    """Traces the operations' forms for CPUs alone, as `Segmenter` and training do on a CPU."""
+    from segformer_jax import ops  # not above: its arrays' shapes are checked once pytest is set up
+
+    with ops.use("cpu"):
+        yield
+
+
+@pytest.fixture
 def optimized():
     """Enables XLA's optimisations, for tests of what only the optimised program shows."""
     before = jax.config.read("jax_disable_most_optimizations")
