@@ -1,7 +1,7 @@
 """Exports programs that run without this library: StableHLO and ONNX.
 
-It may import `inference`, `checkpoints`, `models`, `ops` and `images`; the package onnx comes with
-the extra `onnx`.
+It may import `inference`, `checkpoints`, `models`, `ops`, `images` and `view`; the package onnx
+comes with the extra `onnx`.
 """
 
 from typing import TYPE_CHECKING
