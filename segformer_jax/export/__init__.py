@@ -1,4 +1,4 @@
-"""Exports programs that run without this library: StableHLO and ONNX.
+"""Exports programs that run without this library: StableHLO, ONNX, and a page for browsers.
 
 It may import `inference`, `checkpoints`, `models`, `ops`, `images` and `view`; the package onnx
 comes with the extra `onnx`.
@@ -12,8 +12,9 @@ if TYPE_CHECKING:  # the names that `on_demand` imports on first use
     from segformer_jax.export.onnx.program import export_onnx
     from segformer_jax.export.signature import Signature
     from segformer_jax.export.stablehlo import export_stablehlo, load_exported
+    from segformer_jax.export.web.page_files import export_web
 
-__all__ = ["Signature", "export_onnx", "export_stablehlo", "load_exported"]
+__all__ = ["Signature", "export_onnx", "export_stablehlo", "export_web", "load_exported"]
 
 __getattr__, __dir__ = on_demand(
     __name__,
@@ -21,6 +22,7 @@ __getattr__, __dir__ = on_demand(
         "Signature": "segformer_jax.export.signature",
         "export_onnx": "segformer_jax.export.onnx.program",
         "export_stablehlo": "segformer_jax.export.stablehlo",
+        "export_web": "segformer_jax.export.web.page_files",
         "load_exported": "segformer_jax.export.stablehlo",
     },
 )
