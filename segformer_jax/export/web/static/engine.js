@@ -21,7 +21,7 @@ export class Engine {
       : 1;
   }
 
-  // Tries both ways with an input of this size, so that what fails, fails here.
+  // Prepares for inputs of this size.
   async start(size) {
     if (await hasGpu()) {
       try {
@@ -53,7 +53,8 @@ export class Engine {
     this.ort = await import(`./ort.${kind}.min.mjs`);
     this.ort.env.wasm.wasmPaths = HERE;
     this.ort.env.wasm.numThreads = this.threads;
-    await this.#run(new Float32Array(3 * size[0] * size[1]), size, "photo");
+    await this.#session(...size, "photo");
+    if (kind === "webgpu") await this.#run(new Float32Array(3 * size[0] * size[1]), size, "photo");
   }
 
   async #run(values, [height, width], use) {
