@@ -111,5 +111,6 @@ def _write_page(
     from segformer_jax.export.web.licence import licence_of
     from segformer_jax.export.web.page_files import export_web
 
-    how = dict(name=Path(model).name, licence=licence_of(model), **options)
-    return export_web(network, folder, processor=processor, **how)[:1]
+    licence, name = licence_of(model), Path(model).name
+    how: dict[str, Any] = dict(processor=processor, name=name, licence=licence)
+    return export_web(network, folder, **how, **options)[:1]

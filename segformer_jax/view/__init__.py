@@ -1,6 +1,6 @@
 """A photo under its classes, for pages in the browser: HTML, style and script.
 
-It may import nothing: `demo` and `export` put these files into their pages.
+It may import nothing. The pages of `demo` and `export` are built from these files.
 """
 
 from importlib import resources

@@ -33,7 +33,7 @@ def test_the_name_of_the_file_chooses_onnx(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "tflite"], "--format must be one of stablehlo, onnx, got 'tflite'"),
+        (["--format", "tflite"], "--format must be one of stablehlo, onnx, web, got 'tflite'"),
         (["--platforms", "gpu"], "platform must be one of cpu, cuda, rocm, tpu, got 'gpu'"),
         (
             ["--size", 28, 512],
@@ -47,6 +47,9 @@ def test_the_name_of_the_file_chooses_onnx(run, tmp_path):
             "--platforms must be used with --format stablehlo only",
         ),
         (["--format", "onnx", "--opset", 5], "opset must be 17 to"),
+        (["--runtime", "x"], "--runtime must be used with --format web only"),
+        (["--format", "web", "--size", 64, 64], "must be left out with --format web"),
+        (["--format", "web", "--runtime", "x"], "npm package onnxruntime-web, got x without ort."),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, said, run, tmp_path):

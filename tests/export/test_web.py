@@ -1,8 +1,11 @@
-"""The folder of a page: what is in it, what it loads, and what is said when something is missing."""
+"""The folder of a page: what is in it, what it may load, and what is said of mistakes."""
 
+import functools
 import json
 import re
 import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +23,7 @@ from segformer_jax.export import Signature, export_onnx, export_web
 from segformer_jax.export.onnx.half_weights import store_half_weights
 from segformer_jax.export.web import runtime as web_runtime
 from segformer_jax.export.web.licence import UNKNOWN, Licence, licence_of
-from segformer_jax.export.web.runtime import FILES, VERSION
+from segformer_jax.export.web.runtime import FILES, VERSION, copy_runtime
 from segformer_jax.images.labels import palette_for
 
 HALF = 2e-3  # of float16's weights, ‖Δ‖ / ‖logits‖; 4e-4 is seen
@@ -84,7 +87,9 @@ def test_the_policy_allows_no_other_server_and_no_inline_script(tiny, runtime, t
     assert "default-src 'none'" in policy
     assert not re.search(r"https?:|\*|'unsafe-inline'|'unsafe-eval'", policy)
     assert not re.search(r"<script>|<style| style=| on\w+=", page)
-    assert f'"Content-Security-Policy": "{policy}"' in (tmp_path / "page" / "headers.js").read_text()
+    assert (
+        f'"Content-Security-Policy": "{policy}"' in (tmp_path / "page" / "headers.js").read_text()
+    )
 
 
 def test_only_the_folder_of_an_earlier_export_is_replaced(tiny, runtime, tmp_path):
@@ -99,7 +104,7 @@ def test_only_the_folder_of_an_earlier_export_is_replaced(tiny, runtime, tmp_pat
     assert (tmp_path / "page" / "notes.txt").read_text() == "mine"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "settings.json").write_text('{"files": ["settings.json"]}')
-    with pytest.raises(ValueError, match="with settings.json: give another folder"):
+    with pytest.raises(ValueError, match=r"with settings\.json: give another folder"):
         export(tiny, tmp_path / "other", runtime)
 
 
@@ -121,7 +126,10 @@ def test_half_weights_halve_the_file_and_hardly_change_the_logits(tiny, tmp_path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(do_convert_rgb=False, image_mean=0.5, image_std=0.5), "needs a network and processor for RGB"),
+        (
+            dict(do_convert_rgb=False, image_mean=0.5, image_std=0.5),
+            "needs a network and processor for RGB",
+        ),
         (dict(stretch=(0, 4095)), "needs a processor for 8 bits"),
     ],
 )
@@ -145,14 +153,30 @@ def test_a_runtime_that_is_none_is_refused(tiny, runtime, tmp_path, monkeypatch)
         export(tiny, tmp_path / "page", runtime)
     (runtime / "dist" / FILES[2]).write_text("")
     (runtime / "dist" / FILES[0]).write_text("alert()")
-    with pytest.raises(ValueError, match="does not state its version"):
+    with pytest.raises(ValueError, match=r"does not state its version"):
         export(tiny, tmp_path / "page", runtime)
-    with pytest.raises(ValueError, match="can't be downloaded from http://127.0.0.1:9/x"):
+    with pytest.raises(ValueError, match=r"can't be downloaded from http://127\.0\.0\.1:9/x"):
         export(tiny, tmp_path / "page", "http://127.0.0.1:9/x/")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="npm, which is not installed: install Node"):
         export(tiny, tmp_path / "page", None)
     assert not (tmp_path / "page").exists()
+
+
+def test_the_runtime_may_come_from_a_url(runtime, tmp_path):
+    serving = functools.partial(SilentHandler, directory=runtime / "dist")
+    with ThreadingHTTPServer(("127.0.0.1", 0), serving) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        version = copy_runtime(f"http://127.0.0.1:{server.server_port}/", tmp_path)
+        server.shutdown()
+    assert version == "9.8.7"
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (runtime / "dist" / name).read_bytes()
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Prints nothing."""
 
 
 def test_what_npm_says_is_passed_on(tiny, tmp_path, monkeypatch):

@@ -39,11 +39,12 @@ def licence_of(name_or_path: str | Path) -> Licence:
     folder = folder if folder.is_dir() else folder.parent
     package = _package(str(name_or_path))
     card = _text(folder / "README.md")
-    stated = None if package is None else package.metadata.get("License-Expression")
     texts = [_text(folder / name) for name in ("LICENSE", "LICENSE.txt", "LICENSE.md")]
     if package is not None:
-        texts += [_text(Path(str(own.locate()))) for own in package.files or () if own.name == "LICENSE"]
-    return Licence(_line(card) or stated or UNKNOWN, next(filter(None, texts), ""))
+        texts += [
+            _text(Path(str(own.locate()))) for own in package.files or () if own.name == "LICENSE"
+        ]
+    return Licence(_line(card) or _stated(package) or UNKNOWN, next(filter(None, texts), ""))
 
 
 def _line(card: str) -> str:
@@ -59,6 +60,12 @@ def _line(card: str) -> str:
 def _package(name: str) -> metadata.Distribution | None:
     points = metadata.entry_points(group=hub.ENTRY_POINTS)
     return next((point.dist for point in points if point.name == name), None)
+
+
+def _stated(package: metadata.Distribution | None) -> str:
+    field = "License-Expression"
+    known = package is not None and field in package.metadata
+    return package.metadata[field] if known else ""
 
 
 def _text(file: Path) -> str:

@@ -129,9 +129,7 @@ def _copy_example(example: str | Path | None, folder: Path) -> str:
     return EXAMPLE.format(html.escape(name))
 
 
-def _write_page(
-    folder: Path, *, name: str, licence: Licence, runtime: str, example: str
-) -> None:
+def _write_page(folder: Path, *, name: str, licence: Licence, runtime: str, example: str) -> None:
     values = {
         "policy": POLICY,
         "model": html.escape(name),

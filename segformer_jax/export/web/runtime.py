@@ -56,9 +56,11 @@ def _from_folder(source: Path, folder: Path) -> None:
 def _from_url(source: str, folder: Path) -> None:
     for name in FILES:
         try:
-            with urllib.request.urlopen(f"{source}/{name}", timeout=60) as answer:
-                with (folder / name).open("wb") as file:
-                    shutil.copyfileobj(answer, file)
+            with (
+                urllib.request.urlopen(f"{source}/{name}", timeout=60) as answer,
+                (folder / name).open("wb") as file,
+            ):
+                shutil.copyfileobj(answer, file)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the runtime's {name} can't be downloaded from {source} ({error}): give the URL "

@@ -3,9 +3,11 @@
 const HERE = new URL("./", import.meta.url).href;
 const MOST_THREADS = 8;
 
+// Software that only imitates a GPU is slower than WebAssembly.
 async function hasGpu() {
   try {
-    return Boolean(await navigator.gpu?.requestAdapter());
+    const adapter = await navigator.gpu?.requestAdapter();
+    return Boolean(adapter) && !adapter.info?.isFallbackAdapter;
   } catch {
     return false;
   }
