@@ -108,7 +108,7 @@ def _write(model: str, out: Path, kind: str, signature: Any, options: dict[str, 
 def _write_page(
     network: Any, processor: Any, model: str, folder: Path, options: dict[str, Any]
 ) -> list[Path]:
-    from segformer_jax.export.web.licence import licence_of
+    from segformer_jax.export.licence import licence_of
     from segformer_jax.export.web.page_files import export_web
 
     licence, name = licence_of(model), Path(model).name

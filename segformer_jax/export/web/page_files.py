@@ -3,7 +3,6 @@
 import html
 import json
 import shutil
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -13,9 +12,9 @@ from segformer_jax.atomic import atomic_folder
 from segformer_jax.export.onnx.half_weights import store_half_weights
 from segformer_jax.export.onnx.program import export_onnx
 from segformer_jax.export.signature import Signature
-from segformer_jax.export.web.licence import UNKNOWN, Licence
+from segformer_jax.export.labels_json import labels_of
+from segformer_jax.export.licence import UNKNOWN, Licence
 from segformer_jax.export.web.runtime import copy_runtime
-from segformer_jax.images.labels import distinct_names, palette_for
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import read_image
 from segformer_jax.json_text import json_bytes
@@ -101,16 +100,8 @@ def _settings(
     model: SegformerForSemanticSegmentation, processor: SegformerImageProcessor
 ) -> dict[str, Any]:
     """Returns what the page's scripts know of the model."""
-    names: Mapping[int, str] = model.config.id2label
-    if len(names) == 1:  # as `Segmenter.id2label`
-        names = {0: "background", 1: next(iter(names.values()))}
-    palette, distinct = palette_for(names), distinct_names(names)
-    labels = [
-        {"label": distinct.get(index, f"LABEL_{index}"), "colour": f"#{colour.tobytes().hex()}"}
-        for index, colour in enumerate(palette)
-    ]
     return {
-        "labels": labels,
+        "labels": labels_of(model.config.id2label),
         "size": dict(processor.size) if processor.do_resize else None,
         "least": model.config.minimum_size,
         "resample": processor.resample,
