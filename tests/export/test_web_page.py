@@ -1,18 +1,17 @@
 """The page without a server as a visitor meets it, in Chromium, against `Segmenter`'s results."""
 
-import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import browser
 import numpy as np
 import pytest
+import static_page
 from PIL import Image
+from static_page import choose, open_page, said, segment, shares
 
 from segformer_jax import Segmentation, Segmenter
 from segformer_jax.export.web.runtime import PACKAGE, VERSION
@@ -42,17 +41,10 @@ def address(runtime, tmp_path_factory):
     if reason := browser.missing():
         pytest.skip(reason)
     root = tmp_path_factory.mktemp("site")
-    page = root / "deep" / "page"
-    options = ["--format", "web", "--runtime", runtime, "--example", browser.STREET]
-    command = [*browser.PROGRAM, "export", "scene-b0", page, *options]
-    subprocess.run([str(own) for own in command], check=True, cwd=browser.ROOT)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) as server:
-        browser.wait(lambda: listens(port))
-        yield f"http://127.0.0.1:{port}/deep/page/"
-        server.terminate()
+    options = ["--runtime", runtime, "--example", browser.STREET]
+    static_page.export("scene-b0", root / "deep" / "page", *options)
+    with static_page.serving(root, "deep/page") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -64,35 +56,13 @@ def driver(tmp_path_factory, address):
 @pytest.fixture
 def page(driver, address):
     """The page, freshly opened, when its model is loaded."""
-    driver.get(address)
-    browser.wait(lambda: said(driver) == "Ready.")
+    open_page(driver, address)
     return driver
 
 
 @pytest.fixture(scope="module")
 def street() -> Segmentation:
     return Segmenter.from_pretrained("scene-b0")(browser.STREET)
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
-
-
-def said(driver) -> str:
-    with contextlib.suppress(Exception):  # the page is being loaded again
-        return driver.find_element("css selector", "#status").text
-    return ""
-
-
-def choose(driver, photo: Path) -> None:
-    driver.find_element("css selector", "#file").send_keys(str(photo))
-
-
-def segment(driver, photo: Path) -> None:
-    choose(driver, photo)
-    browser.wait(lambda: re.fullmatch(rf"{photo.name}: [\d.]+ s\.", said(driver)))
 
 
 def message(driver) -> str:
@@ -107,14 +77,6 @@ def download(driver, button: str, file: Path) -> Image.Image:
     with Image.open(file) as picture:
         picture.load()
     return picture
-
-
-def shares(driver) -> list[tuple[str, float]]:
-    rows = driver.execute_script(
-        "return [...document.querySelectorAll('.legend li')].map((row) => "
-        "['.name', '.share'].map((part) => row.querySelector(part).textContent))"
-    )
-    return [(name, float(share.removesuffix(" %"))) for name, share in rows]
 
 
 def test_the_class_map_overlay_and_legend_are_segments(page, street, tmp_path):
@@ -207,8 +169,7 @@ def test_too_little_memory_is_told(page):
 def test_no_request_leaves_the_folder(driver, address):
     driver.get("about:blank")
     browser.requests(driver)
-    driver.get(address)
-    browser.wait(lambda: said(driver) == "Ready.")
+    open_page(driver, address)
     segment(driver, browser.STREET)
     asked = browser.requests(driver)
     assert len([url for url in asked if url.startswith(address)]) > 8

@@ -82,15 +82,19 @@ async function segment({ source, use }) {
   return [answer, [photo, classes.buffer]];
 }
 
-// Finds the largest size at which a frame like this one takes at most `FRAME` milliseconds.
+// Finds the largest size at which a frame like this one mostly takes at most `FRAME` milliseconds.
 async function tune({ source }) {
   const whole = targetSize(settings.size, source.height, source.width);
   for (const share of SHARES) {
     filmSize = whole.map((side) => Math.max(settings.least, 32 * Math.round((share * side) / 32)));
     await classesOf(source, filmSize, "film"); // the first run prepares
-    const start = performance.now();
-    await classesOf(source, filmSize, "film");
-    if (performance.now() - start <= FRAME) break;
+    const times = [];
+    for (let run = 0; run < 3; run++) {
+      const start = performance.now();
+      await classesOf(source, filmSize, "film");
+      times.push(performance.now() - start);
+    }
+    if (times.sort((one, other) => one - other)[1] <= FRAME) break;
   }
   source.close();
   return [{ height: filmSize[0], width: filmSize[1] }, []];
