@@ -4,6 +4,7 @@ A value becomes one of 256 numbers, (i - zero) · scale: its *grid*, which is ch
 the value. A kernel becomes int8 with one scale per output channel.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,14 +17,14 @@ LARGEST = 127  # of an int8 weight: the range is symmetric
 PAIR = 128  # largest sum of two neighbouring weights: 255 · 128 fits into 16 bits
 SHARES = np.linspace(1, 0.2, 33)  # of the measured range, tried as the range of a grid
 
-# Layers and values with these beginnings stay float32, because rounding them costs more pixels or
-# more time than 8 bits save: see `python -m benchmarks.int8 --layers`.
-FLOAT = ("pixel_values", "preprocess.", "stages.0.patch_embeddings.proj", "decode_head.")
+# Layers and values that stay float32: rounding them costs more pixels or more time than 8 bits
+# save, by `python -m benchmarks.int8 --layers`.
+FLOAT = re.compile(r"stages\.0\.patch_embeddings\..*|decode_head\..*|.*\.product\..*")
 
 
 def is_taken(name: str) -> bool:
-    """Whether a layer's kernel or a value becomes 8 bits, by its name in the graph."""
-    return not name.startswith(FLOAT)
+    """Whether a layer's kernel or a value becomes 8 bits, by its name."""
+    return FLOAT.fullmatch(name) is None
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class Grid:
         limits = np.iinfo(self.dtype)
         whole = np.rint(x / np.float32(self.scale)) + np.float32(self.zero)
         return (np.clip(whole, limits.min, limits.max) - self.zero) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value of a graph whose grid has to be chosen.
+
+    Attributes:
+        value: its name in the graph.
+        then: the activation that follows it, if any.
+    """
+
+    value: str
+    then: str | None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segformer_jax.export.onnx.eight_bits import EightBits, rounded_kernel
+from segformer_jax.export.onnx.eight_bits import EightBits, Measured, rounded_kernel
 
 
 class Graph:
@@ -19,14 +19,13 @@ class Graph:
         eight_bits: how values and kernels become 8 bits; None keeps everything in float32.
 
     Attributes:
-        to_measure: the values that become 8 bits and have no grid yet, each with the activation
-            that follows it, or None.
+        to_measure: the values that become 8 bits and have no grid yet.
     """
 
     def __init__(self, opset: int, *, eight_bits: EightBits | None = None) -> None:
         self.opset = opset
         self.eight_bits = eight_bits
-        self.to_measure: dict[str, str | None] = {}
+        self.to_measure: dict[str, Measured] = {}
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._taken: dict[str, int] = {}
@@ -46,7 +45,7 @@ class Graph:
         """Adds a one-dimensional int64 constant and returns its name."""
         return self._constant(np.array(values, np.int64), name)
 
-    def rounded(self, x: str, *, then: str | None = None) -> str:
+    def rounded(self, x: str, *, name: str = "", then: str | None = None) -> str:
         """Rounds a value to 8 bits, if the file has 8 bits and this value is to have them.
 
         Runtimes compute a layer in 8 bits if its input and its kernel come from
@@ -54,18 +53,20 @@ class Graph:
 
         Args:
             x: the value.
+            name: says which value this is; by default its own name.
             then: the activation that follows, whose result is to change least.
         """
-        if self.eight_bits is None or not self.eight_bits.takes(x):
+        name = name or x
+        if self.eight_bits is None or not self.eight_bits.takes(name):
             return x
-        grid = self.eight_bits.grids.get(x)
+        grid = self.eight_bits.grids.get(name)
         if grid is None:
-            self.to_measure[x] = then
+            self.to_measure[name] = Measured(x, then)
             return x
-        scale = self.weight(grid.scale, name=f"{x}.scale")
-        zero = self._constant(np.asarray(grid.zero, grid.dtype), f"{x}.zero")
-        y = self.node("QuantizeLinear", x, scale, zero, name=f"{x}.in_8_bits")
-        return self.node("DequantizeLinear", y, scale, zero, name=f"{x}.rounded")
+        scale = self.weight(grid.scale, name=f"{name}.scale")
+        zero = self._constant(np.asarray(grid.zero, grid.dtype), f"{name}.zero")
+        y = self.node("QuantizeLinear", x, scale, zero, name=f"{name}.in_8_bits")
+        return self.node("DequantizeLinear", y, scale, zero, name=f"{name}.rounded")
 
     def linear(self, x: str, layer: Any, *, factor: float = 1, name: str) -> str:
         """Adds a `Linear` over the last axis, times a factor."""

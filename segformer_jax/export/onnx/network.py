@@ -30,7 +30,8 @@ def encode(graph: Graph, encoder: Any, x: str) -> list[str]:
 
 def _stage(graph: Graph, stage: Any, x: str, activation: str, name: str) -> str:
     embeddings = stage.patch_embeddings
-    x = _conv(graph, embeddings.proj, graph.rounded(x), name=f"{name}.patch_embeddings.proj")
+    x = graph.rounded(x, name=f"{name}.patch_embeddings.input")
+    x = _conv(graph, embeddings.proj, x, name=f"{name}.patch_embeddings.proj")
     x = graph.transpose(graph.rounded(x), 0, 2, 3, 1, name=f"{name}.patch_embeddings")
     shape = graph.node("Shape", x, name=f"{name}.shape")  # b h w c
     x = graph.reshape(x, 0, -1, embeddings.proj.kernel.shape[-1], name=f"{name}.patch_embeddings")
@@ -63,6 +64,9 @@ def _attention(graph: Graph, attention: Any, x: str, shape: str, name: str) -> s
     q = graph.linear(x, attention.q_proj, factor=d**-0.5, name=f"{name}.q_proj")
     k = graph.linear(small, attention.k_proj, name=f"{name}.k_proj")
     v = graph.linear(small, attention.v_proj, name=f"{name}.v_proj")
+    q, k, v = (
+        graph.rounded(y, name=f"{name}.product.{own}") for y, own in ((q, "q"), (k, "k"), (v, "v"))
+    )
     if heads > 1:
         q, k, v = (graph.reshape(y, 0, -1, heads, d, name=name) for y in (q, k, v))
         q, v = (graph.transpose(y, 0, 2, 1, 3, name=name) for y in (q, v))  # b heads n d
@@ -71,11 +75,13 @@ def _attention(graph: Graph, attention: Any, x: str, shape: str, name: str) -> s
         k = graph.transpose(k, 0, 2, 1, name=name)  # b d k
     scores = graph.node("MatMul", q, k, name=f"{name}.scores")
     weights = graph.node("Softmax", scores, name=f"{name}.softmax", axis=-1)
+    weights = graph.rounded(weights, name=f"{name}.product.weights")
     y = graph.node("MatMul", weights, v, name=f"{name}.values")
     if heads > 1:
         y = graph.transpose(y, 0, 2, 1, 3, name=name)
         y = graph.reshape(y, 0, -1, width, name=name)
-    return graph.linear(graph.rounded(y), attention.o_proj, name=f"{name}.o_proj")
+    y = graph.rounded(y, name=f"{name}.o_proj.input")
+    return graph.linear(y, attention.o_proj, name=f"{name}.o_proj")
 
 
 def _mix_ffn(graph: Graph, mlp: Any, x: str, shape: str, activation: str, name: str) -> str:
@@ -134,7 +140,10 @@ def _gelu_by_tanh(graph: Graph, x: str, name: str) -> str:
 
 def decode(graph: Graph, head: Any, maps: list[str]) -> str:
     """Adds the folded head and returns the logits (b, labels, h, w) at the first map's size."""
-    first, *deeper = maps
+    size = graph.sizes(maps[0], 2, 4, name="decode_head.size")
+    first, *deeper = (
+        graph.rounded(x, name=f"decode_head.kernels.{index}.input") for index, x in enumerate(maps)
+    )
     total = _pointwise(
         graph, first, head.kernels[0][...], head.bias[...], name="decode_head.kernels.0"
     )
@@ -142,7 +151,7 @@ def decode(graph: Graph, head: Any, maps: list[str]) -> str:
     for index, x in enumerate(deeper, start=1):
         name = f"decode_head.kernels.{index}"
         y = graph.rounded(_pointwise(graph, x, head.kernels[index][...], None, name=name))
-        y = resized(graph, y, graph.sizes(first, 2, 4, name=f"{name}.size"), name=name)
+        y = resized(graph, y, size, name=name)
         total = graph.node("Add", total, y, name=f"{name}.add")
     x = graph.rounded(graph.node("Relu", total, name="decode_head.relu"))
     kernel, bias = head.classifier.kernel[...], head.classifier.bias[...]

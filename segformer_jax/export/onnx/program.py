@@ -14,7 +14,7 @@ import numpy as np
 from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
 from segformer_jax.export.onnx.calibrate import measured_grids, onnxruntime
-from segformer_jax.export.onnx.eight_bits import EightBits, Grid, is_taken
+from segformer_jax.export.onnx.eight_bits import EightBits, Grid, Measured, is_taken
 from segformer_jax.export.onnx.graph import Graph, onnx, value
 from segformer_jax.export.onnx.network import decode, encode, resized
 from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
@@ -136,11 +136,8 @@ def program(
     *,
     opset: int = USUAL_OPSET,
     eight_bits: EightBits | None = None,
-) -> tuple[Any, dict[str, str | None]]:
-    """Returns a folded model as an ONNX model, and its values that have no grid yet.
-
-    The values are named with the activation that follows each of them, or None.
-    """
+) -> tuple[Any, dict[str, Measured]]:
+    """Returns a folded model as an ONNX model, and its values that have no grid yet."""
     graph, config = Graph(opset, eight_bits=eight_bits), model.config
     if signature.preprocess:
         source, size_axes = "photos", (1, 3)
