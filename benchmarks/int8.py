@@ -1,15 +1,15 @@
 """Measures ONNX files that compute in 8 bits: file, time, pixels of the same class, mean IoU.
 
 `python -m benchmarks.int8 --data SCENES` compares them with the float32 file, in ONNX Runtime and
-OpenVINO. `SCENES/train` calibrates and `SCENES/val` is measured. With `--layers` it measures instead
-what each kind of layer costs. 8 bits are fast on CPUs with instructions for 8-bit dot products
+OpenVINO. `SCENES/train` calibrates and `SCENES/val` is measured. With `--layers` it measures what
+each kind of layer costs instead. 8 bits are fast on CPUs with instructions for 8-bit dot products
 (AVX-512 VNNI, AVX-VNNI, AMX), whose names `lscpu` prints. Times are medians of interleaved rounds,
 in processor time of all cores together.
 """
 
 import re
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def int8(
     folder = str(make_checkpoint(model)) if re.fullmatch("b[0-5]", model) else model
     network: Any = SegformerForSemanticSegmentation.from_pretrained(folder).folded()
     if data is None:
-        given, val = [own for own in make_pixels(8, side, side)], None
+        given, val = list(make_pixels(8, side, side)), None
     else:
         processor = SegformerImageProcessor.from_pretrained(folder)
         train, val = (open_dataset(str(data / split)) for split in ("train", "val"))
@@ -114,7 +114,7 @@ def files_and_times(programs: dict[str, Any], pixels: np.ndarray, rounds: int) -
     for runtime, load in RUNTIMES.items():
         runs = {name: load(own) for name, own in files.items()}
         wanted = runs["float32"](x)
-        times = medians({name: lambda run=run: run(x) for name, run in runs.items()}, rounds=rounds)
+        times = medians({name: partial(run, x) for name, run in runs.items()}, rounds=rounds)
         for name, run in runs.items():
             rows[name] |= {
                 f"{runtime}, ms": f"{times[name]:.0f}",
@@ -177,26 +177,35 @@ def by_layer(network: Any, given: list[np.ndarray], side: int, rounds: int) -> N
     def of_exact(takes: Callable[[str], bool]) -> dict[str, str]:
         run = simulated(file(takes))
         logits = [run(x) for x in xs]
-        same = np.mean([np.mean(a.argmax(1) == b.argmax(1)) for a, b in zip(logits, wanted)])
+        both = zip(logits, wanted, strict=True)
+        same = np.mean([np.mean(a.argmax(1) == b.argmax(1)) for a, b in both])
         return {"logits": f"{distance(logits, wanted):.4f}", "other class": f"{1 - same:.2%}"}
 
     pixels = np.ascontiguousarray(make_pixels(1, side, side).transpose(0, 3, 1, 2))
     usual = onnx_runtime(file(is_taken, (side, side)))
     rows = [{"layers": "all of the file"} | of_exact(is_taken)]
     for kind, pattern in KINDS.items():
-        own = re.compile(pattern).fullmatch
-        turned = lambda name: is_taken(name) != bool(own(name))
+        own = re.compile(pattern)
+        alone = partial(_alone, own)
+        turned = partial(_turned, own)
         run = onnx_runtime(file(turned, (side, side)))
-        times = medians({run: lambda: run(pixels), usual: lambda: usual(pixels)}, rounds=rounds)
-        in_it = is_taken(next(name for name in grids if own(name)))
-        alone, other = of_exact(lambda name: bool(own(name))), of_exact(turned)
+        times = medians({run: partial(run, pixels), usual: partial(usual, pixels)}, rounds=rounds)
+        in_it = is_taken(next(filter(own.fullmatch, grids)))
         rows.append(
             {"layers": kind, "in 8 bits": "yes" if in_it else "no"}
-            | {f"alone, {name}": text for name, text in alone.items()}
-            | {f"turned round, {name}": text for name, text in other.items()}
+            | {f"alone, {name}": text for name, text in of_exact(alone).items()}
+            | {f"turned round, {name}": text for name, text in of_exact(turned).items()}
             | {"turned round, time ratio": f"{times[run] / times[usual]:.2f}"}
         )
     print_rows(rows, "layers")
+
+
+def _alone(own: re.Pattern, name: str) -> bool:
+    return own.fullmatch(name) is not None
+
+
+def _turned(own: re.Pattern, name: str) -> bool:
+    return is_taken(name) != _alone(own, name)
 
 
 def distance(found: Any, wanted: Any) -> float:
