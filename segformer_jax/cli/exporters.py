@@ -13,6 +13,7 @@ from segformer_jax.cli.printing import say
 from segformer_jax.cli.progress_bar import progress
 from segformer_jax.export.licence import licence_of
 from segformer_jax.export.signature import Signature
+from segformer_jax.images.sizes import target_size
 
 CALIBRATED_ON = 100  # pictures at most
 
@@ -56,11 +57,10 @@ def _litert(model: str, out: Path, **options: Any) -> list[Path]:
     litert_converter()
     processor = Processor.from_pretrained(model)
     if options["size"] == "dynamic":
-        options["size"] = usual_size(processor)
-        height, width = options["size"]
+        options["size"] = height, width = target_size(processor.size, 480, 640)
         say(
-            f"a file for LiteRT has one size, by default the model's, {height} × {width}: "
-            "--size HEIGHT WIDTH sets another"
+            f"a file for LiteRT has one size, by default the model's for photos of 4:3, {height} × "
+            f"{width}: --size HEIGHT WIDTH sets another"
         )
     if options["batch"] == "dynamic":
         options["batch"] = 1
@@ -97,14 +97,6 @@ EXPORTERS: dict[str, Callable[..., list[Path]]] = {
     "litert": _litert,
     "web": _web,
 }
-
-
-def usual_size(processor: Processor) -> tuple[int, int]:
-    """Returns the height and width that the processor gives a landscape photo of 4:3."""
-    size = processor.size
-    if "shortest_edge" in size:
-        return size["shortest_edge"], round(size["shortest_edge"] * 4 / 3)
-    return size["height"], size["width"]
 
 
 def _network(model: str) -> Any:

@@ -3,7 +3,6 @@
 A file has one size and one batch, because XNNPACK plans its memory for fixed shapes.
 """
 
-import io
 import os
 import zipfile
 from collections.abc import Callable
@@ -30,6 +29,8 @@ from segformer_jax.json_text import json_bytes
 from segformer_jax.models.contract import in_use, interface_of, logits_of
 
 SIGNATURE = "serving_default"  # the name that runtimes look for first
+# the converter never imports xdsl, but requires a version of it that excludes newer packages
+INSTALL = "pip install 'segformer-jax[litert]' && pip install --no-deps 'litert-converter>=0.5'"
 PUBLISHED = (1980, 1, 1, 0, 0, 0)  # one date for every file: equal models give equal bytes
 
 
@@ -106,8 +107,7 @@ def litert_converter() -> ModuleType:
         import litert_converter as package
     except ImportError as error:
         raise ImportError(
-            f"writing LiteRT needs the package litert-converter ({error}): "
-            "pip install 'segformer-jax[litert]'"
+            f"writing LiteRT needs the package litert-converter ({error}): {INSTALL}"
         ) from error
     return package
 
@@ -146,15 +146,14 @@ def _converted(lowered: jax.stages.Lowered, *, takes: str, gives: str) -> bytes:
     from litert_converter import converter_api_ext
     from litert_converter.mlir import ir, passmanager
 
-    bytecode = io.BytesIO()
-    lowered.compiler_ir("stablehlo").operation.write_bytecode(bytecode)
+    text = str(lowered.compiler_ir("stablehlo"))
     context = ir.Context()
     converter_api_ext.prepare_mlir_context(context)
     with context, ir.Location.unknown():
-        module = ir.Module.parse(bytecode.getvalue())
-        converter_api_ext.set_signature(module.operation, SIGNATURE, [takes], [gives])
         config = converter_api_ext.ConvertToTFLConfig()
         try:
+            module = ir.Module.parse(text)
+            converter_api_ext.set_signature(module.operation, SIGNATURE, [takes], [gives])
             converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
             content = converter_api_ext.export_flatbuffer_to_bytes(module.operation)
         except (ir.MLIRError, RuntimeError, ValueError) as error:
