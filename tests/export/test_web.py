@@ -131,6 +131,7 @@ def test_half_weights_halve_the_file_and_hardly_change_the_logits(tiny, tmp_path
             "needs a network and processor for RGB",
         ),
         (dict(stretch=(0, 4095)), "needs a processor for 8 bits"),
+        (dict(size=16), "sides of at least 29 pixels for this network, got 16 × 16"),
     ],
 )
 def test_a_model_that_is_not_for_photos_is_refused(changes, said, tiny, runtime, tmp_path):

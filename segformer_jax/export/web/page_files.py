@@ -65,7 +65,7 @@ def export_web(
         ValueError: as `export_onnx`, the processor or network is not for RGB of 8 bits, the folder
             holds other files, or the runtime is not found.
     """
-    _check_rgb(model, processor)
+    _check(model, processor)
     licence = licence or Licence(UNKNOWN)
     with atomic_folder(folder, written=_earlier_files) as new:
         shown = _copy_example(example, new)
@@ -83,7 +83,7 @@ def export_web(
     return [folder / own for own in sorted(files, key=lambda own: own != "index.html")]
 
 
-def _check_rgb(model: SegformerForSemanticSegmentation, processor: SegformerImageProcessor) -> None:
+def _check(model: SegformerForSemanticSegmentation, processor: SegformerImageProcessor) -> None:
     if processor.channels != 3 or model.config.num_channels != 3:
         raise ValueError(
             "a page needs a network and processor for RGB, got "
@@ -94,6 +94,9 @@ def _check_rgb(model: SegformerForSemanticSegmentation, processor: SegformerImag
             f"a page needs a processor for 8 bits, got stretch={processor.stretch}: browsers read "
             "no more than 8 bits; use --format onnx"
         )
+    if processor.do_resize and "height" in processor.size:
+        size = processor.size["height"], processor.size["width"]
+        Signature(size=size).check(model.config)
 
 
 def _settings(

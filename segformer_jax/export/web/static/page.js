@@ -49,7 +49,10 @@ worker.onerror = (event) => {
 
 function reasonOf(error, name) {
   if (error.name === "RangeError" || /alloc|memory/i.test(error.message)) {
-    return `${name} needs more memory than this browser gives the page: close other tabs, or take a smaller photo`;
+    return (
+      `${name} needs more memory than this browser gives the page: close other tabs, or take a ` +
+      "smaller photo"
+    );
   }
   if (["InvalidStateError", "EncodingError"].includes(error.name)) return unreadable(name);
   return error.message;
@@ -78,9 +81,10 @@ async function check(blob, name) {
 }
 
 function sayEngine({ kind, threads }) {
+  const count = threads === 1 ? "one thread" : `${threads} threads`;
   const ways = {
     webgpu: "The network runs by WebGPU (experimental: not tested on a graphics card).",
-    wasm: `The network runs by WebAssembly on ${threads === 1 ? "one thread" : `${threads} threads`}.`,
+    wasm: `The network runs by WebAssembly on ${count}.`,
   };
   const slow = self.crossOriginIsolated
     ? ""
@@ -149,7 +153,6 @@ function listen() {
     take(event.target.files);
     event.target.value = ""; // so that the same file can be chosen again
   });
-  drop.addEventListener("keydown", (event) => event.key === "Enter" && part("#file").click());
   document.addEventListener("dragover", over(true));
   document.addEventListener("dragleave", over(false));
   document.addEventListener("drop", (event) => {
@@ -163,7 +166,9 @@ function listen() {
 
 async function open() {
   if (!WebAssembly.validate(new Uint8Array(SIMD))) {
-    throw new Error("this browser is too old: it lacks WebAssembly's SIMD; update it, or use another");
+    throw new Error(
+      "this browser is too old: it lacks WebAssembly's SIMD; update it, or use another",
+    );
   }
   await isolate();
   say("Loading the model …");

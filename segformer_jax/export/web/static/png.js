@@ -53,7 +53,7 @@ export async function indexPng(map, [height, width], colours) {
   header[9] = wide ? 0 : 3; // grey, or a palette
   const palette = new Uint8Array(3 * 256); // black where there is no class
   for (const [id, colour] of wide ? [] : colours.entries()) {
-    for (let c = 0; c < 3; c++) palette[3 * id + c] = parseInt(colour.slice(1 + 2 * c, 3 + 2 * c), 16);
+    palette.set([1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)), 3 * id);
   }
   const parts = [
     new Uint8Array(SIGNATURE),

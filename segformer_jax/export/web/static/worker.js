@@ -39,6 +39,9 @@ function pixelsOf(bitmap) {
 
 async function classesOf(bitmap, inputSize, use) {
   const size = [bitmap.height, bitmap.width];
+  if (Math.min(...inputSize) < settings.least) {
+    throw new Error(`the photo is too small: its sides need at least ${settings.least} pixels`);
+  }
   const { resample, byte_values } = settings;
   const values = networkInput(pixelsOf(bitmap), size, inputSize, resample, byte_values);
   const { logits, shape } = await engine.run(values, inputSize, use);
@@ -114,7 +117,8 @@ self.onmessage = ({ data: { id, task, ...given } }) => {
       const [answer, moved] = await TASKS[task](given);
       self.postMessage({ id, answer }, moved);
     } catch (error) {
-      self.postMessage({ id, error: { name: error.name, message: String(error.message ?? error) } });
+      const message = String(error.message ?? error); // the runtime may throw a number
+      self.postMessage({ id, error: { name: error.name, message } });
     }
   });
 };
