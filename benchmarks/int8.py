@@ -8,6 +8,7 @@ in processor time of all cores together.
 """
 
 import re
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.checkpoints import make_checkpoint, make_pixels
 from benchmarks.machine import describe
+from benchmarks.peers.onnx_runtime import exported
 from benchmarks.quantised import medians
 from benchmarks.report import print_rows
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter
@@ -71,7 +73,7 @@ def int8(
         calibrated_on: pictures of train, evenly spaced.
         rounds: number of timed calls.
         layers: measure the kinds of layers.
-        nncf: compare with the transformers model in 8 bits by NNCF as well.
+        nncf: compare with transformers' model in 8 bits by NNCF as well; needs the package nncf.
     """
     folder = str(make_checkpoint(model)) if re.fullmatch("b[0-5]", model) else model
     network: Any = SegformerForSemanticSegmentation.from_pretrained(folder).folded()
@@ -93,8 +95,17 @@ def int8(
             network, signature, None, eight_bits=eight
         )[0]
     print_rows(files_and_times(programs, make_pixels(1, side, side), rounds), f"{model}, {side}²")
-    if val is not None:
-        print_rows(agreement(programs, Segmenter.from_pretrained(folder), val), "agreement")
+    if val is None:
+        return
+    signature = Signature(batch=1, size=given[0].shape[:2])
+    runs = {
+        (name, runtime): load(write(signature).SerializeToString())
+        for name, write in programs.items()
+        for runtime, load in RUNTIMES.items()
+    }
+    if nncf:
+        runs["NNCF of transformers", "OpenVINO"] = by_nncf(folder, given)
+    print_rows(agreement(runs, Segmenter.from_pretrained(folder), val, rounds), "agreement")
 
 
 def spaced(dataset: Dataset, count: int) -> list[int]:
@@ -124,17 +135,14 @@ def files_and_times(programs: dict[str, Any], pixels: np.ndarray, rounds: int) -
     return list(rows.values())
 
 
-def agreement(programs: dict[str, Any], segmenter: Segmenter, val: Dataset) -> list[dict]:
-    """Returns a row per file and runtime: pixels with float32's class, and mean IoU."""
-    runs = {
-        (name, runtime): load(write(Signature(batch=1)).SerializeToString())
-        for name, write in programs.items()
-        for runtime, load in RUNTIMES.items()
-    }
+def agreement(
+    runs: dict[tuple[str, str], Run], segmenter: Segmenter, val: Dataset, rounds: int
+) -> list[dict]:
+    """Returns a row per file and runtime: pixels with the first's class, mean IoU, and time."""
     table, count = model_labels(segmenter, val), len(segmenter.id2label)
     sums = {key: RunningConfusion(count) for key in runs}
     same, pixels = dict.fromkeys(runs, 0), 0
-    for index in tqdm(range(len(val)), unit="picture"):
+    for index in tqdm(range(len(val)), unit="picture", mininterval=30):
         picture, labels = val.pair(index)
         labels = table[labels]
         x = segmenter.processor(picture)["pixel_values"].transpose(0, 3, 1, 2)
@@ -142,19 +150,40 @@ def agreement(programs: dict[str, Any], segmenter: Segmenter, val: Dataset) -> l
         for key, run in runs.items():
             logits = jnp.asarray(run(x).transpose(0, 2, 3, 1))
             classes, _ = class_map(logits, labels.shape)
-            wanted = classes if wanted is None else wanted  # float32's in the first runtime
+            wanted = classes if wanted is None else wanted
             same[key] += int((classes == wanted).sum())
             sums[key].add(confusion_matrix(labels, classes, num_classes=count), labels.size)
         pixels += labels.size
+    times = medians({key: partial(run, x) for key, run in runs.items()}, rounds=rounds)
     return [
         {
-            "file": name,
-            "runtime": runtime,
-            "same class": f"{100 * same[name, runtime] / pixels:.2f} %",
-            "mean IoU": f"{100 * scores(sums[name, runtime].total()).mean_iou:.2f} %",
+            "file": key[0],
+            "runtime": key[1],
+            "same class": f"{100 * same[key] / pixels:.2f} %",
+            "mean IoU": f"{100 * scores(sums[key].total()).mean_iou:.2f} %",
+            f"{x.shape[2]}×{x.shape[3]}, ms": f"{times[key]:.0f}",
         }
-        for name, runtime in runs
+        for key in runs
     ]
+
+
+def by_nncf(folder: str, given: list[np.ndarray]) -> Run:
+    """Returns transformers' model in 8 bits by NNCF, with its settings for transformers."""
+    import nncf
+    import openvino
+
+    inputs = [np.ascontiguousarray(own.transpose(2, 0, 1)[None]) for own in given]
+    with tempfile.TemporaryDirectory() as hf:
+        SegformerForSemanticSegmentation.from_pretrained(folder).save_pretrained(hf)
+        file = exported(Path(hf), (1, *given[0].shape))
+        model = openvino.Core().read_model(file)
+    whole = nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(inputs),
+    )
+    return in_openvino(whole)
 
 
 def by_layer(network: Any, given: list[np.ndarray], side: int, rounds: int) -> None:
@@ -237,10 +266,15 @@ def openvino(content: bytes) -> Run:
     """Runs a file in OpenVINO on all cores; what is not in 8 bits is in float32."""
     import openvino
 
-    core = openvino.Core()
+    return in_openvino(openvino.Core().read_model(content))
+
+
+def in_openvino(model: Any) -> Run:
+    """Runs a model of OpenVINO."""
+    import openvino
+
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    model = core.compile_model(core.read_model(content), "CPU", options)
-    request = model.create_infer_request()
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     return lambda pixels: np.array(request.infer([pixels])[0])
 
 

@@ -22,10 +22,15 @@ USUAL: dict[str, dict[str, Any]] = {  # options that not all formats have: defau
     ),
     "litert": dict(batch="dynamic", size="dynamic", steps=(), quantize=None),
     "web": dict(runtime=None, example=None),
+    "transformers.js": dict(quantize=None, calibrate=None),
 }
 FORMATS = tuple(USUAL)
 OPTION_NAMES = {"steps": "with"}  # where they differ from the arguments'
-QUANTIZED = {"onnx": ("int8", "int8-symmetric"), "litert": ("float16", "int8")}
+QUANTIZED = {
+    "onnx": ("int8", "int8-symmetric"),
+    "litert": ("float16", "int8"),
+    "transformers.js": ("int8",),
+}
 
 
 def export(
@@ -46,12 +51,12 @@ def export(
     runtime: str | None = None,
     example: Path | None = None,
 ) -> int:
-    """Export a model to StableHLO, ONNX or LiteRT, or to a page that runs in any browser.
+    """Export a model to StableHLO, ONNX, LiteRT or JavaScript, or to a page for any browser.
 
     Args:
         model: an installed weights package, a folder, or a name on the Hugging Face hub.
-        out: the file or, with --format web, the folder to write; an existing one is replaced, but
-            not a folder with other files.
+        out: the file or, with --format web and transformers.js, the folder to write; existing
+            files of an export are replaced, others are never touched.
         format: by default onnx if OUT ends in .onnx, litert if in .tflite, else stablehlo.
         batch: pictures per call; dynamic accepts any number, but one with LiteRT.
         size: height and width in pixels; dynamic accepts any size, but with LiteRT only that of the
@@ -63,10 +68,11 @@ def export(
         precision: StableHLO only: matrix products in the platform's default type, or in float32.
         weights: StableHLO only: store them inside the file, or beside it in OUT.safetensors.
         opset: ONNX only: version of the operators, at least 17.
-        quantize: int8: compute in 8 bits (ONNX with --calibrate; LiteRT); int8-symmetric: ONNX
-            without zero points, as TensorRT needs it; float16: LiteRT with smaller weights.
-        calibrate: ONNX only: pictures like those that the file is for, at most 100 of which set the
-            ranges of --quantize: a folder, a pattern, or a list.txt.
+        quantize: int8: compute in 8 bits (LiteRT; ONNX and transformers.js with --calibrate);
+            int8-symmetric: ONNX without zero points, as TensorRT needs it; float16: LiteRT with
+            smaller weights.
+        calibrate: pictures like those that the file is for, at most 100 of which set the ranges of
+            --quantize: a folder, a pattern, or a list.txt.
         runtime: web only: a folder or URL with the files of ONNX Runtime Web; by default they are
             downloaded with npm.
         example: web only: a photo that the page offers as an example.
@@ -117,7 +123,7 @@ def _check_quantize(kind: str, quantize: str | None, calibrate: str | None) -> N
             f"--quantize must be one of {', '.join(QUANTIZED[kind])} with --format {kind}, got "
             f"{quantize!r}"
         )
-    if quantize and kind == "onnx" and not calibrate:
+    if quantize and "calibrate" in USUAL[kind] and not calibrate:
         raise ValueError("--quantize needs pictures to calibrate on: add --calibrate FOLDER")
     if calibrate and not quantize:
         raise ValueError("--calibrate must be used with --quantize: add --quantize int8")

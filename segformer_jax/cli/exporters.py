@@ -91,11 +91,25 @@ def _web(model: str, out: Path, **options: Any) -> list[Path]:
     )[:1]
 
 
+def _transformers_js(model: str, out: Path, *, calibrate: str | None, **options: Any) -> list[Path]:
+    from segformer_jax.export.onnx.graph import onnx
+    from segformer_jax.export.transformers_js import export_transformers_js
+
+    onnx()
+    pictures = None if calibrate is None else _some_pictures(calibrate)
+    network, processor = _network(model), Processor.from_pretrained(model)
+    with _counted(pictures) as counted:
+        return export_transformers_js(
+            network, out, processor=processor, calibrate=counted, **options
+        )
+
+
 EXPORTERS: dict[str, Callable[..., list[Path]]] = {
     "stablehlo": _stablehlo,
     "onnx": _onnx,
     "litert": _litert,
     "web": _web,
+    "transformers.js": _transformers_js,
 }
 
 

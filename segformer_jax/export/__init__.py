@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the names that `on_demand` imports on first use
     from segformer_jax.export.onnx.program import export_onnx
     from segformer_jax.export.signature import Signature
     from segformer_jax.export.stablehlo import export_stablehlo, load_exported
+    from segformer_jax.export.transformers_js import export_transformers_js
     from segformer_jax.export.web.page_files import export_web
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "export_litert",
     "export_onnx",
     "export_stablehlo",
+    "export_transformers_js",
     "export_web",
     "licence_of",
     "load_exported",
@@ -35,6 +37,7 @@ __getattr__, __dir__ = on_demand(
         "export_litert": "segformer_jax.export.litert.program",
         "export_onnx": "segformer_jax.export.onnx.program",
         "export_stablehlo": "segformer_jax.export.stablehlo",
+        "export_transformers_js": "segformer_jax.export.transformers_js",
         "export_web": "segformer_jax.export.web.page_files",
         "licence_of": "segformer_jax.export.licence",
         "load_exported": "segformer_jax.export.stablehlo",

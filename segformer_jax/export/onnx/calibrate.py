@@ -10,7 +10,7 @@ from jaxtyping import Float
 from segformer_jax.export.onnx.eight_bits import Grid, Measured, best_grid
 from segformer_jax.export.onnx.graph import onnx
 
-PER_PICTURE = 4096  # numbers that are kept of each value
+PER_PICTURE = 1024  # numbers that are kept of each value
 
 
 def measured_grids(
@@ -30,7 +30,7 @@ def measured_grids(
 
     Raises:
         ImportError: onnxruntime isn't installed.
-        ValueError: there is no picture.
+        ValueError: there is no picture, or a value is NaN or infinite.
     """
     samples = _samples(program, [own.value for own in values.values()], pixels)
     return {
@@ -51,6 +51,11 @@ def _samples(
         given = {"pixel_values": np.ascontiguousarray(own.transpose(2, 0, 1)[None])}
         for name, value in _run(session, values, given).items():
             flat = value.reshape(-1)
+            if not np.isfinite(flat).all():
+                raise ValueError(
+                    f"values must be finite to become 8 bits, got NaN or infinity in {name}: use "
+                    "a checkpoint from before training diverged"
+                )
             kept[name].append(flat[rng.integers(flat.size, size=min(PER_PICTURE, flat.size))])
             kept[name].append(np.array([flat.min(), flat.max()]))
     if not all(kept.values()):

@@ -95,8 +95,8 @@ def best_grid(sample: Float[np.ndarray, " n"], *, symmetric: bool, then: str | N
 
 def _grid(low: float, high: float, symmetric: bool) -> Grid:
     if symmetric:
-        return Grid(max(high, -low) / LARGEST or 1, 0, "int8")
-    scale = (high - low) / 255 or 1
+        return Grid(float(max(high, -low)) / LARGEST or 1.0, 0, "int8")
+    scale = float(high - low) / 255 or 1.0
     return Grid(scale, round(-low / scale), "uint8")
 
 

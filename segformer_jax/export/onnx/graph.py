@@ -151,7 +151,7 @@ class Graph:
 
     def _constant(self, value: np.ndarray, name: str) -> str:
         name = self._free(name)
-        self.constants.append(onnx().numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants.append(onnx().numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def _free(self, name: str) -> str:

@@ -78,18 +78,17 @@ def export_onnx(
             f"opset must be {OLDEST_OPSET} to {newest} (the newest of the installed "
             f"onnx), got {opset}"
         )
-    _check_quantize(quantize, calibrate, processor)
+    check_quantize(quantize, calibrate, processor)
     folded, eight_bits = model.folded(), None
-    if quantize is not None:
-        pixels = (processor(picture)["pixel_values"][0] for picture in calibrate)
-        grids = calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset)
-        eight_bits = EightBits(grids)
+    if quantize is not None and calibrate is not None:
+        eight_bits = EightBits(quantized_grids(folded, calibrate, processor, quantize, opset))
     whole, _ = program(folded, signature, processor, opset=opset, eight_bits=eight_bits)
     with atomic_path(path) as temporary:
         temporary.write_bytes(whole.SerializeToString())
 
 
-def _check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> None:
+def check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> None:
+    """Raises an error for pictures without a rounding, or the reverse, or a missing package."""
     if quantize is None:
         if calibrate is not None:
             raise ValueError(
@@ -104,6 +103,18 @@ def _check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> Non
             "them: pass calibrate=[…] and processor=…"
         )
     onnxruntime()
+
+
+def quantized_grids(
+    folded: Any,
+    pictures: Iterable[Any],
+    processor: Any,
+    quantize: str,
+    opset: int = USUAL_OPSET,
+) -> dict[str, Grid]:
+    """Returns the grids of the rounded values, measured on pictures: see `export_onnx`."""
+    pixels = (processor(picture)["pixel_values"][0] for picture in pictures)
+    return calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset)
 
 
 def calibrated(
@@ -136,8 +147,18 @@ def program(
     *,
     opset: int = USUAL_OPSET,
     eight_bits: EightBits | None = None,
+    prepare: Callable[[Graph, str], str] | None = None,
 ) -> tuple[Any, dict[str, Measured]]:
-    """Returns a folded model as an ONNX model, and its values that have no grid yet."""
+    """Returns a folded model as an ONNX model, and its values that have no grid yet.
+
+    Args:
+        model: the folded model.
+        signature: inputs and outputs.
+        processor: needed for the step "preprocess".
+        opset: version of ONNX's operators.
+        eight_bits: what is rounded to 8 bits; None leaves all in float32.
+        prepare: adds nodes between the input, `pixel_values`, and the network.
+    """
     graph, config = Graph(opset, eight_bits=eight_bits), model.config
     if signature.preprocess:
         source, size_axes = "photos", (1, 3)
@@ -145,7 +166,7 @@ def program(
         kind = "uint8" if photo_range(processor) is None else "uint16"
     else:
         source, size_axes, kind = "pixel_values", (2, 4), "float"
-        pixels = source
+        pixels = source if prepare is None else prepare(graph, source)
     result = decode(graph, model.decode_head, encode(graph, model.segformer, pixels))
     if signature.argmax:
         size = graph.sizes(source, *size_axes, name="picture")
