@@ -53,7 +53,7 @@ def test_8_bits_are_calibrated_on_a_folder_and_the_number_of_pictures_is_said(ru
 
 
 def test_of_many_pictures_a_hundred_are_taken_evenly(tmp_path):
-    from segformer_jax.cli.export import CALIBRATED_ON, _some_pictures
+    from segformer_jax.cli.exporters import CALIBRATED_ON, _some_pictures
 
     found = [int(file.stem) for file in _some_pictures(str(make_photos(tmp_path / "photos", 250)))]
     assert (len(found), found[0], found[-1]) == (CALIBRATED_ON, 0, 249)

@@ -50,7 +50,9 @@ def _pass(graph: Graph, x: str, axis: int, size: str, mode: str) -> str:
         coordinate_transformation_mode="half_pixel",
     )
     ends = (graph.weight(end, name=f"resize.{end}") for end in (0, 255))
-    return graph.node("Round", graph.node("Clip", x, *ends, name="resize"), name="resize")
+    x = graph.node("Clip", x, *ends, name="resize")
+    half = graph.weight(0.5, name="resize.half")  # Pillow rounds halves up, `Round` to even
+    return graph.node("Floor", graph.node("Add", x, half, name="resize"), name="resize")
 
 
 def _size(graph: Graph, photos: str, processor: SegformerImageProcessor) -> tuple[str, str]:
@@ -62,7 +64,7 @@ def _size(graph: Graph, photos: str, processor: SegformerImageProcessor) -> tupl
     sides = [graph.sizes(photos, axis, axis + 1, name="photo") for axis in (2, 3)]
     short = graph.node("Min", *sides, name="photo.short")
     scaled = (graph.node("Mul", side, edge, name="photo.scaled") for side in sides)
-    height, width = (graph.node("Div", own, short, name="resized") for own in scaled)
+    height, width = (graph.node("Div", own, short, name="photo.resized") for own in scaled)
     return height, width
 
 
