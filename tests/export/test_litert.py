@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import pytest
 import reference
 import torch
 import transformers
+from documentation.blocks import blocks_of
 from flax import nnx
+from PIL import Image
 
 from segformer_jax import Segmenter, SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.export import Licence, Signature, export_litert
@@ -158,6 +161,23 @@ def test_smaller_weights_see_the_same_classes(kind, share, same, tmp_path, capfd
     assert small.stat().st_size <= share * whole.stat().st_size
     best = [opened(path)(pixel_values=pixels)["logits"].argmax(-1) for path in (whole, small)]
     assert np.mean(best[0] == best[1]) >= same
+
+
+def test_the_documented_code_gives_the_class_map(tmp_path, monkeypatch):
+    page = Path("docs/where_to_run.md")
+    (code,) = (own.code for own in blocks_of(page) if "get_signature_runner" in own.code)
+    model = SegformerForSemanticSegmentation.from_pretrained("scene-b0")
+    signature = Signature(batch=1, size=(288, 384), steps=("preprocess", "argmax"))
+    processor = SegformerImageProcessor.from_pretrained("scene-b0")
+    export_litert(model, tmp_path / "model.tflite", signature=signature, processor=processor)
+    photo = Image.open("examples/street.jpg")
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    wanted = Segmenter.from_pretrained("scene-b0")(tmp_path / "photo.jpg").class_map
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, str(page), "exec"), names)
+    shown = Image.fromarray(names["classes"]).resize(photo.size, Image.Resampling.NEAREST)
+    assert np.mean(np.asarray(shown) == wanted) >= 0.98  # its borders have steps of two pixels
 
 
 class Sorted(nnx.Module):
