@@ -18,7 +18,7 @@ let last; // { map, size } of the photo
 async function open(given) {
   settings = given.settings;
   const model = await fetch("model.onnx");
-  if (!model.ok) throw new Error(`the server has no model.onnx (${model.status})`);
+  if (!model.ok) throw new Error(`The server has no model.onnx (${model.status})`);
   engine = new Engine(new Uint8Array(await model.arrayBuffer()));
   await engine.start(targetSize(settings.size, ...USUAL));
   return [engineState(), []];
@@ -40,7 +40,7 @@ function pixelsOf(bitmap) {
 async function classesOf(bitmap, inputSize, use) {
   const size = [bitmap.height, bitmap.width];
   if (Math.min(...inputSize) < settings.least) {
-    throw new Error(`the photo is too small: its sides need at least ${settings.least} pixels`);
+    throw new Error(`The photo is too small: its sides need at least ${settings.least} pixels`);
   }
   const { resample, byte_values } = settings;
   const values = networkInput(pixelsOf(bitmap), size, inputSize, resample, byte_values);
