@@ -1,7 +1,8 @@
 """Exports and opens the page without a server, as a visitor would; `browser` drives it.
 
 `python tests/static_page.py docs/web.jpg` makes the screenshot of docs/browser.md: the page on a
-desktop's screen, and beside it on a phone's.
+desktop's screen, and beside it on a phone's. `python tests/static_page.py` measures that page's
+times and memory.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,12 +92,49 @@ def _shot(driver: Any, width: int, height: int) -> Image.Image:
     return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
 
 
+@contextlib.contextmanager
+def exported() -> Iterator[tuple[str, Path]]:
+    """Yields the address of a page of scene-b0, and a folder for other files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export("scene-b0", folder / "page", "--example", browser.STREET)
+        with serving(folder, "page") as address:
+            yield address, folder
+
+
+def measure() -> None:
+    """Prints seconds to the first result and to later ones, memory, and the camera's frames."""
+    with exported() as (address, folder), Image.open(browser.STREET) as street:
+        for attempt in range(4):
+            with browser.chromium(folder / f"profile {attempt}") as driver:
+                driver.get("about:blank")
+                start = time.monotonic()
+                open_page(driver, address)
+                segment(driver, browser.STREET)
+                print(f"first result: {time.monotonic() - start:.1f} s")
+        with browser.chromium(folder / "profile") as driver:
+            open_page(driver, address)
+            memory = []
+            for number in range(20):
+                photo = folder / f"{number}.jpg"
+                street.rotate(number).save(photo)
+                segment(driver, photo)
+                memory.append(browser.memory(driver) >> 20)
+            print(said(driver), f"MB after each photo: {memory}")
+            large = folder / "large.jpg"
+            street.resize((7000, 5100)).save(large)
+            segment(driver, large)
+            print(said(driver), f"{browser.memory(driver) >> 20} MB")
+            browser.find(driver, "#camera").click()
+            browser.wait(lambda: said(driver).startswith("Filming"))
+            for _ in range(5):
+                time.sleep(1.2)
+                print(said(driver))
+
+
 def main(out: Path) -> None:
     """Saves a screenshot as a JPEG: the street on a desktop and on a phone."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        export("scene-b0", Path(folder) / "page", "--example", browser.STREET)
-        address = stack.enter_context(serving(Path(folder), "page"))
-        driver = stack.enter_context(browser.chromium(Path(folder) / "profile"))
+    with exported() as (address, folder), browser.chromium(folder / "profile") as driver:
         open_page(driver, address)
         segment(driver, browser.STREET)
         shots = [_shot(driver, 1280, PHONE[1] - 2 * EDGE), _shot(driver, *PHONE)]
@@ -109,4 +148,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1])) if sys.argv[1:] else measure()

@@ -139,11 +139,11 @@ def test_bad_files_get_a_message_and_the_page_goes_on(page, street, tmp_path):
     (tmp_path / "notes.jpg").write_text("hello")
     choose(page, tmp_path / "notes.jpg")
     assert message(page) == (
-        "Notes.jpg is not a picture that this browser can read: choose a JPEG, PNG or WebP."
+        "notes.jpg is not a picture that this browser can read: choose a JPEG, PNG or WebP."
     )
     Image.new("L", (8000, 5000)).save(tmp_path / "large.png")
     choose(page, tmp_path / "large.png")
-    large = "Large.png has 40.0 megapixels, and the most are 36.0: make it smaller."
+    large = "large.png has 40.0 megapixels, and the most are 36.0: make it smaller."
     browser.wait(lambda: message(page) == large)
     segment(page, browser.STREET)
     assert [name for name, _ in shares(page)] == list(street.areas())
@@ -162,7 +162,7 @@ def test_too_little_memory_is_told(page):
         "URL.createObjectURL = () => {throw new RangeError('Array buffer allocation failed')}"
     )
     choose(page, browser.STREET)
-    assert message(page).startswith("Street.jpg needs more memory than this browser gives")
+    assert message(page).startswith("street.jpg needs more memory than this browser gives")
 
 
 def test_no_request_leaves_the_folder(driver, address):

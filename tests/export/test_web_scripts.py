@@ -155,3 +155,59 @@ writeFileSync("result.bin", new Uint8Array(await png.arrayBuffer()));
         assert own.mode == saved.mode
         assert own.getpalette() == saved.getpalette()
         assert np.array_equal(np.asarray(own), np.asarray(saved))
+
+
+FAKE_RUNTIME = """
+export const env = {{ wasm: {{}} }};
+export class Tensor {{}}
+let runs = 0;
+export const InferenceSession = {{
+  create: async (model, options) => {{
+    if ({fails_at} === "create") throw new Error("no device");
+    globalThis.made.push([options.executionProviders[0], options.freeDimensionOverrides.height]);
+    const run = async () => {{
+      if ({fails_at} === "run" && runs++ > 0) throw new Error("device lost");
+      return {{ logits: {{ data: "{kind}", dims: [1, 2, 3, 4] }} }};
+    }};
+    return {{ run, release: async () => {{}} }};
+  }},
+}};
+"""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fails_at", "kind", "made"),
+    [
+        ("{}", None, "webgpu", ["webgpu", "webgpu"]),
+        ("{}", "create", "wasm", ["wasm", "wasm"]),
+        ("{}", "run", "wasm", ["webgpu", "wasm", "wasm"]),
+        ("null", None, "wasm", ["wasm", "wasm"]),
+        ("{ info: { isFallbackAdapter: true } }", None, "wasm", ["wasm", "wasm"]),
+    ],
+)
+def test_webassembly_is_used_where_webgpu_fails(adapter, fails_at, kind, made, node, tmp_path):
+    for name, failure in (("webgpu", fails_at), ("wasm", None)):
+        script = FAKE_RUNTIME.format(kind=name, fails_at=json.dumps(failure))
+        (tmp_path / f"ort.{name}.min.mjs").write_text(script)
+    program = f"""
+globalThis.self = globalThis;
+globalThis.made = [];
+Object.defineProperty(globalThis, "navigator", {{
+  value: {{ gpu: {{ requestAdapter: async () => ({adapter}) }}, hardwareConcurrency: 32 }},
+}});
+console.warn = () => {{}};
+self.crossOriginIsolated = true;
+const {{ Engine }} = await import("./engine.js");
+const engine = new Engine(new Uint8Array(1));
+await engine.start([64, 96]);
+const {{ logits, shape }} = await engine.run(new Float32Array(1), [64, 96], "photo");
+await engine.run(new Float32Array(1), [32, 96], "film");
+await engine.run(new Float32Array(1), [64, 96], "photo");
+const found = {{ logits, shape, kind: engine.kind, threads: engine.threads, made }};
+writeFileSync("result.bin", JSON.stringify(found));
+"""
+    found = json.loads(node(program))
+    assert (found["logits"], found["kind"], found["threads"]) == (kind, kind, 8)
+    assert found["shape"] == [2, 3, 4]
+    assert [own for own, _ in found["made"]] == made
+    assert [height for _, height in found["made"]][-2:] == [64, 32]  # a session for each use

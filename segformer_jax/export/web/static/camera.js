@@ -3,20 +3,20 @@
 const FRAME = 100; // milliseconds
 
 const REASONS = {
-  NotFoundError: "there is no camera: connect one, or choose a photo",
-  NotAllowedError: "the camera is not allowed: allow it for this page in the browser's settings",
-  NotReadableError: "the camera is used by another program: close that first",
+  NotFoundError: "There is no camera: connect one, or choose a photo",
+  NotAllowedError: "The camera is not allowed: allow it for this page in the browser's settings",
+  NotReadableError: "The camera is used by another program: close that first",
 };
 
 async function opened(video) {
   if (!navigator.mediaDevices) {
-    throw new Error("the camera needs a page from https:// or from this machine");
+    throw new Error("The camera needs a page from https:// or from this machine");
   }
   try {
     const wanted = { facingMode: "environment", width: { ideal: 640 }, height: { ideal: 480 } };
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted });
   } catch (error) {
-    throw new Error(REASONS[error.name] ?? `the camera can't be opened: ${error.message}`);
+    throw new Error(REASONS[error.name] ?? `The camera can't be opened: ${error.message}`);
   }
   await video.play();
 }

@@ -22,7 +22,7 @@ function show(value) {
 
 function fail(message) {
   say("");
-  show({ message: message[0].toUpperCase() + message.slice(1) + "." });
+  show({ message: `${message}.` });
 }
 
 const worker = new Worker("worker.js", { type: "module" });
@@ -44,7 +44,7 @@ worker.onmessage = ({ data: { id, answer, error } }) => {
 };
 
 worker.onerror = (event) => {
-  fail(`the page stopped (${event.message ?? "its worker was closed"}): load it again`);
+  fail(`The page stopped (${event.message ?? "its worker was closed"}): load it again`);
 };
 
 function reasonOf(error, name) {
@@ -127,7 +127,7 @@ async function toggleCamera() {
     await opening;
     await camera.film();
   } catch (error) {
-    fail(reasonOf(error, "the camera"));
+    fail(reasonOf(error, "The camera"));
   } finally {
     button.textContent = "Start the camera";
   }
@@ -167,7 +167,7 @@ function listen() {
 async function open() {
   if (!WebAssembly.validate(new Uint8Array(SIMD))) {
     throw new Error(
-      "this browser is too old: it lacks WebAssembly's SIMD; update it, or use another",
+      "This browser is too old: it lacks WebAssembly's SIMD; update it, or use another",
     );
   }
   await isolate();
@@ -178,5 +178,5 @@ async function open() {
 }
 
 const opening = open();
-opening.catch((error) => fail(reasonOf(error, "the model")));
+opening.catch((error) => fail(reasonOf(error, "The model")));
 listen();
