@@ -44,9 +44,7 @@ def export(
     precision: Literal["default", "highest"] = "default",
     weights: Literal["inside", "beside"] = "inside",
     opset: int = 20,
-    quantize: Annotated[
-        str | None, tyro.conf.arg(metavar="{int8,int8-symmetric,float16}")
-    ] = None,
+    quantize: Annotated[str | None, tyro.conf.arg(metavar="{int8,int8-symmetric,float16}")] = None,
     calibrate: Annotated[str | None, tyro.conf.arg(metavar="PICTURES")] = None,
     runtime: str | None = None,
     example: Path | None = None,

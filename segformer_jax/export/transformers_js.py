@@ -13,7 +13,7 @@ from segformer_jax.atomic import atomic_path, writable_folder
 from segformer_jax.export.onnx.eight_bits import EightBits
 from segformer_jax.export.onnx.graph import Graph
 from segformer_jax.export.onnx.pillow_resize import check_resize, normalized, resized_as_pillow
-from segformer_jax.export.onnx.program import check_quantize, quantized_grids, program
+from segformer_jax.export.onnx.program import check_quantize, program, quantized_grids
 from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.json_text import json_bytes

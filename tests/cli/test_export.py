@@ -75,7 +75,10 @@ def test_a_calibration_folder_without_pictures_is_an_error(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "tflite"], "--format must be one of stablehlo, onnx, litert, web, transformers.js, got"),
+        (
+            ["--format", "tflite"],
+            "--format must be one of stablehlo, onnx, litert, web, transformers.js, got",
+        ),
         (["--platforms", "gpu"], "platform must be one of cpu, cuda, rocm, tpu, got 'gpu'"),
         (
             ["--size", 28, 512],

@@ -17,7 +17,7 @@ from documentation.blocks import blocks_of
 from flax import nnx
 from PIL import Image
 
-from segformer_jax import Segmenter, SegformerForSemanticSegmentation, SegformerImageProcessor
+from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter
 from segformer_jax.export import Licence, Signature, export_litert
 from segformer_jax.export.litert.program import litert_converter, operators
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_converted_is_said_and_leaves_no_file(tmp_path):
 
 def test_without_the_packages_the_way_to_get_them_is_said(tmp_path, monkeypatch):
     _, ours = make(tmp_path / "model")
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer.qtyping", None)
     with pytest.raises(ImportError, match=r"pip install 'segformer-jax\[litert\]'"):
         export_litert(ours, tmp_path / "model.tflite", quantize="int8")
     monkeypatch.setitem(sys.modules, "litert_converter", None)

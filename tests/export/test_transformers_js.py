@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny import write_tiny
 
-from segformer_jax import Segmenter, SegformerForSemanticSegmentation, SegformerImageProcessor, cli
+from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter, cli
 from segformer_jax.export import export_transformers_js
 from segformer_jax.export.onnx.graph import Graph, value
 from segformer_jax.export.onnx.pillow_resize import resized_as_pillow
@@ -87,7 +87,7 @@ def test_folders_and_processors_that_do_not_fit_are_refused(tmp_path):
     folder = write_tiny(tmp_path / "model")
     model = SegformerForSemanticSegmentation.from_pretrained(folder)
     processor = SegformerImageProcessor.from_pretrained(folder)
-    with pytest.raises(ValueError, match="must have no other weights, got .*model"):
+    with pytest.raises(ValueError, match=r"must have no other weights, got .*model"):
         export_transformers_js(model, folder, processor=processor)
     for options, said in [
         (dict(resample=1), "filter 2 .bilinear. or 3 .bicubic. inside a program, got resample=1"),

@@ -20,9 +20,9 @@ from tiny import write_tiny
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.errors import ImageError
 from segformer_jax.export import Signature, export_onnx, export_web
+from segformer_jax.export.licence import UNKNOWN, Licence, licence_of
 from segformer_jax.export.onnx.half_weights import store_half_weights
 from segformer_jax.export.web import runtime as web_runtime
-from segformer_jax.export.licence import UNKNOWN, Licence, licence_of
 from segformer_jax.export.web.runtime import FILES, VERSION, copy_runtime
 from segformer_jax.images.labels import palette_for
 

@@ -6,6 +6,7 @@ A file has one size and one batch, because XNNPACK plans its memory for fixed sh
 import os
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,12 +105,11 @@ def litert_converter() -> ModuleType:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # it logs what it does
     try:
-        import litert_converter as package
+        return import_module("litert_converter")
     except ImportError as error:
         raise ImportError(
             f"writing LiteRT needs the package litert-converter ({error}): {INSTALL}"
         ) from error
-    return package
 
 
 def _with_steps(
@@ -143,19 +143,19 @@ def _normalized(
 def _converted(lowered: jax.stages.Lowered, *, takes: str, gives: str) -> bytes:
     """Converts a program of one input and one output to the bytes of a .tflite file."""
     litert_converter()
-    from litert_converter import converter_api_ext
-    from litert_converter.mlir import ir, passmanager
-
+    api: Any = import_module("litert_converter.converter_api_ext")
+    ir: Any = import_module("litert_converter.mlir.ir")
+    passes: Any = import_module("litert_converter.mlir.passmanager")
     text = str(lowered.compiler_ir("stablehlo"))
     context = ir.Context()
-    converter_api_ext.prepare_mlir_context(context)
+    api.prepare_mlir_context(context)
     with context, ir.Location.unknown():
-        config = converter_api_ext.ConvertToTFLConfig()
+        config = api.ConvertToTFLConfig()
         try:
             module = ir.Module.parse(text)
-            converter_api_ext.set_signature(module.operation, SIGNATURE, [takes], [gives])
-            converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
-            content = converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+            api.set_signature(module.operation, SIGNATURE, [takes], [gives])
+            api.run_convert_to_tfl_passes(module, passes.PassManager(), config)
+            content = api.export_flatbuffer_to_bytes(module.operation)
         except (ir.MLIRError, RuntimeError, ValueError) as error:
             raise ValueError(
                 "the model has an operation that LiteRT's converter does not know: "
@@ -173,8 +173,7 @@ def _converted(lowered: jax.stages.Lowered, *, takes: str, gives: str) -> bytes:
 def operators(content: bytes) -> list[str]:
     """Returns the names of the operators in a .tflite file, such as CONV_2D, each once."""
     litert_converter()
-    from litert_converter import schema_py_generated as schema
-
+    schema: Any = import_module("litert_converter.schema_py_generated")
     names = {
         code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
     }
@@ -192,7 +191,9 @@ def _append_labels(
         "labels.json": json_bytes(labels),
     }
     if licence is not None:
-        texts["LICENCE.txt"] = f"Weights: {licence.line}\n\n{licence.text}".rstrip().encode() + b"\n"
+        texts["LICENCE.txt"] = (
+            f"Weights: {licence.line}\n\n{licence.text}".rstrip().encode() + b"\n"
+        )
     if processor is not None:
         texts["preprocessor_config.json"] = processor.to_json_string().encode()
     with zipfile.ZipFile(file, "a") as archive:

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 KINDS = ("float16", "int8")
@@ -21,8 +21,7 @@ def quantized(content: bytes, kind: str) -> bytes:
         ValueError: the kind is unknown.
     """
     check_kind(kind)
-    package = ai_edge_quantizer()
-    types, algorithms = package.qtyping, package.algorithm_manager.AlgorithmName
+    types, quantizer = ai_edge_quantizer()
     recipe: dict[str, Any]
     if kind == "float16":
         recipe = dict(
@@ -34,7 +33,7 @@ def quantized(content: bytes, kind: str) -> bytes:
                 compute_precision=types.ComputePrecision.FLOAT,
                 explicit_dequantize=True,
             ),
-            algorithm_key=algorithms.FLOAT_CASTING,
+            algorithm_key="float_casting",
         )
     else:
         recipe = dict(
@@ -45,9 +44,9 @@ def quantized(content: bytes, kind: str) -> bytes:
                 ),
                 compute_precision=types.ComputePrecision.INTEGER,
             ),
-            algorithm_key=algorithms.MIN_MAX_UNIFORM_QUANT,
+            algorithm_key="min_max_uniform_quantize",
         )
-    run = package.quantizer.Quantizer(content)
+    run = quantizer.Quantizer(content)
     run.update_quantization_recipe(regex=".*", **recipe)
     shown = io.StringIO()  # it prints its progress and the sizes
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
@@ -60,18 +59,18 @@ def check_kind(kind: str) -> None:
         raise ValueError(f"quantize must be one of {', '.join(KINDS)} for LiteRT, got {kind!r}")
 
 
-def ai_edge_quantizer() -> ModuleType:
-    """Imports the package ai-edge-quantizer.
+def ai_edge_quantizer() -> tuple[Any, Any]:
+    """Imports the package ai-edge-quantizer; returns its modules `qtyping` and `quantizer`.
 
     Raises:
         ImportError: it isn't installed.
     """
     try:
-        import ai_edge_quantizer as package
-        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer  # noqa: F401
+        names = ("qtyping", "quantizer")
+        types, quantizer = (import_module(f"ai_edge_quantizer.{name}") for name in names)
     except ImportError as error:
         raise ImportError(
             f"smaller weights for LiteRT need the package ai-edge-quantizer ({error}): "
             "pip install 'segformer-jax[litert]'"
         ) from error
-    return package
+    return types, quantizer

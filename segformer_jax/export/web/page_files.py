@@ -9,11 +9,11 @@ from string import Template
 from typing import Any
 
 from segformer_jax.atomic import atomic_folder
+from segformer_jax.export.labels_json import labels_of
+from segformer_jax.export.licence import UNKNOWN, Licence
 from segformer_jax.export.onnx.half_weights import store_half_weights
 from segformer_jax.export.onnx.program import export_onnx
 from segformer_jax.export.signature import Signature
-from segformer_jax.export.labels_json import labels_of
-from segformer_jax.export.licence import UNKNOWN, Licence
 from segformer_jax.export.web.runtime import copy_runtime
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import read_image
