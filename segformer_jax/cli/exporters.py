@@ -52,7 +52,7 @@ def _onnx(model: str, out: Path, *, calibrate: str | None, **options: Any) -> li
 
 
 def _litert(model: str, out: Path, **options: Any) -> list[Path]:
-    from segformer_jax.export.litert.program import export_litert, litert_converter
+    from segformer_jax.export.litert.conversion import export_litert, litert_converter
 
     litert_converter()
     processor = Processor.from_pretrained(model)

@@ -10,7 +10,7 @@ from segformer_jax.on_demand import on_demand
 
 if TYPE_CHECKING:  # the names that `on_demand` imports on first use
     from segformer_jax.export.licence import Licence, licence_of
-    from segformer_jax.export.litert.program import export_litert
+    from segformer_jax.export.litert.conversion import export_litert
     from segformer_jax.export.onnx.program import export_onnx
     from segformer_jax.export.signature import Signature
     from segformer_jax.export.stablehlo import export_stablehlo, load_exported
@@ -34,7 +34,7 @@ __getattr__, __dir__ = on_demand(
     {
         "Licence": "segformer_jax.export.licence",
         "Signature": "segformer_jax.export.signature",
-        "export_litert": "segformer_jax.export.litert.program",
+        "export_litert": "segformer_jax.export.litert.conversion",
         "export_onnx": "segformer_jax.export.onnx.program",
         "export_stablehlo": "segformer_jax.export.stablehlo",
         "export_transformers_js": "segformer_jax.export.transformers_js",

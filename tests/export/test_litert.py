@@ -19,7 +19,7 @@ from PIL import Image
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor, Segmenter
 from segformer_jax.export import Licence, Signature, export_litert
-from segformer_jax.export.litert.program import litert_converter, operators
+from segformer_jax.export.litert.conversion import litert_converter, operators
 
 pytestmark = pytest.mark.full
 NEEDS = "needs pip install 'segformer-jax[litert]' and pip install --no-deps litert-converter"
