@@ -78,24 +78,27 @@ def export_onnx(
             f"opset must be {OLDEST_OPSET} to {newest} (the newest of the installed "
             f"onnx), got {opset}"
         )
-    _check_quantize(quantize, calibrate, processor)
-    folded, eight_bits = model.folded(), None
-    if quantize is not None:
-        pixels = (processor(picture)["pixel_values"][0] for picture in calibrate)
-        grids = calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset)
-        eight_bits = EightBits(grids)
+    folded = model.folded()
+    eight_bits = _eight_bits(folded, processor, opset, quantize=quantize, calibrate=calibrate)
     whole, _ = program(folded, signature, processor, opset=opset, eight_bits=eight_bits)
     with atomic_path(path) as temporary:
         temporary.write_bytes(whole.SerializeToString())
 
 
-def _check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> None:
+def _eight_bits(
+    folded: Any,
+    processor: SegformerImageProcessor | None,
+    opset: int,
+    *,
+    quantize: str | None,
+    calibrate: Iterable[Any] | None,
+) -> EightBits | None:
     if quantize is None:
         if calibrate is not None:
             raise ValueError(
                 'calibrate must be used with quantize: pass quantize="int8" or leave it out'
             )
-        return
+        return None
     if quantize not in QUANTIZED:
         raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, got {quantize!r}")
     if calibrate is None or processor is None:
@@ -103,7 +106,9 @@ def _check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> Non
             f'quantize="{quantize}" needs pictures to calibrate on and the processor that prepares '
             "them: pass calibrate=[…] and processor=…"
         )
-    onnxruntime()
+    onnxruntime()  # raises an error before pictures are read if the package is missing
+    pixels = (processor(picture)["pixel_values"][0] for picture in calibrate)
+    return EightBits(calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset))
 
 
 def calibrated(
