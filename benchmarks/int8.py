@@ -30,7 +30,7 @@ from segformer_jax.data.formats import open_dataset
 from segformer_jax.evaluation.evaluate import model_labels
 from segformer_jax.evaluation.metrics import RunningConfusion, confusion_matrix, scores
 from segformer_jax.export import Signature
-from segformer_jax.export.onnx.eight_bits import EightBits, is_taken
+from segformer_jax.export.onnx.grids import EightBits, is_taken
 from segformer_jax.export.onnx.program import QUANTIZED, calibrated, program
 from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.pipeline import usable_cores

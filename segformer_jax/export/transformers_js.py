@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import atomic_path, writable_folder
-from segformer_jax.export.onnx.eight_bits import EightBits
 from segformer_jax.export.onnx.graph import Graph
+from segformer_jax.export.onnx.grids import EightBits
 from segformer_jax.export.onnx.pillow_resize import check_resize, normalized, resized_as_pillow
-from segformer_jax.export.onnx.program import check_quantize, program, quantized_grids
+from segformer_jax.export.onnx.program import USUAL_OPSET, eight_bits_of, program
 from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.json_text import json_bytes
@@ -56,7 +56,6 @@ def export_transformers_js(
     refuse_foreign(model, "ONNX", instead="export_stablehlo exports any model")
     _check_rgb(model, processor)
     check_resize(processor)
-    check_quantize(quantize, calibrate, processor)
     folder = Path(folder)
     if any(own for pattern in WEIGHTS for own in folder.glob(pattern)):
         raise ValueError(
@@ -65,6 +64,7 @@ def export_transformers_js(
         )
     table = pixel_table(processor, model.config)
     folded = model.folded()
+    rounded = eight_bits_of(folded, processor, USUAL_OPSET, quantize=quantize, calibrate=calibrate)
 
     def prepare(graph: Graph, photos: str) -> str:
         return normalized(graph, resized_as_pillow(graph, photos, processor), table)
@@ -80,9 +80,8 @@ def export_transformers_js(
         _write(folder / "preprocessor_config.json", json_bytes(idle.to_dict())),
         written("model.onnx"),
     ]
-    if quantize is not None and calibrate is not None:
-        grids = quantized_grids(folded, calibrate, processor, quantize)
-        files.append(written("model_quantized.onnx", EightBits(grids)))
+    if rounded is not None:
+        files.append(written("model_quantized.onnx", rounded))
     return files
 
 

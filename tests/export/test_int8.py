@@ -15,7 +15,7 @@ from PIL import Image
 
 from segformer_jax import SegformerForSemanticSegmentation, SegformerImageProcessor
 from segformer_jax.export import Signature, export_onnx
-from segformer_jax.export.onnx.eight_bits import best_grid, rounded_kernel
+from segformer_jax.export.onnx.grids import best_grid, rounded_kernel
 
 HEIGHT, WIDTH = 64, 96
 ERROR = 0.06  # of the logits, ‖Δ‖ / ‖float32‖, for random weights of few channels; 0.04 is seen

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from segformer_jax.export.onnx.eight_bits import Grid, Measured, best_grid
 from segformer_jax.export.onnx.graph import onnx
+from segformer_jax.export.onnx.grids import Grid, Measured, best_grid
 
 PER_PICTURE = 1024  # numbers that are kept of each value
 

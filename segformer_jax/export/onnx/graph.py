@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segformer_jax.export.onnx.eight_bits import EightBits, Measured, rounded_kernel
+from segformer_jax.export.onnx.grids import EightBits, Measured, rounded_kernel
 
 
 class Graph:

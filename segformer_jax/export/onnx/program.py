@@ -14,8 +14,8 @@ import numpy as np
 from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
 from segformer_jax.export.onnx.calibrate import measured_grids, onnxruntime
-from segformer_jax.export.onnx.eight_bits import EightBits, Grid, Measured, is_taken
 from segformer_jax.export.onnx.graph import Graph, onnx, value
+from segformer_jax.export.onnx.grids import EightBits, Grid, Measured, is_taken
 from segformer_jax.export.onnx.network import decode, encode, resized
 from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
@@ -42,7 +42,7 @@ def export_onnx(
 
     The file computes in float32, or with `quantize` mostly in 8 bits: the kernels are int8, one
     scale per output channel, and `QuantizeLinear` and `DequantizeLinear` round the values between
-    them. `eight_bits.FLOAT`, norms, softmax and activations stay float32.
+    them. `grids.FLOAT`, norms, softmax and activations stay float32.
 
     The input is `pixel_values`, (b, channels, h, w) float32, or with "preprocess" `photos`,
     (b, h, w, channels) uint8 or uint16 (see `Signature`). The output is `logits`,
@@ -78,23 +78,28 @@ def export_onnx(
             f"opset must be {OLDEST_OPSET} to {newest} (the newest of the installed "
             f"onnx), got {opset}"
         )
-    check_quantize(quantize, calibrate, processor)
-    folded, eight_bits = model.folded(), None
-    if quantize is not None and calibrate is not None:
-        eight_bits = EightBits(quantized_grids(folded, calibrate, processor, quantize, opset))
+    folded = model.folded()
+    eight_bits = eight_bits_of(folded, processor, opset, quantize=quantize, calibrate=calibrate)
     whole, _ = program(folded, signature, processor, opset=opset, eight_bits=eight_bits)
     with atomic_path(path) as temporary:
         temporary.write_bytes(whole.SerializeToString())
 
 
-def check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> None:
-    """Raises an error for pictures without a rounding, or the reverse, or a missing package."""
+def eight_bits_of(
+    folded: Any,
+    processor: SegformerImageProcessor | None,
+    opset: int,
+    *,
+    quantize: str | None,
+    calibrate: Iterable[Any] | None,
+) -> EightBits | None:
+    """Measures what is rounded to 8 bits, see `export_onnx`; returns None without `quantize`."""
     if quantize is None:
         if calibrate is not None:
             raise ValueError(
                 'calibrate must be used with quantize: pass quantize="int8" or leave it out'
             )
-        return
+        return None
     if quantize not in QUANTIZED:
         raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, got {quantize!r}")
     if calibrate is None or processor is None:
@@ -102,19 +107,9 @@ def check_quantize(quantize: str | None, calibrate: Any, processor: Any) -> None
             f'quantize="{quantize}" needs pictures to calibrate on and the processor that prepares '
             "them: pass calibrate=[…] and processor=…"
         )
-    onnxruntime()
-
-
-def quantized_grids(
-    folded: Any,
-    pictures: Iterable[Any],
-    processor: Any,
-    quantize: str,
-    opset: int = USUAL_OPSET,
-) -> dict[str, Grid]:
-    """Returns the grids of the rounded values, measured on pictures: see `export_onnx`."""
-    pixels = (processor(picture)["pixel_values"][0] for picture in pictures)
-    return calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset)
+    onnxruntime()  # raises an error before pictures are read if the package is missing
+    pixels = (processor(picture)["pixel_values"][0] for picture in calibrate)
+    return EightBits(calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset))
 
 
 def calibrated(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int8
 
@@ -83,11 +84,14 @@ def best_grid(sample: Float[np.ndarray, " n"], *, symmetric: bool, then: str | N
         symmetric: int8 with zero = 0, else uint8 with a zero that fits the sample.
         then: an activation of the configuration; its result's error is then measured.
     """
-    activation = ACTIVATIONS[then] if then else lambda x: x
-    wanted = np.asarray(activation(sample))
+
+    def result(x: np.ndarray) -> np.ndarray:
+        return np.asarray(ACTIVATIONS[then](jnp.asarray(x))) if then else x
 
     def error(grid: Grid) -> float:
-        return float(np.mean((np.asarray(activation(grid.rounded(sample))) - wanted) ** 2))
+        return float(np.mean((result(grid.rounded(sample)) - wanted) ** 2))
+
+    wanted = result(sample)
 
     low, high = min(float(sample.min()), 0), max(float(sample.max()), 0)
     return min((_grid(low * share, high * share, symmetric) for share in SHARES), key=error)
