@@ -157,6 +157,28 @@ def requests(driver: Any) -> list[str]:
     ]
 
 
+def memory(driver: Any) -> int:
+    """Returns the resident memory in bytes of the processes that show the driver's pages."""
+    parents, sizes = {}, {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # a process that has just ended
+            text, command = status.read_text(), status.with_name("cmdline").read_bytes()
+            own = int(status.parent.name)
+            parents[own] = int(re.search(r"^PPid:\s+(\d+)", text, re.MULTILINE)[1])
+            resident = re.search(r"^VmRSS:\s+(\d+)", text, re.MULTILINE)
+            if resident and b"--type=renderer" in command:
+                sizes[own] = 1024 * int(resident[1])
+    return sum(
+        size for own, size in sizes.items() if _below(own, parents, driver.service.process.pid)
+    )
+
+
+def _below(process: int, parents: dict[int, int], ancestor: int) -> bool:
+    while process in parents and process != ancestor:
+        process = parents[process]
+    return process == ancestor
+
+
 def main(out: Path) -> None:
     """Saves a screenshot as a JPEG: the page with the street, with the pointer over a roof."""
     import tempfile

@@ -99,7 +99,9 @@ def test_the_librarys_wheel_holds_all_its_code_and_no_weights(built):
     assert {name for name in names if name.endswith(".py")} == written
     others = {name for name in names if not name.endswith(".py")}
     assert {"segformer_jax/py.typed", "segformer_jax/convert/published_logits.json"} <= others
-    page = {f"segformer_jax/demo/{name}" for name in ("header.html", *VIEW)}
+    page = {"segformer_jax/demo/header.html"} | {f"segformer_jax/view/{name}" for name in VIEW}
+    static = "segformer_jax/export/web/static"
+    page |= {f"{static}/{file.name}" for file in (ROOT / static).iterdir()}
     assert page <= others
     assert {Path(name).suffix for name in others - page} <= {".typed", ".json"}
 

@@ -1,4 +1,4 @@
 """A page in the browser to try models on photos.
 
-It may import `inference` and `images`. The extra `demo` installs Gradio.
+It may import `inference`, `images` and `view`. The extra `demo` installs Gradio.
 """

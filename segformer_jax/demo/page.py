@@ -14,6 +14,7 @@ from typing import Any
 from segformer_jax.demo.view import view_of
 from segformer_jax.errors import ImageError
 from segformer_jax.inference.segmenter import Segmenter
+from segformer_jax.view import asset
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 try:
@@ -51,7 +52,7 @@ def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> 
         return _answer(segmenters, photo, model)
 
     with gr.Blocks(title="segformer-jax", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_asset("header.html"), apply_default_css=False)
+        gr.HTML(_header(), apply_default_css=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 photo = gr.Image(
@@ -69,9 +70,9 @@ def build_page(segmenters: Mapping[str, Segmenter], *, examples: list[Path]) -> 
                     gr.Examples([str(file) for file in examples], photo, label="Example")
             with gr.Column(scale=3, min_width=360):
                 view = gr.HTML(
-                    html_template=_asset("view.html"),
-                    css_template=_asset("view.css"),
-                    js_on_load=_asset("view.js"),
+                    html_template=asset("view.html"),
+                    css_template=asset("view.css"),
+                    js_on_load=asset("view.js"),
                     apply_default_css=False,
                     elem_id="view",
                 )
@@ -161,5 +162,6 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _asset(name: str) -> str:
-    return resources.files("segformer_jax.demo").joinpath(name).read_text(encoding="utf-8")
+def _header() -> str:
+    file = resources.files("segformer_jax.demo").joinpath("header.html")
+    return file.read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ def resize_bilinear(
     x: Float[Array, "b h w c"], *, size: tuple[Any, ...]
 ) -> Float[Array, "b h2 w2 c"]:
     """Resizes as torch's `interpolate(mode="bilinear", align_corners=False)`: not antialiased."""
-    return x if x.shape[1:3] == tuple(size) else _resized(x, size=tuple(size))
+    return x if x.shape[1:3] == tuple(size) else resized(x, size=tuple(size))
 
 
 def _by_gathers(x: Float[Array, "b h w c"], *, size: tuple[Any, ...]) -> Float[Array, "b h2 w2 c"]:
@@ -57,7 +57,7 @@ def _tangent_on_cpu(primals, tangents, *, size):
     return _sum_of_resized([dx], size)
 
 
-_resized = operation(
+resized = operation(
     _by_gathers,
     cpu=Form(_by_gathers, _tangent_on_cpu),
     gpu=Form(_by_gathers, _tangent),

@@ -2,8 +2,10 @@
 
 import sys
 
+import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from segformer_jax import cli
 
@@ -30,10 +32,53 @@ def test_the_name_of_the_file_chooses_onnx(run, tmp_path):
     assert photos[0].dim_param == "batch"
 
 
+def make_photos(folder, count):
+    """Writes photos of noise, numbered by their names."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        noise = rng.integers(0, 256, (40, 60, 3), "uint8")
+        Image.fromarray(noise).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def test_8_bits_are_calibrated_on_a_folder_and_the_number_of_pictures_is_said(run, tmp_path):
+    photos, path = make_photos(tmp_path / "photos", 2), tmp_path / "street.onnx"
+    code, printed, told = run(
+        path, "--quantize", "int8", "--calibrate", photos, "--with", "preprocess"
+    )
+    assert (code, printed) == (0, f"{path}\n")
+    assert told == f"segformer-jax: calibrating on 2 of 2 pictures of {photos}\n"
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_of_many_pictures_a_hundred_are_taken_evenly(tmp_path):
+    from segformer_jax.cli.exporters import CALIBRATED_ON, _some_pictures
+
+    found = [int(file.stem) for file in _some_pictures(str(make_photos(tmp_path / "photos", 250)))]
+    assert (len(found), found[0], found[-1]) == (CALIBRATED_ON, 0, 249)
+    assert set(np.diff(found)) == {2, 3}
+
+
+def test_a_calibration_folder_without_pictures_is_an_error(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, said in (("empty", "holds no picture"), ("missing", "is not a folder, glob")):
+        code, printed, told = run(
+            tmp_path / "out.onnx", "--quantize", "int8", "--calibrate", tmp_path / folder
+        )
+        assert (code, printed) == (2, "")
+        assert said in told
+        assert told.count("\n") == 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "tflite"], "--format must be one of stablehlo, onnx, got 'tflite'"),
+        (
+            ["--format", "tflite"],
+            "--format must be one of stablehlo, onnx, litert, web, transformers.js, got",
+        ),
         (["--platforms", "gpu"], "platform must be one of cpu, cuda, rocm, tpu, got 'gpu'"),
         (
             ["--size", 28, 512],
@@ -41,12 +86,35 @@ def test_the_name_of_the_file_chooses_onnx(run, tmp_path):
         ),
         (["--batch", 0], "batch must be at least 1, or left out for any batch, got 0"),
         (["--with", "resize"], "a step must be one of preprocess, argmax, got 'resize'"),
+        (["--format", "litert", "--quantize", "int4"], "one of float16, int8 with --format litert"),
         (["--opset", 18], "--opset must be used with --format onnx only, got --format stablehlo"),
         (
             ["--format", "onnx", "--platforms", "cpu"],
             "--platforms must be used with --format stablehlo only",
         ),
         (["--format", "onnx", "--opset", 5], "opset must be 17 to"),
+        (["--runtime", "x"], "--runtime must be used with --format web only"),
+        (
+            ["--format", "web", "--size", 64, 64],
+            "--size must be used with --format stablehlo or onnx or litert only, got --format web",
+        ),
+        (["--format", "web", "--runtime", "x"], "npm package onnxruntime-web, got x without ort."),
+        (
+            ["--quantize", "int8", "--calibrate", "examples"],
+            "--quantize must be used with --format onnx or litert or transformers.js only, got",
+        ),
+        (
+            ["--format", "onnx", "--quantize", "int4", "--calibrate", "examples"],
+            "--quantize must be one of int8, int8-symmetric with --format onnx, got 'int4'",
+        ),
+        (
+            ["--format", "onnx", "--quantize", "int8"],
+            "--quantize needs pictures to calibrate on: add --calibrate FOLDER",
+        ),
+        (
+            ["--format", "onnx", "--calibrate", "examples"],
+            "--calibrate must be used with --quantize: add --quantize int8",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, said, run, tmp_path):

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUN = ("python", "bash")
-READ = ("", "text", "json", "toml", "yaml")  # a fence in braces is a directive of Sphinx
+# what is read, not run; a fence in braces is a directive of Sphinx
+READ = ("", "cpp", "javascript", "json", "text", "toml", "yaml")
 DEVICES = re.compile(r"^<!-- devices: (\d+) -->$", re.MULTILINE)
 COMMENT = re.compile(r"<!--\s*(?P<key>not run|run with|command):\s*(?P<text>.*?)\s*-->", re.DOTALL)
 INSTALL = re.compile(r"^(\S*/)?pip install .*$", re.MULTILINE)

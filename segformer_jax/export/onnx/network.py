@@ -4,6 +4,10 @@ There are two layouts. Runtimes convolve maps, (b, c, h, w), fastest; LayerNorm 
 tokens, (b, n, c). Blocks take and return tokens. The Mix-FFN works on maps throughout, with 1 × 1
 convolutions as its linear layers, so that the few channels before and after it are transposed
 instead of the many inside.
+
+In a file of 8 bits, `Graph.rounded` stands at every value that becomes 8 bits. There the second
+linear layer of the Mix-FFN is a product of tokens, whose result runtimes leave in float32; that of
+a convolution has to be rounded.
 """
 
 from typing import Any
@@ -26,9 +30,11 @@ def encode(graph: Graph, encoder: Any, x: str) -> list[str]:
 
 def _stage(graph: Graph, stage: Any, x: str, activation: str, name: str) -> str:
     embeddings = stage.patch_embeddings
+    x = graph.rounded(x, name=f"{name}.patch_embeddings.input")
     x = _conv(graph, embeddings.proj, x, name=f"{name}.patch_embeddings.proj")
-    shape = graph.node("Shape", x, name=f"{name}.shape")  # b c h w
-    x = _tokens(graph, x, embeddings.proj.kernel.shape[-1], name=f"{name}.patch_embeddings")
+    x = graph.transpose(graph.rounded(x), 0, 2, 3, 1, name=f"{name}.patch_embeddings")
+    shape = graph.node("Shape", x, name=f"{name}.shape")  # b h w c
+    x = graph.reshape(x, 0, -1, embeddings.proj.kernel.shape[-1], name=f"{name}.patch_embeddings")
     x = _norm(graph, embeddings.layer_norm, x, f"{name}.patch_embeddings.layer_norm")
     for index, block in enumerate(stage.blocks):
         x = _block(graph, block, x, shape, activation, f"{name}.blocks.{index}")
@@ -37,10 +43,10 @@ def _stage(graph: Graph, stage: Any, x: str, activation: str, name: str) -> str:
 
 
 def _block(graph: Graph, block: Any, x: str, shape: str, activation: str, name: str) -> str:
-    y = _norm(graph, block.layernorm_before, x, f"{name}.layernorm_before")
+    y = graph.rounded(_norm(graph, block.layernorm_before, x, f"{name}.layernorm_before"))
     y = _attention(graph, block.attention, y, shape, f"{name}.attention")
     x = graph.node("Add", x, y, name=f"{name}.after_attention")
-    y = _norm(graph, block.layernorm_after, x, f"{name}.layernorm_after")
+    y = graph.rounded(_norm(graph, block.layernorm_after, x, f"{name}.layernorm_after"))
     y = _mix_ffn(graph, block.mlp, y, shape, activation, f"{name}.mlp")
     return graph.node("Add", x, y, name=f"{name}.after_mlp")
 
@@ -50,15 +56,17 @@ def _attention(graph: Graph, attention: Any, x: str, shape: str, name: str) -> s
     if (reduction := attention.sequence_reduction) is not None:
         own = f"{name}.sequence_reduction"
         small = _map(graph, x, shape, name=own)
-        small = _conv(graph, reduction.sequence_reduction, small, name=own)
-        width = reduction.sequence_reduction.kernel.shape[-1]
-        small = _tokens(graph, small, width, name=own)
-        small = _norm(graph, reduction.layer_norm, small, f"{own}.layer_norm")
+        small = graph.rounded(_conv(graph, reduction.sequence_reduction, small, name=own))
+        small = _tokens(graph, small, reduction.sequence_reduction.kernel.shape[-1], name=own)
+        small = graph.rounded(_norm(graph, reduction.layer_norm, small, f"{own}.layer_norm"))
     width, heads = attention.q_proj.kernel.shape[-1], attention.heads
     d = width // heads
     q = graph.linear(x, attention.q_proj, factor=d**-0.5, name=f"{name}.q_proj")
     k = graph.linear(small, attention.k_proj, name=f"{name}.k_proj")
     v = graph.linear(small, attention.v_proj, name=f"{name}.v_proj")
+    q, k, v = (
+        graph.rounded(y, name=f"{name}.product.{own}") for y, own in ((q, "q"), (k, "k"), (v, "v"))
+    )
     if heads > 1:
         q, k, v = (graph.reshape(y, 0, -1, heads, d, name=name) for y in (q, k, v))
         q, v = (graph.transpose(y, 0, 2, 1, 3, name=name) for y in (q, v))  # b heads n d
@@ -67,10 +75,12 @@ def _attention(graph: Graph, attention: Any, x: str, shape: str, name: str) -> s
         k = graph.transpose(k, 0, 2, 1, name=name)  # b d k
     scores = graph.node("MatMul", q, k, name=f"{name}.scores")
     weights = graph.node("Softmax", scores, name=f"{name}.softmax", axis=-1)
+    weights = graph.rounded(weights, name=f"{name}.product.weights")
     y = graph.node("MatMul", weights, v, name=f"{name}.values")
     if heads > 1:
         y = graph.transpose(y, 0, 2, 1, 3, name=name)
         y = graph.reshape(y, 0, -1, width, name=name)
+    y = graph.rounded(y, name=f"{name}.o_proj.input")
     return graph.linear(y, attention.o_proj, name=f"{name}.o_proj")
 
 
@@ -80,8 +90,17 @@ def _mix_ffn(graph: Graph, mlp: Any, x: str, shape: str, activation: str, name: 
     own = mlp.dwconv.dwconv
     channels = own.kernel.shape[-1]
     y = graph.conv(
-        y, own.kernel[...], own.bias[...], name=f"{name}.dwconv", padding=1, group=channels
+        graph.rounded(y),
+        own.kernel[...],
+        own.bias[...],
+        name=f"{name}.dwconv",
+        padding=1,
+        group=channels,
     )
+    if graph.eight_bits is not None:
+        y = _tokens(graph, graph.rounded(y, then=activation), channels, name=name)
+        y = graph.rounded(_activation(graph, y, activation, f"{name}.{activation}"))
+        return graph.linear(y, mlp.fc2, name=f"{name}.fc2")
     y = _activation(graph, y, activation, f"{name}.{activation}")
     y = _pointwise(graph, y, mlp.fc2.kernel[...], mlp.fc2.bias[...], name=f"{name}.fc2")
     return _tokens(graph, y, mlp.fc2.kernel.shape[-1], name=name)
@@ -121,16 +140,20 @@ def _gelu_by_tanh(graph: Graph, x: str, name: str) -> str:
 
 def decode(graph: Graph, head: Any, maps: list[str]) -> str:
     """Adds the folded head and returns the logits (b, labels, h, w) at the first map's size."""
-    first, *deeper = maps
+    size = graph.sizes(maps[0], 2, 4, name="decode_head.size")
+    first, *deeper = (
+        graph.rounded(x, name=f"decode_head.kernels.{index}.input") for index, x in enumerate(maps)
+    )
     total = _pointwise(
         graph, first, head.kernels[0][...], head.bias[...], name="decode_head.kernels.0"
     )
+    total = graph.rounded(total)
     for index, x in enumerate(deeper, start=1):
         name = f"decode_head.kernels.{index}"
-        y = _pointwise(graph, x, head.kernels[index][...], None, name=name)
-        y = resized(graph, y, graph.sizes(first, 2, 4, name=f"{name}.size"), name=name)
+        y = graph.rounded(_pointwise(graph, x, head.kernels[index][...], None, name=name))
+        y = resized(graph, y, size, name=name)
         total = graph.node("Add", total, y, name=f"{name}.add")
-    x = graph.node("Relu", total, name="decode_head.relu")
+    x = graph.rounded(graph.node("Relu", total, name="decode_head.relu"))
     kernel, bias = head.classifier.kernel[...], head.classifier.bias[...]
     return _pointwise(graph, x, kernel, bias, name="decode_head.classifier")
 
@@ -172,11 +195,11 @@ def _norm(graph: Graph, layer: Any, x: str, name: str) -> str:
 
 def _tokens(graph: Graph, x: str, channels: int, *, name: str) -> str:
     """Converts a map to tokens, (b, c, h, w) → (b, h·w, c)."""
-    x = graph.reshape(x, 0, channels, -1, name=name)
-    return graph.transpose(x, 0, 2, 1, name=name)
+    x = graph.transpose(x, 0, 2, 3, 1, name=name)
+    return graph.reshape(x, 0, -1, channels, name=name)
 
 
 def _map(graph: Graph, x: str, shape: str, *, name: str) -> str:
-    """Converts tokens to a map, (b, h·w, c) → (b, c, h, w); `shape` holds these four sizes."""
-    x = graph.transpose(x, 0, 2, 1, name=name)
-    return graph.node("Reshape", x, shape, name=f"{name}.map")
+    """Converts tokens to a map, (b, h·w, c) → (b, c, h, w); `shape` holds b, h, w and c."""
+    x = graph.node("Reshape", x, shape, name=f"{name}.reshape")
+    return graph.transpose(x, 0, 3, 1, 2, name=name)

@@ -5,6 +5,7 @@ size, runtimes know all sizes of the graph and skip the arithmetic on shapes.
 """
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
+from segformer_jax.export.onnx.calibrate import measured_grids, onnxruntime
 from segformer_jax.export.onnx.graph import Graph, onnx, value
+from segformer_jax.export.onnx.grids import EightBits, Grid, Measured, is_taken
 from segformer_jax.export.onnx.network import decode, encode, resized
 from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
@@ -22,6 +25,7 @@ from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 
 OLDEST_OPSET = 17  # the first with LayerNormalization
 USUAL_OPSET = 20  # the first with Gelu
+QUANTIZED = {"int8": False, "int8-symmetric": True}  # `quantize`: whether values have zero = 0
 
 
 def export_onnx(
@@ -31,8 +35,14 @@ def export_onnx(
     signature: Signature | None = None,
     processor: SegformerImageProcessor | None = None,
     opset: int = USUAL_OPSET,
+    quantize: str | None = None,
+    calibrate: Iterable[Any] | None = None,
 ) -> None:
-    """Exports the model to one ONNX file in float32, written completely or not at all.
+    """Exports the model to one ONNX file, written completely or not at all.
+
+    The file computes in float32, or with `quantize` mostly in 8 bits: the kernels are int8, one
+    scale per output channel, and `QuantizeLinear` and `DequantizeLinear` round the values between
+    them. `grids.FLOAT`, norms, softmax and activations stay float32.
 
     The input is `pixel_values`, (b, channels, h, w) float32, or with "preprocess" `photos`,
     (b, h, w, channels) uint8 or uint16 (see `Signature`). The output is `logits`,
@@ -43,14 +53,20 @@ def export_onnx(
         model: its parameters are copied and folded.
         path: the file to write.
         signature: inputs and outputs; by default pixels and logits of any batch and size.
-        processor: needed for the step "preprocess", which applies its scale, mean and deviation.
+        processor: needed for the step "preprocess", which applies its scale, mean and deviation,
+            and for `calibrate`.
         opset: version of ONNX's operators, at least 17.
+        quantize: "int8" rounds values to uint8 with a zero point, which is more exact;
+            "int8-symmetric" to int8 without, which TensorRT needs. None keeps float32.
+        calibrate: pictures like those that the file is for, as the processor takes them; the ranges
+            of the rounded values are measured on them. A hundred are enough.
 
     Raises:
-        ImportError: the package onnx is missing.
+        ImageError: a picture of `calibrate` can't be read.
+        ImportError: the package onnx is missing, or for `quantize` the package onnxruntime.
         ValueError: the model or one of its layers is not SegFormer's, the opset is too old or
-            unknown, the size is too small, the processor is missing or stretches by percentiles, or
-            the path can't be written.
+            unknown, the size is too small, the processor is missing or stretches by percentiles,
+            the path can't be written, or `quantize` is unknown or has no pictures.
     """
     signature = signature or Signature()
     check_model(model)
@@ -62,20 +78,90 @@ def export_onnx(
             f"opset must be {OLDEST_OPSET} to {newest} (the newest of the installed "
             f"onnx), got {opset}"
         )
-    content = _model(model.folded(), signature, processor, opset).SerializeToString()
+    folded = model.folded()
+    eight_bits = eight_bits_of(folded, processor, opset, quantize=quantize, calibrate=calibrate)
+    whole, _ = program(folded, signature, processor, opset=opset, eight_bits=eight_bits)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(whole.SerializeToString())
 
 
-def _model(model: Any, signature: Signature, processor: Any, opset: int) -> Any:
-    graph, config = Graph(opset), model.config
+def eight_bits_of(
+    folded: Any,
+    processor: SegformerImageProcessor | None,
+    opset: int,
+    *,
+    quantize: str | None,
+    calibrate: Iterable[Any] | None,
+) -> EightBits | None:
+    """Measures what is rounded to 8 bits, see `export_onnx`; returns None without `quantize`."""
+    if quantize is None:
+        if calibrate is not None:
+            raise ValueError(
+                'calibrate must be used with quantize: pass quantize="int8" or leave it out'
+            )
+        return None
+    if quantize not in QUANTIZED:
+        raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, got {quantize!r}")
+    if calibrate is None or processor is None:
+        raise ValueError(
+            f'quantize="{quantize}" needs pictures to calibrate on and the processor that prepares '
+            "them: pass calibrate=[…] and processor=…"
+        )
+    onnxruntime()  # raises an error before pictures are read if the package is missing
+    pixels = (processor(picture)["pixel_values"][0] for picture in calibrate)
+    return EightBits(calibrated(folded, pixels, symmetric=QUANTIZED[quantize], opset=opset))
+
+
+def calibrated(
+    folded: Any,
+    pixels: Iterable[Any],
+    *,
+    symmetric: bool,
+    opset: int = USUAL_OPSET,
+    takes: Callable[[str], bool] = is_taken,
+) -> dict[str, Grid]:
+    """Returns the grid of each value that becomes 8 bits, measured on pictures.
+
+    Args:
+        folded: the folded model.
+        pixels: the network's input for each picture, (h, w, c).
+        symmetric: int8 with zero = 0, else uint8.
+        opset: version of ONNX's operators.
+        takes: see `EightBits`.
+    """
+    floats, values = program(
+        folded, Signature(), None, opset=opset, eight_bits=EightBits(takes=takes)
+    )
+    return measured_grids(floats, values, pixels, symmetric=symmetric)
+
+
+def program(
+    model: Any,
+    signature: Signature,
+    processor: Any,
+    *,
+    opset: int = USUAL_OPSET,
+    eight_bits: EightBits | None = None,
+    prepare: Callable[[Graph, str], str] | None = None,
+) -> tuple[Any, dict[str, Measured]]:
+    """Returns a folded model as an ONNX model, and its values that have no grid yet.
+
+    Args:
+        model: the folded model.
+        signature: inputs and outputs.
+        processor: needed for the step "preprocess".
+        opset: version of ONNX's operators.
+        eight_bits: what is rounded to 8 bits; None leaves all in float32.
+        prepare: adds nodes between the input, `pixel_values`, and the network.
+    """
+    graph, config = Graph(opset, eight_bits=eight_bits), model.config
     if signature.preprocess:
         source, size_axes = "photos", (1, 3)
         pixels = _preprocess(graph, source, processor, config)
         kind = "uint8" if photo_range(processor) is None else "uint16"
     else:
         source, size_axes, kind = "pixel_values", (2, 4), "float"
-        pixels = source
+        pixels = source if prepare is None else prepare(graph, source)
     result = decode(graph, model.decode_head, encode(graph, model.segformer, pixels))
     if signature.argmax:
         size = graph.sizes(source, *size_axes, name="picture")
@@ -98,7 +184,7 @@ def _model(model: Any, signature: Signature, processor: Any, opset: int) -> Any:
     )
     names = json.dumps({str(index): name for index, name in config.id2label.items()})
     helper.set_model_props(whole, {"id2label": names})
-    return whole
+    return whole, graph.to_measure
 
 
 def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConfig) -> str:

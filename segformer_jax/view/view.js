@@ -1,10 +1,20 @@
-// Draws `props.value`, as view.py makes it. Opacity, pointing and the legend never ask the server.
+// Draws `props.value` in `element`, when `watch` says that it changed: the text of a function.
+// demo/view.py describes the value. From a page without a server, `photo` is an ImageBitmap,
+// `classes` a Uint16Array, and `mask` a function that returns the PNG as a Blob.
 const part = (selector) => element.querySelector(selector);
-const [stage, image, canvas] = [part(".stage"), part(".stage img"), part(".stage canvas")];
+const [stage, photo, canvas] = [".stage", ".stage .photo", ".stage .classes"].map(part);
 const [pointed, legend, opacity] = [part(".pointed"), part(".legend"), part(".opacity input")];
 
 let shown = null; // the value, `map` (class of each pixel) and `rows` (class → its row and element)
 let latest = 0;
+
+async function decoded(photo) {
+  if (typeof photo !== "string") return photo;
+  const image = new Image();
+  image.src = photo;
+  await image.decode();
+  return image;
+}
 
 async function inflated(base64) {
   const packed = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -12,7 +22,9 @@ async function inflated(base64) {
   return new DataView(await new Response(stream).arrayBuffer());
 }
 
-function classMap(view, count) {
+async function classMap(classes, count) {
+  if (typeof classes !== "string") return classes;
+  const view = await inflated(classes);
   const map = new Uint16Array(count);
   for (let i = 0; i < count; i++) map[i] = view.getUint16(2 * i, true);
   return map;
@@ -57,10 +69,10 @@ function legendRow(row) {
 async function show() {
   const turn = ++latest;
   const value = props.value || null;
-  const map = value?.classes
-    ? classMap(await inflated(value.classes), value.width * value.height)
-    : null;
-  if (turn !== latest) return; // a newer one came while this was inflated
+  const [map, picture] = value?.classes
+    ? [await classMap(value.classes, value.width * value.height), await decoded(value.photo)]
+    : [null, null];
+  if (turn !== latest) return; // a newer one came while this was decoded
   hidePointed();
   part(".empty").hidden = value !== null;
   part(".message").hidden = !value?.message;
@@ -70,9 +82,9 @@ async function show() {
   if (!map) return;
   const rows = new Map(value.legend.map((row) => [row.id, { row, item: legendRow(row) }]));
   shown = { ...value, map, rows };
-  image.src = value.photo;
   stage.style.setProperty("--ratio", value.width / value.height);
-  [canvas.width, canvas.height] = [value.width, value.height];
+  for (const layer of [photo, canvas]) [layer.width, layer.height] = [value.width, value.height];
+  photo.getContext("2d").drawImage(picture, 0, 0, value.width, value.height);
   legend.replaceChildren(...[...rows.values()].map(({ item }) => item));
   paint();
 }
@@ -108,10 +120,24 @@ function setOpacity() {
   part(".opacity output").textContent = `${opacity.value} %`;
 }
 
-async function download() {
+// The photo as it is shown, under the classes at the chosen opacity.
+function overlay() {
+  const whole = new OffscreenCanvas(shown.width, shown.height);
+  const context = whole.getContext("2d");
+  context.drawImage(photo, 0, 0);
+  context.globalAlpha = opacity.value / 100;
+  context.drawImage(canvas, 0, 0);
+  return whole.convertToBlob();
+}
+
+async function mask() {
+  return typeof shown.mask === "string" ? (await fetch(shown.mask)).blob() : shown.mask();
+}
+
+async function download(content, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await (await fetch(shown.mask)).blob());
-  link.download = shown.mask_name;
+  link.href = URL.createObjectURL(await content);
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
@@ -120,7 +146,10 @@ stage.addEventListener("pointermove", point);
 stage.addEventListener("pointerdown", point);
 stage.addEventListener("pointerleave", hidePointed);
 opacity.addEventListener("input", setOpacity);
-part(".download").addEventListener("click", download);
+part(".download").addEventListener("click", () => download(mask(), shown.mask_name));
+part(".overlay").addEventListener("click", () =>
+  download(overlay(), shown.mask_name.replace(/mask\.png$/, "overlay.png")),
+);
 setOpacity();
 watch("value", show);
 show();

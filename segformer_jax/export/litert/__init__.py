@@ -1,0 +1,1 @@
+"""Exports LiteRT (TensorFlow Lite): converts StableHLO to a .tflite file."""
