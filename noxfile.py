@@ -57,7 +57,7 @@ for name, commands in COMMANDS.items():
 @nox.session(python=NEWEST, venv_backend="venv")
 def newest(session: nox.Session) -> None:
     """The quick tests with the newest release of everything that the requirements admit."""
-    eager = ("--upgrade", "--upgrade-strategy", "eager")
+    eager = ("--no-compile", "--upgrade", "--upgrade-strategy", "eager")
     session.install(*eager, "-e", ".[test]", "-e", "weights/scene-b0")
     session.run("pip", "list", "--format", "freeze")
     session.run(*COMMANDS["quick"][0].split())
