@@ -12,6 +12,8 @@ from segformer_jax import (
     SegformerForSemanticSegmentation,
 )
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 
 @pytest.fixture(scope="module")
 def model():

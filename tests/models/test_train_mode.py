@@ -11,6 +11,8 @@ from training import runs
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 SMALL = dict(
     depths=(2, 1, 1, 1),
     hidden_sizes=(8, 12, 16, 24),

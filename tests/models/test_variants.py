@@ -20,7 +20,7 @@ def hf_config(variant: str) -> transformers.SegformerConfig:
     return transformers.SegformerConfig(**values)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", short(VARIANTS, ["b0", "b5"]))
 def test_a_variant_has_the_parameters_of_transformers(variant):
     with torch.device("meta"):
         hf = transformers.SegformerForSemanticSegmentation(hf_config(variant))

@@ -11,6 +11,7 @@ from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.training.lora import add_lora, apply_lora, trained_names
 from segformer_jax.training.state import split
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
 SMALL = dict(hidden_sizes=(8, 12, 16, 24), num_attention_heads=(1, 2, 2, 3), decoder_hidden_size=16)
 
 
