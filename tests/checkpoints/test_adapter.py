@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation
 from segformer_jax.errors import WeightsError
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 QUERY = "segformer.stages.0.blocks.0.attention.q_proj"
 PATCHES = "segformer.stages.1.patch_embeddings.proj"
 HEAD = "decode_head.classifier"

@@ -26,6 +26,8 @@ from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.checkpoints.int8 import INT8_FILE, dequantise, quantise
 from segformer_jax.errors import WeightsError
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 FLOAT_FILE = "model.safetensors"
 SEGMENTATION = "ForSemanticSegmentation"
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"

@@ -25,6 +25,8 @@ from segformer_jax import (
 from segformer_jax.checkpoints.flat import flat_state
 from segformer_jax.errors import WeightsError
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 SEGMENTATION = "ForSemanticSegmentation"
 CLASSES = {
     "Model": SegformerModel,

@@ -15,6 +15,8 @@ from segformer_jax import SegformerConfig
 from segformer_jax.errors import WeightsError
 from segformer_jax.images.labels import CLASS_SETS
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 
 def hf_model(variant: str, kind: str, num_labels: int):
     values = getattr(SegformerConfig, variant)(num_labels=num_labels).to_dict()

@@ -12,6 +12,8 @@ from segformer_jax.convert import published
 from segformer_jax import cli
 from segformer_jax.checkpoints import hub
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 STREET_SHA256 = "b2977cdbd9fb3f94dadd6f76cf586d145676deb8a22b5f0f42149d21c058c09f"
 

@@ -15,6 +15,8 @@ from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, cli
 from segformer_jax.errors import WeightsError
 from segformer_jax.export import export_onnx
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 FOUND = json.loads(smp.FILE.read_text())
 
 

@@ -10,6 +10,8 @@ from segformer_jax import SegformerModel
 from segformer_jax.checkpoints import files
 from segformer_jax.ops import ACTIVATIONS
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 
 @pytest.mark.full
 def test_scene_b0_is_equal_stage_by_stage():

@@ -19,6 +19,8 @@ from segformer_jax import (
     SegformerModel,
 )
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 MODELS = (SegformerModel, SegformerForSemanticSegmentation, SegformerForImageClassification)
 SMALL = dict(
     num_encoder_blocks=1, hidden_sizes=(8,), depths=(1,), num_attention_heads=(2,), sr_ratios=(2,),

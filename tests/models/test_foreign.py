@@ -19,6 +19,8 @@ from segformer_jax.models.encoder import Attention
 from segformer_jax.models.foreign import foreign_parts
 from segformer_jax.models.layers import BatchNorm, Dropout, Linear
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 SIZES = dict(
     num_encoder_blocks=2, depths=(2, 1), sr_ratios=(4, 2), hidden_sizes=(8, 16),
     patch_sizes=(7, 3), strides=(4, 2), num_attention_heads=(1, 2), mlp_ratios=(2, 2),

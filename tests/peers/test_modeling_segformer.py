@@ -34,6 +34,8 @@ from segformer_jax import (
 )
 from segformer_jax.checkpoints.flat import flat_state
 
+pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
+
 EXCEPTIONS = {
     "test_from_pretrained_no_checkpoint": "weights in memory: checkpoints.flat.fill(model, values)",
     "test_gradient_checkpointing_backward_compatibility": "a frozen config, of the network alone",
