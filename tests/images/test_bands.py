@@ -214,5 +214,5 @@ def test_an_error_of_gdals_own_names_the_file(tmp_path):
     Image.new("RGB", (9, 9)).save(file, exif=exif)
     content = file.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0EM")
     file.write_bytes(content.replace(b"\xff\xdb\0C\0", b"\xff\xdb\0C\xf0", 1))  # not Pillow's
-    with pytest.raises(ImageError, match=r"x\.jpg is not a picture .* bad magic number"):
+    with pytest.raises(ImageError, match=r"x\.jpg is not a picture .*GDAL reads \(.+\): convert"):
         count_channels(file)
