@@ -50,7 +50,8 @@ def export_transformers_js(
     Raises:
         ImportError, ImageError: as `export_onnx`.
         ValueError: as `export_onnx`, the processor or network is not for RGB of 8 bits, its resize
-            has no equal in ONNX, or the folder holds a model's weights.
+            has no equal in ONNX, or the folder holds a model's weights or, without `quantize`, an
+            8-bit file.
     """
     check_model(model)
     refuse_foreign(model, "ONNX", instead="export_stablehlo exports any model")
@@ -61,6 +62,12 @@ def export_transformers_js(
         raise ValueError(
             f"the folder for transformers.js must have no other weights, got {folder}: its "
             "preprocessor_config.json would be replaced by one for JavaScript alone; give a new one"
+        )
+    older = folder / "onnx" / "model_quantized.onnx"
+    if quantize is None and older.exists():
+        raise ValueError(
+            "the folder for transformers.js must have no 8-bit file of an earlier export, got "
+            f"{older}, which browsers would load: quantize this model too, or remove it"
         )
     table = pixel_table(processor, model.config)
     folded = model.folded()

@@ -99,6 +99,13 @@ def test_folders_and_processors_that_do_not_fit_are_refused(tmp_path):
                 model, tmp_path / "out", processor=SegformerImageProcessor(**options)
             )
     assert not (tmp_path / "out").exists()
+    older = tmp_path / "older" / "onnx" / "model_quantized.onnx"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    with pytest.raises(
+        ValueError, match=r"of an earlier export, got .*quantized.onnx, which browse"
+    ):
+        export_transformers_js(model, tmp_path / "older", processor=processor)
 
 
 @pytest.fixture(scope="session")
