@@ -94,6 +94,40 @@ def pixel_table(
     return processor.byte_values(config.num_channels)
 
 
+def pixel_line(
+    table: Float[np.ndarray, "256 c"],
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Returns the factor and the shift of each channel: value = byte · factor + shift.
+
+    The values of a `pixel_table` are on a line, up to the rounding of float32.
+    """
+    exact = table.astype(np.float64)
+    factor, shift = (exact[255] - exact[0]) / 255, exact[0]
+    return factor.astype(np.float32), shift.astype(np.float32)
+
+
+def check_for_photos(config: Any, processor: SegformerImageProcessor, *, what: str) -> None:
+    """Raises a ValueError if the network or processor is not for RGB of 8 bits, or too small.
+
+    Args:
+        config: has the model's `num_channels`.
+        processor: the model's processor.
+        what: what can't be made of another one, for the error.
+    """
+    if config.num_channels != 3 or processor.channels != 3:
+        raise ValueError(
+            f"{what} needs a network and processor for RGB, got {config.num_channels} channels: "
+            "use --format onnx"
+        )
+    if processor.stretch is not None:
+        raise ValueError(
+            f"{what} needs a processor for 8 bits, got stretch={processor.stretch}: JavaScript "
+            "reads pictures of no more than 8 bits; use --format onnx"
+        )
+    if processor.do_resize and "height" in processor.size:
+        Signature(size=(processor.size["height"], processor.size["width"])).check(config)
+
+
 def photo_range(processor: SegformerImageProcessor) -> tuple[int | float, int | float] | None:
     """Returns the values that become 0 and 255 in a program for uint16 photos; None for uint8.
 

@@ -14,7 +14,7 @@ from segformer_jax.export.onnx.graph import Graph
 from segformer_jax.export.onnx.grids import EightBits
 from segformer_jax.export.onnx.pillow_resize import check_resize, normalized, resized_as_pillow
 from segformer_jax.export.onnx.program import USUAL_OPSET, eight_bits_of, program
-from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
+from segformer_jax.export.signature import Signature, check_for_photos, check_model, pixel_table
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.json_text import json_bytes
 from segformer_jax.models.foreign import refuse_foreign
@@ -55,7 +55,7 @@ def export_transformers_js(
     """
     check_model(model)
     refuse_foreign(model, "ONNX", instead="export_stablehlo exports any model")
-    _check_rgb(model, processor)
+    check_for_photos(model.config, processor, what="a folder for transformers.js")
     check_resize(processor)
     folder = Path(folder)
     if any(own for pattern in WEIGHTS for own in folder.glob(pattern)):
@@ -90,19 +90,6 @@ def export_transformers_js(
     if rounded is not None:
         files.append(written("model_quantized.onnx", rounded))
     return files
-
-
-def _check_rgb(model: SegformerForSemanticSegmentation, processor: SegformerImageProcessor) -> None:
-    if model.config.num_channels != 3 or processor.channels not in (None, 3):
-        raise ValueError(
-            "transformers.js needs a network and processor for RGB, got "
-            f"{model.config.num_channels} channels: use --format onnx"
-        )
-    if photo_range(processor) is not None:
-        raise ValueError(
-            f"transformers.js reads no more than 8 bits, got stretch={processor.stretch}: use "
-            "--format onnx"
-        )
 
 
 def _write(path: Path, content: bytes) -> Path:

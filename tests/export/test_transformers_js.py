@@ -92,7 +92,8 @@ def test_folders_and_processors_that_do_not_fit_are_refused(tmp_path):
     for options, said in [
         (dict(resample=1), "filter 2 .bilinear. or 3 .bicubic. inside a program, got resample=1"),
         (dict(size={"shortest_edge": 9, "longest_edge": 99}), "a shortest edge inside a program"),
-        (dict(stretch=(0, 4095)), "no more than 8 bits, got stretch"),
+        (dict(stretch=(0, 4095)), "for 8 bits, got stretch"),
+        (dict(size=16), "sides of at least 29 pixels for this network, got 16 × 16"),
     ]:
         with pytest.raises(ValueError, match=said):
             export_transformers_js(

@@ -13,9 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array
 
 from segformer_jax import ops
 from segformer_jax.atomic import atomic_path
@@ -23,7 +22,7 @@ from segformer_jax.export.labels_json import labels_of
 from segformer_jax.export.licence import Licence
 from segformer_jax.export.litert.forms import FORMS
 from segformer_jax.export.litert.quantized import ai_edge_quantizer, check_kind, quantized
-from segformer_jax.export.signature import Signature, photo_range, pixel_table
+from segformer_jax.export.signature import Signature, photo_range, pixel_line, pixel_table
 from segformer_jax.export.stablehlo import USUAL_SIZE, classes
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.json_text import json_bytes
@@ -116,6 +115,7 @@ def _with_steps(
     model: Any, signature: Signature, processor: SegformerImageProcessor | None, interface: Any
 ) -> Callable[[Array], Array]:
     table = pixel_table(processor, interface) if signature.preprocess else None
+    line = None if table is None else pixel_line(table)
     if table is not None and processor is not None and photo_range(processor) is not None:
         raise ValueError(
             'the step "preprocess" must have a processor of 8 bits for LiteRT, got '
@@ -124,20 +124,12 @@ def _with_steps(
 
     def run(pixels: Array) -> Array:
         with ops.use("gpu", forms=FORMS):
-            values = pixels if table is None else _normalized(pixels, table)
-            logits = logits_of(model, values).astype(jnp.float32)
+            if line is not None:
+                pixels = pixels.astype(jnp.float32) * line[0] + line[1]
+            logits = logits_of(model, pixels).astype(jnp.float32)
             return classes(logits, pixels.shape[1:3]) if signature.argmax else logits
 
     return run
-
-
-def _normalized(
-    photos: UInt8[Array, "b h w c"], table: Float[np.ndarray, "256 c"]
-) -> Float[Array, "b h w c"]:
-    """Applies the processor's values of a byte, which are on a line, up to float32's rounding."""
-    exact = table.astype(np.float64)
-    factor, shift = (exact[255] - exact[0]) / 255, exact[0]
-    return photos.astype(jnp.float32) * factor.astype(np.float32) + shift.astype(np.float32)
 
 
 def _converted(lowered: jax.stages.Lowered, *, takes: str, gives: str) -> bytes:
@@ -158,8 +150,8 @@ def _converted(lowered: jax.stages.Lowered, *, takes: str, gives: str) -> bytes:
             content = api.export_flatbuffer_to_bytes(module.operation)
         except (ir.MLIRError, RuntimeError, ValueError) as error:
             raise ValueError(
-                "the model has an operation that LiteRT's converter does not know: "
-                f"{' '.join(str(error).split())[:300]}"
+                f"LiteRT's converter refuses the model ({' '.join(str(error).split())[:300]}): use "
+                "--format stablehlo or onnx, or write the layer that it names in other operations"
             ) from error
     missing = [name for name in operators(content) if name.startswith(("STABLEHLO_", "CUSTOM"))]
     if missing:

@@ -92,7 +92,6 @@ def best_grid(sample: Float[np.ndarray, " n"], *, symmetric: bool, then: str | N
         return float(np.mean((result(grid.rounded(sample)) - wanted) ** 2))
 
     wanted = result(sample)
-
     low, high = min(float(sample.min()), 0), max(float(sample.max()), 0)
     return min((_grid(low * share, high * share, symmetric) for share in SHARES), key=error)
 

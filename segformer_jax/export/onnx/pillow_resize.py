@@ -1,10 +1,9 @@
 """Resizes photos inside an ONNX program as Pillow does: pass by pass, rounded to bytes between."""
 
-from typing import Any
-
 import numpy as np
 
 from segformer_jax.export.onnx.graph import Graph
+from segformer_jax.export.signature import pixel_line
 from segformer_jax.images.processor import SegformerImageProcessor
 
 MODES = {2: "linear", 3: "cubic"}  # Pillow's filters that ONNX has, antialiased
@@ -76,7 +75,6 @@ def normalized(graph: Graph, x: str, table: np.ndarray) -> str:
         x: float32 photos of 0…255.
         table: see `pixel_table`.
     """
-    exact: Any = table.astype("float64")
-    factor, shift = ((exact[255] - exact[0]) / 255)[:, None, None], exact[0][:, None, None]
+    factor, shift = (own[:, None, None] for own in pixel_line(table))
     x = graph.node("Mul", x, graph.weight(factor, name="preprocess.factor"), name="preprocess")
     return graph.node("Add", x, graph.weight(shift, name="preprocess.shift"), name="preprocess")

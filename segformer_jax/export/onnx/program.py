@@ -17,7 +17,13 @@ from segformer_jax.export.onnx.calibrate import measured_grids, onnxruntime
 from segformer_jax.export.onnx.graph import Graph, onnx, value
 from segformer_jax.export.onnx.grids import EightBits, Grid, Measured, is_taken
 from segformer_jax.export.onnx.network import decode, encode, resized
-from segformer_jax.export.signature import Signature, check_model, photo_range, pixel_table
+from segformer_jax.export.signature import (
+    Signature,
+    check_model,
+    photo_range,
+    pixel_line,
+    pixel_table,
+)
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.best_class import index_type
 from segformer_jax.models.foreign import refuse_foreign
@@ -189,8 +195,7 @@ def program(
 
 def _preprocess(graph: Graph, photos: str, processor: Any, config: SegformerConfig) -> str:
     """Adds the processor's arithmetic as one product and one sum per channel."""
-    table = pixel_table(processor, config).astype("float64")
-    factor, shift = (table[255] - table[0]) / 255, table[0]
+    factor, shift = pixel_line(pixel_table(processor, config))
     x = graph.node("Cast", photos, name="preprocess", to=onnx().TensorProto.FLOAT)
     if (limits := photo_range(processor)) is not None:
         x = _stretch(graph, x, *limits)

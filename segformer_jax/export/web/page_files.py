@@ -13,7 +13,7 @@ from segformer_jax.export.labels_json import labels_of
 from segformer_jax.export.licence import UNKNOWN, Licence
 from segformer_jax.export.onnx.half_weights import store_half_weights
 from segformer_jax.export.onnx.program import export_onnx
-from segformer_jax.export.signature import Signature
+from segformer_jax.export.signature import Signature, check_for_photos
 from segformer_jax.export.web.runtime import copy_runtime
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import read_image
@@ -65,7 +65,7 @@ def export_web(
         ValueError: as `export_onnx`, the processor or network is not for RGB of 8 bits, the folder
             holds other files, or the runtime is not found.
     """
-    _check(model, processor)
+    check_for_photos(model.config, processor, what="a page")
     licence = licence or Licence(UNKNOWN)
     with atomic_folder(folder, written=_earlier_files) as new:
         shown = _copy_example(example, new)
@@ -81,22 +81,6 @@ def export_web(
         (new / "settings.json").write_bytes(json_bytes(settings, indent=None))
     folder = Path(folder)
     return [folder / own for own in sorted(files, key=lambda own: own != "index.html")]
-
-
-def _check(model: SegformerForSemanticSegmentation, processor: SegformerImageProcessor) -> None:
-    if processor.channels != 3 or model.config.num_channels != 3:
-        raise ValueError(
-            "a page needs a network and processor for RGB, got "
-            f"{model.config.num_channels} channels: use --format onnx"
-        )
-    if processor.stretch is not None:
-        raise ValueError(
-            f"a page needs a processor for 8 bits, got stretch={processor.stretch}: browsers read "
-            "no more than 8 bits; use --format onnx"
-        )
-    if processor.do_resize and "height" in processor.size:
-        size = processor.size["height"], processor.size["width"]
-        Signature(size=size).check(model.config)
 
 
 def _settings(
