@@ -4,11 +4,12 @@
 OpenVINO. `SCENES/train` calibrates and `SCENES/val` is measured. With `--layers` it measures what
 each kind of layer costs instead. 8 bits are fast on CPUs with instructions for 8-bit dot products
 (AVX-512 VNNI, AVX-VNNI, AMX), whose names `lscpu` prints. Times are medians of interleaved rounds,
-in processor time of all cores together.
+in processor time of all cores together, or with `--wall` on an idle machine by the clock.
 """
 
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,13 +30,14 @@ from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.formats import open_dataset
 from segformer_jax.evaluation.evaluate import model_labels
 from segformer_jax.evaluation.metrics import RunningConfusion, confusion_matrix, scores
-from segformer_jax.export import Signature
+from segformer_jax.export import Signature, export_litert
 from segformer_jax.export.onnx.grids import EightBits, is_taken
 from segformer_jax.export.onnx.program import QUANTIZED, calibrated, program
 from segformer_jax.inference.class_map import class_map
 from segformer_jax.inference.pipeline import usable_cores
 
 Run = Callable[[np.ndarray], np.ndarray]  # pixels (1, c, h, w) → logits (1, labels, h/4, w/4)
+Timed = Callable[[dict[Any, Callable[[], Any]]], dict[Any, float]]  # medians in ms, by name
 
 KINDS = {  # of layers and values, by their names in the graph
     "first patch embedding": r"stages\.0\.patch_embeddings\..*",
@@ -61,6 +63,8 @@ def int8(
     rounds: int = 31,
     layers: bool = False,
     nncf: bool = False,
+    litert: bool = False,
+    wall: bool = False,
 ) -> None:
     """Prints the tables of docs/quantised.md.
 
@@ -74,9 +78,12 @@ def int8(
         rounds: number of timed calls.
         layers: measure the kinds of layers.
         nncf: compare with transformers' model in 8 bits by NNCF as well; needs the package nncf.
+        litert: compare with our .tflite files as well; needs the extra litert.
+        wall: time by the clock; other work on the machine then counts.
     """
     folder = str(make_checkpoint(model)) if re.fullmatch("b[0-5]", model) else model
-    network: Any = SegformerForSemanticSegmentation.from_pretrained(folder).folded()
+    loaded = SegformerForSemanticSegmentation.from_pretrained(folder)
+    network: Any = loaded.folded()
     if data is None:
         given, val = list(make_pixels(8, side, side)), None
     else:
@@ -85,8 +92,9 @@ def int8(
         given = [processor(train.image(i))["pixel_values"][0] for i in spaced(train, calibrated_on)]
         val = val.only(spaced(val, pictures or len(val)))
     print(describe()["processor"])
+    timed = partial(medians, rounds=rounds, clock=time.perf_counter if wall else time.process_time)
     if layers:
-        by_layer(network, given, side, rounds)
+        by_layer(network, given, side, timed)
         return
     programs = {"float32": lambda signature: program(network, signature, None)[0]}
     for kind, symmetric in QUANTIZED.items():
@@ -94,7 +102,7 @@ def int8(
         programs[kind] = lambda signature, eight=eight: program(
             network, signature, None, eight_bits=eight
         )[0]
-    print_rows(files_and_times(programs, make_pixels(1, side, side), rounds), f"{model}, {side}²")
+    print_rows(files_and_times(programs, make_pixels(1, side, side), timed), f"{model}, {side}²")
     if val is None:
         return
     signature = Signature(batch=1, size=given[0].shape[:2])
@@ -105,7 +113,12 @@ def int8(
     }
     if nncf:
         runs["NNCF of transformers", "OpenVINO"] = by_nncf(folder, given)
-    print_rows(agreement(runs, Segmenter.from_pretrained(folder), val, rounds), "agreement")
+    if litert:
+        runs |= {
+            (kind or "float32", "LiteRT"): by_litert(loaded, signature, kind)
+            for kind in (None, "float16", "int8")
+        }
+    print_rows(agreement(runs, Segmenter.from_pretrained(folder), val, timed), "agreement")
 
 
 def spaced(dataset: Dataset, count: int) -> list[int]:
@@ -113,7 +126,7 @@ def spaced(dataset: Dataset, count: int) -> list[int]:
     return np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
 
 
-def files_and_times(programs: dict[str, Any], pixels: np.ndarray, rounds: int) -> list[dict]:
+def files_and_times(programs: dict[str, Any], pixels: np.ndarray, timed: Timed) -> list[dict]:
     """Returns a row per file: its size, and its time and logits in both runtimes."""
     signature = Signature(batch=1, size=pixels.shape[1:3])
     files = {name: write(signature).SerializeToString() for name, write in programs.items()}
@@ -125,7 +138,7 @@ def files_and_times(programs: dict[str, Any], pixels: np.ndarray, rounds: int) -
     for runtime, load in RUNTIMES.items():
         runs = {name: load(own) for name, own in files.items()}
         wanted = runs["float32"](x)
-        times = medians({name: partial(run, x) for name, run in runs.items()}, rounds=rounds)
+        times = timed({name: partial(run, x) for name, run in runs.items()})
         for name, run in runs.items():
             rows[name] |= {
                 f"{runtime}, ms": f"{times[name]:.0f}",
@@ -136,7 +149,7 @@ def files_and_times(programs: dict[str, Any], pixels: np.ndarray, rounds: int) -
 
 
 def agreement(
-    runs: dict[tuple[str, str], Run], segmenter: Segmenter, val: Dataset, rounds: int
+    runs: dict[tuple[str, str], Run], segmenter: Segmenter, val: Dataset, timed: Timed
 ) -> list[dict]:
     """Returns a row per file and runtime: pixels with the first's class, mean IoU, and time."""
     table, count = model_labels(segmenter, val), len(segmenter.id2label)
@@ -154,7 +167,7 @@ def agreement(
             same[key] += int((classes == wanted).sum())
             sums[key].add(confusion_matrix(labels, classes, num_classes=count), labels.size)
         pixels += labels.size
-    times = medians({key: partial(run, x) for key, run in runs.items()}, rounds=rounds)
+    times = timed({key: partial(run, x) for key, run in runs.items()})
     return [
         {
             "file": key[0],
@@ -168,7 +181,10 @@ def agreement(
 
 
 def by_nncf(folder: str, given: list[np.ndarray]) -> Run:
-    """Returns transformers' model in 8 bits by NNCF, with its settings for transformers."""
+    """Returns transformers' model in 8 bits by NNCF, with its settings for transformers.
+
+    SmoothQuant is off: with it, NNCF's default, three of four pixels change their class.
+    """
     import nncf
     import openvino
 
@@ -182,11 +198,29 @@ def by_nncf(folder: str, given: list[np.ndarray]) -> Run:
         nncf.Dataset(inputs),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(inputs),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+        ),
     )
     return in_openvino(whole)
 
 
-def by_layer(network: Any, given: list[np.ndarray], side: int, rounds: int) -> None:
+def by_litert(
+    model: SegformerForSemanticSegmentation, signature: Signature, kind: str | None
+) -> Run:
+    """Returns our .tflite of the model, float32 or of a `kind` of weights, in LiteRT."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.tflite"
+        export_litert(model, file, signature=signature, quantize=kind)
+        run = Interpreter(
+            model_content=file.read_bytes(), num_threads=usable_cores()
+        ).get_signature_runner()
+    return lambda x: run(pixel_values=x.transpose(0, 2, 3, 1))["logits"].transpose(0, 3, 1, 2)
+
+
+def by_layer(network: Any, given: list[np.ndarray], side: int, timed: Timed) -> None:
     """Prints what each kind of layer costs: alone in 8 bits, and when its choice is turned round.
 
     Logits and classes are those of exact arithmetic (see `simulated`), at 1/4 of the size, on the
@@ -218,7 +252,7 @@ def by_layer(network: Any, given: list[np.ndarray], side: int, rounds: int) -> N
         alone = partial(_alone, own)
         turned = partial(_turned, own)
         run = onnx_runtime(file(turned, (side, side)))
-        times = medians({run: partial(run, pixels), usual: partial(usual, pixels)}, rounds=rounds)
+        times = timed({run: partial(run, pixels), usual: partial(usual, pixels)})
         in_it = is_taken(next(filter(own.fullmatch, grids)))
         rows.append(
             {"layers": kind, "in 8 bits": "yes" if in_it else "no"}

@@ -178,15 +178,26 @@ def rounded(x: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.rint(x / per_row).astype(jnp.int8), per_row
 
 
-def medians(runs: dict[Any, Callable[[], Any]], *, rounds: int) -> dict[Any, float]:
-    """Returns each one's median processor time in ms, in interleaved rounds after a warm-up."""
+def medians(
+    runs: dict[Any, Callable[[], Any]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[Any, float]:
+    """Returns each one's median time in ms, in interleaved rounds after a warm-up.
+
+    Args:
+        runs: by name, what is timed.
+        rounds: of all, one after another.
+        clock: in seconds; by default processor time, of all cores together.
+    """
     times: dict[Any, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
             time.sleep(REST)
-            start = time.process_time()
+            start = clock()
             run()
-            times[name].append(1e3 * (time.process_time() - start))
+            times[name].append(1e3 * (clock() - start))
     return {name: statistics.median(own[1:]) for name, own in times.items()}
 
 

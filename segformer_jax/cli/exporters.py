@@ -130,13 +130,31 @@ def _signature(model: str, options: dict[str, Any]) -> Signature:
 
 
 def _some_pictures(source: str) -> list[Path]:
-    """Finds the pictures of a folder, pattern or list, and returns at most 100, evenly spaced."""
+    """Finds the pictures of a folder, pattern or list, and returns at most 100, evenly spaced.
+
+    In a data set, folders beside one called `images` (masks, say) are left out.
+    """
     from segformer_jax.images.find import find_pictures
 
-    found = [own.file for own in find_pictures(source)[1]]
+    root, pictures = find_pictures(source)
+    found = [own.file for own in pictures if not _beside_images(own.file, root)]
+    if not found:
+        raise ValueError(
+            f"the pictures of {source} are all in folders beside images/, which has none: give the "
+            "folder of the photos"
+        )
     places = np.linspace(0, len(found) - 1, min(CALIBRATED_ON, len(found))).round().astype(int)
-    say(f"calibrating on {len(places)} of {len(found):,} pictures of {source}")
+    left_out = len(pictures) - len(found)
+    without = f"; {left_out:,} in folders beside images/ are left out" if left_out else ""
+    say(f"calibrating on {len(places)} of {len(found):,} pictures of {source}{without}")
     return [found[place] for place in places]
+
+
+def _beside_images(file: Path, root: Path) -> bool:
+    """Whether a file below `root` is in a folder beside one called `images`, and not in that."""
+    below = file.relative_to(root).parents if file.is_relative_to(root) else ()
+    folders = (root / part for part in below if part.name)
+    return any((own.parent / "images").is_dir() and own.name != "images" for own in folders)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from segformer_jax import cli
+from segformer_jax.cli import exporters
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_the_name_of_the_file_chooses_onnx(run, tmp_path):
 
 def make_photos(folder, count):
     """Writes photos of noise, numbered by their names."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index in range(count):
         noise = rng.integers(0, 256, (40, 60, 3), "uint8")
@@ -50,6 +51,25 @@ def test_8_bits_are_calibrated_on_a_folder_and_the_number_of_pictures_is_said(ru
     assert (code, printed) == (0, f"{path}\n")
     assert told == f"segformer-jax: calibrating on 2 of 2 pictures of {photos}\n"
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_masks_of_a_data_set_are_not_calibrated_on(tmp_path, capsys):
+    for split in ("train", "val"):
+        make_photos(tmp_path / split / "images", 3)
+        make_photos(tmp_path / split / "masks", 3)
+    pictures = exporters._some_pictures(str(tmp_path))
+    assert {file.parent.name for file in pictures} == {"images"}
+    assert len(pictures) == 6
+    assert capsys.readouterr().err == (
+        f"segformer-jax: calibrating on 6 of 6 pictures of {tmp_path}; "
+        "6 in folders beside images/ are left out\n"
+    )
+    (tmp_path / "list.txt").write_text(str(tmp_path.parent / "elsewhere.jpg"))
+    assert len(exporters._some_pictures(str(tmp_path / "list.txt"))) == 1
+    for file in tmp_path.rglob("images/*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="all in folders beside images"):
+        exporters._some_pictures(str(tmp_path))
 
 
 def test_of_many_pictures_a_hundred_are_taken_evenly(tmp_path):
