@@ -55,11 +55,13 @@ def training_step(
     rate: float = 6e-5,
     decay: float = 0.01,
     platform: str | None = None,
+    sharding: Any = None,
 ) -> Callable[[], float]:
     """Returns a function that runs one step of AdamW and returns the loss.
 
     The step is pure and jitted; its state is donated, and kept from call to call. With a platform,
-    operations are traced in its forms, as `segformer-jax train` does.
+    operations are traced in its forms, as `segformer-jax train` does. With a sharding, the state
+    has it, and so does the loss.
     """
     model.train()
     graph, params, stats = nnx.split(model, nnx.Param, ...)
@@ -84,8 +86,9 @@ def training_step(
         params = optax.apply_updates(params, updates)
         return (params, new, moments, jax.random.fold_in(key, 0)), loss
 
-    jitted = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=sharding)
     state = (params, stats, optimizer.init(params), jax.random.key(0))
+    state = state if sharding is None else jax.device_put(state, sharding)
 
     def run() -> float:
         nonlocal state

@@ -1,6 +1,6 @@
 """Measures this library on a TPU, in at most about ten minutes.
 
-    pip install -e ".[cli,tpu]" -e weights/scene-b0
+    pip install -e ".[cli,tpu]"
     python -m benchmarks.tpu_run
 
 writes `tpu_run.json` and adds each row to it as soon as it is measured: forward passes of b0, b2
@@ -117,11 +117,11 @@ def train_step(
 ) -> Row:
     """Measures loss, gradients and AdamW in bfloat16 mixed precision; parameters are on each."""
     model = _model(config)
-    nnx.update(model, jax.device_put(nnx.state(model), _sharding(devices, PartitionSpec())))
     pixels = make_pixels(batch, sizes.side, sizes.side)
     labels = np.random.default_rng(0).integers(0, config.num_labels, pixels.shape[:3])
     arrays = _split(pixels, devices), _split(labels.astype(np.int32), devices)
-    step = training_step(model, *arrays, platform=devices[0].platform)
+    whole = _sharding(devices, PartitionSpec())
+    step = training_step(model, *arrays, platform=devices[0].platform, sharding=whole)
     row = _times(step, sizes.rounds)
     return row | {"pictures_per_second": 1e3 * batch / row["ms"]}
 
@@ -176,8 +176,9 @@ def _devices(platform: str) -> list[jax.Device]:
     try:
         return jax.local_devices(backend=platform)
     except RuntimeError as error:
+        reason = str(error).splitlines()[0]
         sys.exit(
-            f"device must be one that JAX finds, got {platform} ({error}): install "
+            f"device must be one that JAX finds, got {platform} ({reason}): install "
             '".[cli,tpu]" on a machine with a TPU, or try the script by --device cpu --small'
         )
 

@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,11 +80,12 @@ def measure(
         hf = _hf_model()
         hf.save_pretrained(folder)
         with jax.default_matmul_precision("highest"):
-            _assert_equal_gradients(folder, dtype)
+            few = _batch(min(batch, BATCH), min(side, SIDE))
+            _assert_equal_gradients(folder, dtype, *few)
         pictures = _batch(batch, side)
-        made: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(folder, dtype, *pictures)}
+        made: dict[str, Callable[[], Step]] = {"ours": partial(our_step, folder, dtype, *pictures)}
         for way in ways:
-            made[f"transformers {way}"] = lambda way=way: their_step(folder, dtype, way, *pictures)
+            made[f"transformers {way}"] = partial(their_step, folder, dtype, way, *pictures)
         steps, failures = _warmed_up(made)
         times: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(rounds):
@@ -158,10 +160,11 @@ def _compared(ours: list[float] | None, peer: str, times: list[float]) -> Row:
     return row | {"ours_ms": float(np.median(ours)), "ratio": float(middle), "spread": spread}
 
 
-def _assert_equal_gradients(folder: str, dtype: Dtype) -> None:
-    """Compares ours in `dtype` with theirs in float32, on a batch of the default size."""
+def _assert_equal_gradients(
+    folder: str, dtype: Dtype, pixels: np.ndarray, labels: np.ndarray
+) -> None:
+    """Compares ours in `dtype` with theirs in float32."""
     hf = transformers.SegformerForSemanticSegmentation.from_pretrained(folder, **NO_DROPOUT)
-    pixels, labels = _batch(BATCH, SIDE)
     theirs = hf.train()(_nchw(pixels), labels=torch.from_numpy(labels.astype(np.int64))).loss
     theirs.backward()
     wanted = names.to_flax({name: p.grad.numpy() for name, p in hf.named_parameters()})
