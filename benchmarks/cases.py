@@ -8,6 +8,7 @@ users do, so that it runs on older and newer checkouts too.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -47,15 +48,29 @@ def train_step() -> Run:
 
 
 def training_step(
-    model: Any, pixels: np.ndarray, labels: np.ndarray, *, rate: float = 6e-5, decay: float = 0.01
+    model: Any,
+    pixels: Any,
+    labels: Any,
+    *,
+    rate: float = 6e-5,
+    decay: float = 0.01,
+    platform: str | None = None,
+    sharding: Any = None,
 ) -> Callable[[], float]:
     """Returns a function that runs one step of AdamW and returns the loss.
 
-    The step is pure and jitted; its state is donated, and kept from call to call.
+    The step is pure and jitted; its state is donated, and kept from call to call. With a platform,
+    operations are traced in its forms, as `segformer-jax train` does. With a sharding, the state
+    has it, and so does the loss.
     """
     model.train()
     graph, params, stats = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adamw(rate, weight_decay=decay)
+    forms = contextlib.nullcontext
+    if platform is not None:
+        from segformer_jax import ops
+
+        forms = functools.partial(ops.use, ops.forms_for(platform))
 
     def step(state, pixels, labels):
         params, stats, moments, key = state
@@ -65,13 +80,15 @@ def training_step(
             loss = own(pixels, labels, rngs=nnx.Rngs(dropout=key)).loss
             return loss, nnx.state(own, nnx.BatchStat)
 
-        (loss, new), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        with forms():
+            (loss, new), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
         updates, moments = optimizer.update(gradients, moments, params)
         params = optax.apply_updates(params, updates)
         return (params, new, moments, jax.random.fold_in(key, 0)), loss
 
-    jitted = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=sharding)
     state = (params, stats, optimizer.init(params), jax.random.key(0))
+    state = state if sharding is None else jax.device_put(state, sharding)
 
     def run() -> float:
         nonlocal state

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from segformer_jax import SegformerConfig
+from segformer_jax.atomic import atomic_folder
 
 SHAPES = ("hidden_sizes", "depths", "num_attention_heads", "sr_ratios", "decoder_hidden_size")
 
@@ -37,8 +38,9 @@ def make_checkpoint(variant: str, *, num_labels: int = 150) -> Path:
                 module.weight.normal_(0, module.weight[0].numel() ** -0.5)
         model.decode_head.batch_norm.running_mean.normal_(0, 0.1)
         model.decode_head.batch_norm.running_var.uniform_(0.5, 2)
-    model.save_pretrained(folder)
-    transformers.SegformerImageProcessorPil().save_pretrained(folder)
+    with atomic_folder(folder) as temporary:  # a run may be killed here
+        model.save_pretrained(temporary)
+        transformers.SegformerImageProcessorPil().save_pretrained(temporary)
     return folder
 
 

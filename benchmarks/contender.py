@@ -58,13 +58,20 @@ CONTENDERS = {
     "transformers, torch.compile": Contender("torch_compile"),
     "transformers, bfloat16": Contender("torch_eager", "bfloat16", BFLOAT16),
     "transformers, torch.compile, bfloat16": Contender("torch_compile", "bfloat16", BFLOAT16),
+    "transformers, torch.compile max-autotune, bfloat16": Contender(
+        "torch_max_autotune", "bfloat16", BFLOAT16
+    ),
     "ONNX Runtime": Contender("onnx_runtime"),
     "OpenVINO": Contender("openvino_cpu"),
     "OpenVINO, bfloat16": Contender("openvino_cpu", "bfloat16", BFLOAT16),
     "KerasHub": Contender("keras_hub", tolerance=TANH_GELU),
     "ZeroModels": Contender("zeromodels"),
 }
-ON_GPU = tuple(name for name in CONTENDERS if name.startswith(("ours", "transformers")))
+ON_GPU = tuple(  # without max-autotune, which takes minutes to compile
+    name
+    for name in CONTENDERS
+    if name.startswith(("ours", "transformers")) and "max-autotune" not in name
+)
 ON_CPU = tuple(  # without PyTorch in bfloat16: it is slower than in float32, so nobody uses it
     name for name in CONTENDERS if not (name.startswith("transformers") and "bfloat16" in name)
 )

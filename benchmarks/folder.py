@@ -11,12 +11,14 @@ ratios are printed, and the share of time that the device waited. The last line 
 """
 
 import functools
+import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
+from benchmarks import append as results
 from benchmarks.machine import describe
 from segformer_jax import (
     SegformerConfig,
@@ -40,9 +44,10 @@ from segformer_jax.images.find import find_pictures
 from segformer_jax.images.read import read_image
 from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.pipeline import Span, segment_many, usable_cores, waited_share
-from segformer_jax.process import keep_freed_memory
+from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
 STREET = Path(__file__).parents[1] / "examples" / "street.jpg"
+Output = Literal["mask", "overlay", "npy"]
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 QUEUE = 3  # batches that are in progress when the network is measured alone
 ENDINGS = {"mask": ".mask.png", "overlay": ".overlay.png", "npy": ".npy"}
@@ -55,12 +60,14 @@ def main(
     model: str = "scene-b0",
     side: int = 512,
     labels: int = 19,
-    outputs: tuple[Literal["mask", "overlay", "npy"], ...] = ("mask",),
+    outputs: tuple[Output, ...] = ("mask",),
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     batch_size: int = 8,
     threads: int | None = None,
     rounds: int = 3,
+    limit: float = math.inf,
+    append: Path | None = None,
 ) -> None:
     """Prints pictures per second of the parts and of the whole.
 
@@ -77,30 +84,92 @@ def main(
         batch_size: pictures that go through the network together.
         threads: threads that read, and as many that write; by default one per core.
         rounds: runs of each part and of the whole, interleaved; medians are printed.
+        limit: seconds after which no further round is started; one is measured anyway.
+        append: a JSON file to which the result is added.
     """
+    start = time.monotonic()
     keep_freed_memory()
-    threads = threads or usable_cores()
+    keep_compiled_programs()
+    run = None if append is None else results.new_run(append)
     options: dict[str, Any] = dict(device=device, batch_size=batch_size)
     segmenter = _segmenter(model, side=side, labels=labels, dtype=jnp.dtype(dtype), options=options)
+    row = measure(
+        segmenter,
+        jax.local_devices(backend=device),
+        photos=photos,
+        size=size,
+        source=source,
+        outputs=outputs,
+        threads=threads,
+        rounds=rounds,
+        until=start + limit,
+    )
+    row["work"] = f"{photos} photos of {size[0]}×{size[1]}, {model}, {', '.join(outputs)}"
+    row["dtype"] = dtype
+    if append is not None and run is not None:
+        results.append(append, run, [row])
+    for name, milliseconds in row["ms_per_photo"].items():
+        print(
+            f"{name:13s} {milliseconds:8.2f} ms a photo {1e3 / milliseconds:9.1f} photos/s "
+            f"{row['cpu_ms_per_photo'][name]:8.2f} ms of all cores"
+        )
+    print(
+        f"throughput ÷ that of the sum of the parts {row['whole_over_sum_of_parts']:.2f}, "
+        f"÷ the bare forward's {row['whole_over_bare_forward']:.2f}, "
+        f"the device waited {100 * row['device_waited_share']:.1f} %; seconds of all cores, parts "
+        f"÷ whole: {row['cpu_sum_of_parts_over_whole']:.2f}"
+    )
+    print(json.dumps(row | {"machine": describe()}, ensure_ascii=False))
+
+
+def measure(
+    segmenter: Segmenter,
+    devices: Sequence[jax.Device],
+    *,
+    photos: int,
+    size: tuple[int, int] = (640, 480),
+    source: Path | None = None,
+    outputs: tuple[Output, ...] = ("mask",),
+    threads: int | None = None,
+    rounds: int = 3,
+    until: float = math.inf,
+) -> dict[str, Any]:
+    """Measures the parts and the whole in turns; returns the figures of one row.
+
+    Args:
+        segmenter: of which the batch size is used.
+        devices: those of the segmenter.
+        photos: as in `main`; the other arguments too.
+        size: width and height of the photos.
+        source: a folder of pictures, or None.
+        outputs: the files that are written.
+        threads: threads that read, and as many that write; None is one per core.
+        rounds: runs of each part and of the whole.
+        until: a time of `time.monotonic()` after which no further round is started.
+    """
+    threads = threads or usable_cores()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         files = _make_photos(Path(folder, "photos"), photos, size=size, source=source, pool=pool)
         out = Path(folder, "out")
-        work = _parts(segmenter, files, outputs, out, pool)
+        work = _parts(segmenter, devices, files, outputs, out, pool)
         work["whole"] = functools.partial(_whole, segmenter, files, outputs, out, threads)
-        times, busy = _timed(work, rounds)
+        times, busy = _timed(work, rounds, until)
+    batches = -(-photos // segmenter.batch_size)
+    for name in ("bare_forward", "forward"):  # whose last batch is full
+        share = photos / (batches * segmenter.batch_size)
+        times[name] = [share * seconds for seconds in times[name]]
     per_photo = {name: statistics.median(own) / photos for name, own in times.items()}
     cores = {name: statistics.median(own) / photos for name, own in busy.items()}
     parts = ("read", "forward", "class_map", "write")
     ratios = [  # within the same round, because the machine's speed varies
-        sum(times[name][i] for name in parts) / times["whole"][i] for i in range(rounds)
+        sum(times[name][i] for name in parts) / whole for i, whole in enumerate(times["whole"])
     ]
-    bare = [times["bare_forward"][i] / times["whole"][i] for i in range(rounds)]
-    report = {
-        "work": f"{photos} photos of {size[0]}×{size[1]}, {model}, {', '.join(outputs)}",
-        "device": str(jax.local_devices(backend=device)[0].device_kind),
+    bare = [own / whole for own, whole in zip(times["bare_forward"], times["whole"], strict=True)]
+    return {
+        "device": str(devices[0].device_kind),
+        "devices": len(devices),
         "threads": threads,
-        "batch_size": batch_size,
-        "dtype": dtype,
+        "batch_size": segmenter.batch_size,
         "ms_per_photo": {name: round(1e3 * seconds, 3) for name, seconds in per_photo.items()},
         "cpu_ms_per_photo": {name: round(1e3 * seconds, 3) for name, seconds in cores.items()},
         "photos_per_second": round(1 / per_photo["whole"], 2),
@@ -111,33 +180,21 @@ def main(
         ),
         "rounds_over_sum_of_parts": [round(ratio, 3) for ratio in ratios],
         "device_waited_share": round(_whole.waited, 4),
-        "machine": describe(),
     }
-    for name, seconds in per_photo.items():
-        print(
-            f"{name:13s} {1e3 * seconds:8.2f} ms a photo {1 / seconds:9.1f} photos/s "
-            f"{1e3 * cores[name]:8.2f} ms of all cores"
-        )
-    print(
-        f"throughput ÷ that of the sum of the parts {report['whole_over_sum_of_parts']:.2f}, "
-        f"÷ the bare forward's {report['whole_over_bare_forward']:.2f}, "
-        f"the device waited {100 * _whole.waited:.1f} %; seconds of all cores, parts ÷ whole: "
-        f"{report['cpu_sum_of_parts_over_whole']:.2f}"
-    )
-    print(json.dumps(report, ensure_ascii=False))
 
 
-def _parts(segmenter, files, outputs, out, pool) -> dict[str, Callable[[], Any]]:
+def _parts(segmenter, devices, files, outputs, out, pool) -> dict[str, Callable[[], Any]]:
     count, size = len(files), segmenter.batch_size
-    pictures = [read_image(file) for file in files[:size]]
+    pictures = [read_image(file) for file in itertools.islice(itertools.cycle(files), size)]
     some = [segmenter.processor.eight_bits(picture) for picture in pictures]
     logits = segmenter.start(some)
-    results = [
+    maps = [
         Segmentation(start_class_map(own, picture.size[::-1])()[0], segmenter.id2label, picture)
         for own, picture in zip(logits, pictures, strict=True)
     ]
     values = np.stack([segmenter.processor(picture)["pixel_values"][0] for picture in pictures])
-    on_device = jax.device_put(values, jax.tree.leaves(logits)[0].devices().pop())
+    split = NamedSharding(Mesh(np.array(devices), ("batch",)), PartitionSpec("batch"))
+    on_device = jax.device_put(values, split)
     batches = -(-count // size)
 
     def read(file):
@@ -147,7 +204,7 @@ def _parts(segmenter, files, outputs, out, pool) -> dict[str, Callable[[], Any]]
         return start_class_map(logits[index % size], pictures[index % size].size[::-1])()
 
     def write(index):
-        _save(results[index % size], out / files[index].stem, outputs)
+        _save(maps[index % size], out / files[index].stem, outputs)
 
     return {
         "read": lambda: deque(pool.map(read, files), 0),
@@ -184,12 +241,14 @@ def _queued(run: Callable[[], Any], count: int) -> None:
 
 
 def _timed(
-    work: dict[str, Callable[[], Any]], rounds: int
+    work: dict[str, Callable[[], Any]], rounds: int, until: float
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Returns seconds and processor seconds of each run; an untimed first round compiles."""
     times: dict[str, list[float]] = {name: [] for name in work}
     busy: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(rounds + 1):
+        if turn > 1 and time.monotonic() > until:
+            break
         for name, run in work.items():
             start, cpu = time.perf_counter(), time.process_time()
             run()

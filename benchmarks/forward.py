@@ -26,23 +26,31 @@ def measure_forward(
     contenders: list[str],
     rounds: int,
     peaks: dict[str, float],
+    until: float = math.inf,
 ) -> tuple[list[Row], list[str]]:
     """Measures the logits of random pixels, with 150 classes, and checks that all agree.
 
-    The first contender must be ours.
+    Args:
+        variant: size of the network.
+        batch: pictures per batch.
+        side: of the square pictures.
+        contenders: the names, of which the first must be ours.
+        rounds: as in `race`.
+        peaks: of `machine.peak`, for each type.
+        until: as in `race`.
 
     Returns:
-        A row per contender (`ratio` is our time ÷ theirs, in the same type), and what could not be
-        run.
-
-    Raises:
-        AssertionError: logits are further from ours than the contender's tolerance.
+        A row per contender (`ratio` is our time ÷ theirs, in the same type; None if ours has not
+        run), and the name and error of what could not be run or has other logits than ours.
     """
     folder = make_checkpoint(variant)
     pixels = make_pixels(batch, side, side)
-    entries = [Entry(name, folder, pixels, side, side) for name in contenders]
-    lanes, failures = race(entries, rounds=rounds)
-    check_agreement(lanes)
+    entries = [
+        Entry(name, folder, pixels, side, side, calls=_calls_in_turn()) for name in contenders
+    ]
+    lanes, failures = race(entries, rounds=rounds, until=until)
+    lanes, differing = agreeing(lanes)
+    failures += differing
     config = getattr(SegformerConfig, variant)(num_labels=150)
     work = f"{variant}, {batch} × {side}×{side}"
     count = batch * multiply_adds(config, side, side) / 1e9
@@ -59,7 +67,9 @@ def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row]
     """Measures b0 from a decoded photo, 1280×960, to the class of each of its pixels."""
     photo = np.asarray(Image.open(PHOTO).convert("RGB").resize((1280, 960)))
     folder = make_checkpoint("b0")
-    entries = [Entry(name, folder, photo, 960, 1280, "end_to_end") for name in contenders]
+    entries = [
+        Entry(name, folder, photo, 960, 1280, "end_to_end", _calls_in_turn()) for name in contenders
+    ]
     lanes, failures = race(entries, rounds=rounds)
     for lane in lanes[1:]:
         same = float((lane.output == lanes[0].output).mean())
@@ -69,14 +79,28 @@ def measure_end_to_end(*, rounds: int, contenders: list[str]) -> tuple[list[Row]
     return _rows("b0, photo 1280×960 → class map", lanes), failures
 
 
-def check_agreement(lanes: list[Lane]) -> None:
-    """Fails if logits differ from ours by more than the tolerance of contender and device."""
+def agreeing(lanes: list[Lane]) -> tuple[list[Lane], list[str]]:
+    """Returns the lanes whose logits are ours, and the name and distance of the others.
+
+    Logits may differ by the tolerance of contender and device. If the first lane isn't ours, which
+    has then failed, nothing is compared.
+    """
+    if not lanes or not _is_ours(lanes[0]):
+        return lanes, []
     reference = lanes[0].output
     least = TENSORFLOAT32 if jax.default_backend() == "gpu" else 0
+    kept, failures = lanes[:1], []
     for lane in lanes[1:]:
         distance = np.linalg.norm(lane.output - reference) / np.linalg.norm(reference)
         tolerance = max(least, CONTENDERS[lane.contender].tolerance)
-        assert distance <= tolerance, f"{lane.contender} is {distance:.1e} from ours"
+        if distance <= tolerance:
+            kept.append(lane)
+        else:
+            failures.append(
+                f"{lane.contender}: its logits are {distance:.1e} from those of "
+                f"{lanes[0].contender}, {tolerance:.1e} allowed"
+            )
+    return kept, failures
 
 
 def growth(rows: list[Row], contender: str) -> float:
@@ -88,21 +112,29 @@ def growth(rows: list[Row], contender: str) -> float:
 
 def _rows(work: str, lanes: list[Lane]) -> list[Row]:
     ours = {CONTENDERS[lane.contender].dtype: lane for lane in reversed(lanes) if _is_ours(lane)}
-    return [
-        {
-            "work": work,
-            "contender": lane.contender,
-            "ms": lane.median,
-            "low": lane.low,
-            "high": lane.high,
-            "ratio": ours[CONTENDERS[lane.contender].dtype].median / lane.median,
-            "peak_mb": lane.peak,
-            "added_mb": lane.added,
-            "memory_ratio": ours[CONTENDERS[lane.contender].dtype].peak / lane.peak,
-            "first_ms": lane.first,
-        }
-        for lane in lanes
-    ]
+    rows = []
+    for lane in lanes:
+        own = ours.get(CONTENDERS[lane.contender].dtype)
+        rows.append(
+            {
+                "work": work,
+                "contender": lane.contender,
+                "ms": lane.median,
+                "low": lane.low,
+                "high": lane.high,
+                "ratio": own and own.median / lane.median,
+                "peak_mb": lane.peak,
+                "added_mb": lane.added,
+                "memory_ratio": own.peak / lane.peak if own and own.peak and lane.peak else None,
+                "first_ms": lane.first,
+            }
+        )
+    return rows
+
+
+def _calls_in_turn() -> int:
+    """Returns `Entry.calls` for this device; pauses between short runs slow a GPU down most."""
+    return 5 if jax.default_backend() == "gpu" else 0
 
 
 def _is_ours(lane: Lane) -> bool:

@@ -3,22 +3,25 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 PACKAGES = (
-    "jax", "flax", "torch", "transformers", "onnxruntime", "openvino", "keras", "keras-hub",
-    "zeromodels",
+    "segformer-jax", "jax", "libtpu", "flax", "torch", "triton", "transformers", "onnxruntime",
+    "openvino", "keras", "keras-hub", "zeromodels",
 )  # fmt: skip
 
 
 def describe() -> dict[str, object]:
-    """Returns the processor, accelerator, number of cores, versions and date."""
+    """Returns the processor, accelerator, its driver, number of cores, versions and date."""
     return {
         "processor": _processor(),
         "accelerator": _accelerator(),
+        "driver": _driver(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
@@ -71,6 +74,22 @@ def _accelerator() -> str | None:
 
     device = jax.devices()[0]
     return None if device.platform == "cpu" else device.device_kind
+
+
+def _driver() -> str | None:
+    """Returns the version of NVIDIA's driver, or of the runtime of another accelerator."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return None
+    program = shutil.which("nvidia-smi")
+    if device.platform == "gpu" and program is not None:
+        query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.splitlines()[0].strip()
+    return str(getattr(device.client, "platform_version", "unknown"))
 
 
 def _processor() -> str:

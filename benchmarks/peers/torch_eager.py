@@ -3,6 +3,7 @@
 On an NVIDIA GPU float32 products may use TensorFloat-32, which is JAX's default there.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,15 @@ def end_to_end(folder: Path, *, height: int, width: int, dtype: str) -> Forward:
 
 
 def load(folder: Path, dtype: str) -> Any:
-    """Loads the model in eval mode, on the GPU if there is one, else on PyTorch's CPU threads."""
+    """Loads the model in eval mode, on the GPU if there is one, else on PyTorch's CPU threads.
+
+    Raises:
+        RuntimeError: JAX_PLATFORMS asks for a GPU, which PyTorch does not find.
+    """
     import torch
     import transformers
 
+    check_gpu()
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(
         folder, dtype=getattr(torch, dtype)
     )
@@ -48,6 +54,21 @@ def load(folder: Path, dtype: str) -> Any:
         return model
     torch.set_float32_matmul_precision("high")
     return model.cuda()
+
+
+def check_gpu() -> None:
+    """Refuses to measure PyTorch on the CPU where JAX is told to run on a GPU.
+
+    Raises:
+        RuntimeError: JAX_PLATFORMS begins with cuda, and PyTorch finds no GPU.
+    """
+    import torch
+
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"PyTorch {torch.__version__} finds no GPU, and JAX_PLATFORMS asks for one: install "
+            "PyTorch for CUDA"
+        )
 
 
 def of_model(model: Any) -> Forward:
