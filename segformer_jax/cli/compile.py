@@ -44,7 +44,7 @@ def compile(
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
     sizes = chosen_sizes(model, size)
-    own = fixed_size(SegformerImageProcessor.from_pretrained(model))
+    own = fixed_size(SegformerImageProcessor.from_pretrained(model)) if size else None
     if own is not None and set(sizes) != {own}:
         say(
             f"{model} resizes every photo to {own[0]}×{own[1]}; programs of other sizes are only "
