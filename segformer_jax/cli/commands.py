@@ -4,6 +4,7 @@ import tyro
 
 from segformer_jax.cli.check_data import check_data
 from segformer_jax.cli.checkpoints import convert, info, verify
+from segformer_jax.cli.compile import compile
 from segformer_jax.cli.convert_data import convert_data
 from segformer_jax.cli.demo import demo
 from segformer_jax.cli.export import export
@@ -17,7 +18,7 @@ def run(arguments: list[str]) -> int:
     app = tyro.extras.SubcommandApp()
     commands = (
         *(segment, train_command(arguments), evaluate, check_data, convert_data, export),
-        *(serve, demo, info, convert, verify),
+        *(compile, serve, demo, info, convert, verify),
     )
     for command in commands:
         app.command(command)

@@ -13,7 +13,10 @@ from segformer_jax.json_text import json_bytes
 
 FILE = "segment.json"
 # options that change no result; they affect at most which results are written
-NO_MATTER = ("out_dir", "outputs", "device", "batch_size", "max_pixels", "json", "overwrite")
+NO_MATTER = (
+    *("out_dir", "outputs", "device", "batch_size", "max_pixels", "json", "overwrite"),
+    "programs",
+)
 
 
 def settings_of(request: Request, root: Path) -> dict[str, Any]:

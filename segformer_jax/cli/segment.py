@@ -42,6 +42,7 @@ def segment(
     json: bool = False,
     ray: str | None = None,
     id2label: Path | None = None,
+    programs: Path | None = None,
 ) -> int:
     """Segment pictures: DIR/<stem>.overlay.png, .mask.png, .npy, .json and a table of classes.
 
@@ -87,6 +88,8 @@ def segment(
             machine, auto uses the Ray that runs here, HOST:PORT or ray://HOST:PORT another one.
         id2label: a file with the names of the model's classes, used instead of its own: JSON such
             as {"0": "road", "1": "sky"}, or a name a line.
+        programs: a folder that segformer-jax compile wrote for this model, so that nothing needs to
+            be compiled; by default the one that SEGFORMER_JAX_PROGRAMS names.
     """
     from segformer_jax.cli.class_names import read_class_names
     from segformer_jax.cli.segment_film import is_film, segment_films
@@ -124,6 +127,7 @@ def segment(
         simplify=simplify,
         id2label=read_class_names(id2label),
         stretch=chosen_stretch(range, stretch),
+        programs=programs,
     )
     if ray is not None:
         return segment_on_ray(images, request, ray)

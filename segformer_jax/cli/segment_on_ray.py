@@ -64,7 +64,7 @@ def _refuse_others(request: Request) -> None:
             "--ray segments whole pictures at the processor's size: leave out "
             "--protocol, --slide, --scales, --flip and --threshold"
         )
-    for name in ("bands", "smoothing", "overwrite", "min_area", "simplify", "id2label"):
+    for name in ("bands", "smoothing", "overwrite", "min_area", "simplify", "id2label", "programs"):
         if getattr(request, name):
             raise ValueError(f"--{name.replace('_', '-')} can't be used with --ray: leave it out")
     if request.stretch is not None:

@@ -33,6 +33,7 @@ class Request:
     simplify: float = 0.0
     id2label: dict[int, str] | None = None
     stretch: Stretch | None = None
+    programs: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -40,6 +41,10 @@ class Request:
                 "--alpha must be in [0, 1], 0 for the photo and 1 for the colours, got "
                 f"{self.alpha}"
             )
+        if self.programs is not None:
+            from segformer_jax.inference.programs import check_folder
+
+            check_folder(self.programs)
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"--smoothing must be in [0, 1), 0 for none, got {self.smoothing}")
         for name, value in (("--min-area", self.min_area), ("--simplify", self.simplify)):
@@ -61,4 +66,5 @@ class Request:
             max_pixels=self.max_pixels,
             id2label=self.id2label,
             stretch=self.stretch,
+            programs=self.programs,
         )

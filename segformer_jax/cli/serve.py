@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -22,6 +23,7 @@ def serve(
     max_queue_mib: int = 512,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    programs: Path | None = None,
 ) -> int:
     """Serve a model by HTTP, on Ray Serve: POST /segment, GET /health, GET /metrics.
 
@@ -37,6 +39,8 @@ def serve(
         max_queue_mib: largest total of their bodies, in MiB; likewise.
         device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
         dtype: the type of the matrix products.
+        programs: a folder that segformer-jax compile wrote for this model, so that nothing needs to
+            be compiled; by default the one that SEGFORMER_JAX_PROGRAMS names.
     """
     from segformer_jax.server.requests import Limits
     from segformer_jax.server.run import check_port, run
@@ -49,6 +53,11 @@ def serve(
         queue=max_queue,
         queue_bytes=max_queue_mib * 2**20,
     )
+    if programs is not None:
+        from segformer_jax.inference.programs import check_folder
+
+        check_folder(programs)
+        programs = programs.absolute()
     check_port(host, port)
     name = _checked_model(model)
     say_licence(model)
@@ -68,6 +77,8 @@ def serve(
             device=device,
             batch_size=batch_size,
             replicas=replicas,
+            programs=programs,
+            aside=say,
             ready=ready,
             stop=stop,
         )

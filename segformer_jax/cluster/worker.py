@@ -2,6 +2,7 @@
 
 import itertools
 import posixpath
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,11 +63,15 @@ class SegmentBatch:
         limit_threads(workers)
         import jax.numpy as jnp
 
+        from segformer_jax.inference.programs import use_programs
         from segformer_jax.inference.segmenter import Segmenter
         from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
         keep_freed_memory()
         keep_compiled_programs()
+        left_aside = use_programs(job.model, dtype=job.dtype, device=workers.device)
+        if left_aside is not None:
+            warnings.warn(left_aside, stacklevel=2)
         self._job = job
         self._segmenter = Segmenter.from_pretrained(
             job.model,

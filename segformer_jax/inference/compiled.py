@@ -33,6 +33,11 @@ def compiler_options(platform: str, dtype: DTypeLike) -> dict[str, str]:
     return options if _known(tuple(options.items())) else {}
 
 
+def forget_known() -> None:
+    """Forgets which options XLA knows, so that the next segmenter compiles to find out."""
+    _known.cache_clear()
+
+
 @cache
 def _known(options: tuple[tuple[str, str], ...]) -> bool:
     try:

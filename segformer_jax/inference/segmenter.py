@@ -20,6 +20,7 @@ from segformer_jax.images.pillow_file import MAX_PIXELS
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map import start_class_map
 from segformer_jax.inference.compiled import compiler_options, forward_pass
+from segformer_jax.inference.devices import local_devices
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.inference.windowed import whole_class_map
@@ -68,7 +69,7 @@ class Segmenter:
             _check_size(processor, self.config)
         model = in_use(model)
         self._interface = interface_of(model, size=_some_size(processor), id2label=id2label)
-        devices = _devices(device)
+        devices = local_devices(device)
         self._mesh = Mesh(np.array(devices), ("batch",))
         platform = devices[0].platform
         self._compiler_options = compiler_options(platform, self._interface.dtype)
@@ -150,6 +151,11 @@ class Segmenter:
     def device_count(self) -> int:
         """Number of devices that a batch is split over."""
         return self._mesh.size
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Sizes of the batches that are compiled for: powers of two per device, ascending."""
+        return sorted({self._rounded(count) for count in range(1, self.batch_size + 1)})
 
     @overload
     def __call__(
@@ -325,17 +331,15 @@ class Segmenter:
     def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
         """Yields each picture's logits, (1, h, w, labels), on the device that computed them."""
         in_bytes = inputs[0].dtype == np.uint8
-        values = jax.ShapeDtypeStruct(
-            (1, *inputs[0].shape), np.float32 if in_bytes else inputs[0].dtype
-        )
-        check_pixel_values(values, self._interface)
+        dtype = np.float32 if in_bytes else inputs[0].dtype
+        check_pixel_values(jax.ShapeDtypeStruct((1, *inputs[0].shape), dtype), self._interface)
         batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
         for place, pixels in zip(batch, inputs, strict=False):
             place[...] = pixels
         pixel_values = self._put(batch)
         if in_bytes:
             table = self.processor.byte_values(batch.shape[-1])
-            pixel_values = self._normalised(table, pixel_values)
+            pixel_values = self._put(self._normalised(table, pixel_values))  # one program for both
         parts = self._forward_each(self._leaves, pixel_values)
         shards = [_shards_in_order(part) for part in parts]
         for index in range(len(inputs)):  # device d has the pictures d·n … d·n + n - 1
@@ -375,20 +379,6 @@ def _differences(given: Any, own: Any) -> str:
     return ", ".join(
         f"{name} ({getattr(given, name)!r}, compiled for {getattr(own, name)!r})" for name in differ
     )
-
-
-def _devices(device: Any) -> list[jax.Device]:
-    if device is None:
-        return jax.local_devices()
-    if isinstance(device, str):
-        try:
-            return jax.local_devices(backend=device)
-        except RuntimeError as error:
-            here = sorted({d.platform for d in jax.local_devices()})
-            raise ValueError(
-                f"device must be one that JAX finds here, {here}, got {device!r}"
-            ) from error
-    return list(device) if isinstance(device, Sequence) else [device]
 
 
 def _some_size(processor: SegformerImageProcessor) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -29,11 +30,14 @@ class Model:
         name: a weights package, a folder that every machine has, or a name on the hub.
         dtype: type of the matrix products.
         batch_size: largest number of pictures per run of a replica's network.
+        programs: a folder of programs compiled ahead, which every machine has; by default what the
+            replica's environment variable SEGFORMER_JAX_PROGRAMS names.
     """
 
     name: str = "scene-b0"
     dtype: str = "float32"
     batch_size: int = 8
+    programs: Path | None = None
 
 
 class Replica:
@@ -45,11 +49,15 @@ class Replica:
         import jax.numpy as jnp
         import numpy as np
 
+        from segformer_jax.inference.programs import use_programs
         from segformer_jax.inference.segmenter import Segmenter
         from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
         keep_freed_memory()
         keep_compiled_programs()
+        self._left_aside = use_programs(
+            model.name, model.programs, dtype=model.dtype, device=workers.device
+        )
         self._limits = limits
         self._network = ThreadPoolExecutor(1)  # a thread that is never busy decoding
         self._idle = asyncio.Event()
@@ -67,9 +75,12 @@ class Replica:
         self._class_maps.set_max_batch_size(model.batch_size)
         channels = self._segmenter.processor.channels or 3
         grey = self._prepared(np.full((64, 64, channels), 128, np.uint8))[1]
-        for power in range((model.batch_size - 1).bit_length() + 1):
-            size = min(1 << power, model.batch_size)
+        for size in self._segmenter.batch_sizes:
             self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
+
+    async def left_aside(self) -> str | None:
+        """Returns why programs compiled ahead are left aside, or None."""
+        return self._left_aside
 
     async def segment(self, body: bytes, pixels: int, wish: Wanted) -> Answer:
         """Segments the content of a JPEG or PNG file; threads compute, not the event loop."""

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from segformer_jax.cluster.connection import start_here
 from segformer_jax.cluster.resources import choose_workers
@@ -50,6 +51,8 @@ def run(
     device: str | None = None,
     batch_size: int = 8,
     replicas: int | None = None,
+    programs: Path | None = None,
+    aside: Callable[[str], None] = lambda reason: None,
     ready: Callable[[str], None],
     stop: threading.Event,
 ) -> None:
@@ -64,6 +67,8 @@ def run(
         device: cpu, gpu or tpu; by default an accelerator if there is one.
         batch_size: largest number of pictures per run of a replica's network.
         replicas: number of replicas; by default one per accelerator, or one for all CPUs.
+        programs: a folder of programs compiled ahead; by default what SEGFORMER_JAX_PROGRAMS names.
+        aside: called with the reason if the programs are left aside.
         ready: called with the server's address when it answers requests.
         stop: set it to stop the server.
 
@@ -89,8 +94,12 @@ def run(
             except TimeoutError:  # Ray's fixed limit of a minute; Serve goes on starting
                 if time.monotonic() > until:
                     raise
-        app = application(Model(model, dtype, batch_size), limits, workers)
+        app = application(Model(model, dtype, batch_size, programs), limits, workers)
         ray.serve.run(app)
+        replica = ray.serve.get_deployment_handle("segformer-replica", "default")
+        reason = replica.left_aside.remote().result(timeout_s=STARTED_WITHIN)
+        if reason is not None:
+            aside(reason)
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         _wait_until_answering(host, port, until)
         ready(address)
