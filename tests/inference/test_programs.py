@@ -95,6 +95,7 @@ def change(folder, **made_for):
     (folder / MANIFEST).write_text(json.dumps(values))
 
 
+@pytest.mark.full
 def test_nothing_is_compiled_and_the_masks_are_the_same(model, programs, own_cache, events):
     picture = make_picture(70, 50)
     expected = run(model, picture)
