@@ -64,6 +64,18 @@ cases = dict(
         normal(9, 4), normal(4),
     ),
     loss=(lambda x, l: ops.resized_cross_entropy(x, l, **loss), normal(8, 5, 6, 4), labels),
+    mix_ffn=(
+        lambda x, *w: ops.mix_ffn(x, *zip(w[::2], w[1::2]), epsilon=1e-5, dtype=f64),
+        normal(8, 5, 7, 4), normal(4), normal(4), normal(4, 9), normal(9), normal(3, 3, 1, 9),
+        normal(9), normal(9, 4), normal(4),
+    ),
+    attention_block=(
+        lambda x, k, v, *w: ops.attention_block(
+            x, k, v, *zip(w[::2], w[1::2]), heads=2, epsilon=1e-5, dtype=f64
+        ),
+        normal(8, 5, 7, 4), normal(8, 2, 3, 4), normal(8, 2, 3, 4), normal(4), normal(4),
+        normal(4, 4), normal(4), normal(4, 4), normal(4),
+    ),
     dropout=(lambda x: ops.dropout(x, jax.random.key(0), rate=0.5), normal(8, 4, 3, 6)),
 )
 mapped = ("batch_norm", "loss", "dropout")  # of one picture they are something else
