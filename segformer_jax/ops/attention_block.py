@@ -35,12 +35,22 @@ def _attention_block(
 
 def _on_tpu(*operands, **options):
     """Runs the Pallas kernel, whose scores never leave the fast memory."""
-    from segformer_jax.ops import attention_tpu, pallas_tpu  # importing Pallas takes a while
+    from segformer_jax.ops import attention_tpu, kernels  # importing Pallas takes a while
 
     x, k, *_ = operands
     if not on_one_device() or not attention_tpu.fits(x.shape, k.shape):
         return _attention_block(*operands, **options)
-    return pallas_tpu.on_tpu(attention_tpu.attention_block, _attention_block, *operands, **options)
+    return kernels.on("tpu", attention_tpu.attention_block, _attention_block, *operands, **options)
 
 
-attention_block = operation(_attention_block, tpu=Form(_on_tpu))
+def _on_gpu(*operands, **options):
+    """Runs the Pallas kernel for NVIDIA's GPUs, lowered in tests but never run there."""
+    from segformer_jax.ops import attention_gpu, kernels
+
+    x, k, *_ = operands
+    if not on_one_device() or not attention_gpu.fits(x.shape, k.shape, options["heads"]):
+        return _attention_block(*operands, **options)
+    return kernels.on("cuda", attention_gpu.attention_block, _attention_block, *operands, **options)
+
+
+attention_block = operation(_attention_block, gpu=Form(_on_gpu), tpu=Form(_on_tpu))

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.ops.dispatch import at_least_float32, is_known
-from segformer_jax.ops.pallas_tpu import (
+from segformer_jax.ops.kernels import (
     COLUMNS,
     FAST_MEMORY,
     LANES,

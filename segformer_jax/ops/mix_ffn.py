@@ -30,12 +30,12 @@ def _mix_ffn(
 
 def _on_tpu(*operands, **options):
     """Runs the Pallas kernel, whose map of hidden channels never leaves the fast memory."""
-    from segformer_jax.ops import mix_ffn_tpu, pallas_tpu  # importing Pallas takes a while
+    from segformer_jax.ops import kernels, mix_ffn_tpu  # importing Pallas takes a while
 
     x, _, (kernel, _), *_ = operands
     if not on_one_device() or not mix_ffn_tpu.fits(x.shape, kernel.shape[1]):
         return _mix_ffn(*operands, **options)
-    return pallas_tpu.on_tpu(mix_ffn_tpu.mix_ffn, _mix_ffn, *operands, **options)
+    return kernels.on("tpu", mix_ffn_tpu.mix_ffn, _mix_ffn, *operands, **options)
 
 
 mix_ffn = operation(_mix_ffn, tpu=Form(_on_tpu))

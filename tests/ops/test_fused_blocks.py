@@ -16,7 +16,10 @@ SIDES = [
     (4, 128, 32, 1),  # rows that fill the lanes
     (6, 5, 40, 5),
 ]
-STAGES = [(128, 64, 1), (64, 128, 2), (32, 320, 5), (16, 512, 8)]  # of b1 to b5, at 512 × 512
+STAGES = [
+    *((128, 32, 1), (64, 64, 2), (32, 160, 5), (16, 256, 8)),  # of b0, at 512 × 512
+    *((128, 64, 1), (64, 128, 2), (32, 320, 5), (16, 512, 8)),  # of b1 to b5
+]
 
 
 @pytest.fixture
@@ -39,9 +42,9 @@ def half(rng):
     return made
 
 
-def by(function, operands, **use):
+def by(function, operands, platform="tpu", **use):
     def traced(*operands):
-        with ops.use("tpu", **use):
+        with ops.use(platform, **use):
             return function(*operands)
 
     return jax.jit(traced).trace(*operands)
@@ -66,6 +69,22 @@ def test_a_kernel_computes_what_the_parts_do(half, name, sides, dtype):
 @pytest.mark.parametrize("name", HALVES)
 def test_a_kernel_computes_what_the_parts_do_at_every_stage(half, name, side, channels, heads):
     assert_equal_to_the_parts(*half(name, side, side, channels, heads, "bfloat16"), "bfloat16")
+
+
+@pytest.mark.parametrize(("side", "channels", "heads"), [(9, 32, 1), (5, 96, 3), (12, 64, 2)])
+def test_a_gpus_attention_computes_what_the_parts_do(half, side, channels, heads):
+    function, operands = half("attention_block", side, side + 2, channels, heads, "float32")
+    kernel = by(function, operands, "gpu", local_batch=True)
+    assert "pallas_call" in str(kernel.jaxpr)
+    y, expected = kernel.lower().compile()(*operands), jax.jit(function)(*operands)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "channels", "heads"), STAGES)
+def test_a_gpus_attention_is_lowered_to_triton(half, side, channels, heads):
+    function, operands = half("attention_block", side, side, channels, heads, "bfloat16")
+    lowered = by(function, operands, "gpu", local_batch=True).lower(lowering_platforms=("cuda",))
+    assert "xla.gpu.triton" in lowered.as_text()
 
 
 @pytest.mark.parametrize("name", HALVES)

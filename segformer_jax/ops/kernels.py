@@ -1,6 +1,7 @@
-"""What the TPU kernels share: matmuls, LayerNorm, and interpretation on other machines.
+"""What the Pallas kernels share: matmuls, LayerNorm, and interpretation on other machines.
 
-On the lanes of a register (128) lies the last axis of a block, on its sublanes (8) the one before.
+On the lanes of a TPU's register (128) lies the last axis of a block, on its sublanes (8) the one
+before.
 """
 
 from collections.abc import Callable
@@ -20,19 +21,19 @@ FAST_MEMORY = 48 << 20  # bytes of a v5e's 128 MiB that a kernel may take
 ROWS, COLUMNS = ((1,), (0,)), ((1,), (1,))  # which axes `dot` sums over: a @ b, a @ b.T
 
 
-def on_tpu(kernel: Callable, reference: Callable, *operands: Any, **options: Any) -> Any:
-    """Calls a kernel, `kernel(*operands, interpret=…, **options)`; other machines interpret it.
+def on(platform: str, kernel: Callable, reference: Callable, *operands: Any, **options: Any) -> Any:
+    """Calls `kernel(*operands, interpret=…, **options)`: compiled on its platform, "tpu" or "cuda".
 
-    JAX 0.10 can't interpret a kernel in a `shard_map` with `check_vma`: there other machines
-    compute the reference.
+    Other machines interpret it. JAX 0.10 can't do that in a `shard_map` with `check_vma`, where
+    they compute the reference, as AMD's GPUs always do.
     """
+    kernel, reference = (partial(function, **options) for function in (kernel, reference))
     split = jax.typeof(operands[0]).manual_axis_type.varying
-    elsewhere = reference if split else partial(kernel, interpret=True)
-    return lax.platform_dependent(
-        *operands,
-        tpu=partial(kernel, interpret=False, **options),
-        default=partial(elsewhere, **options),
-    )
+    forms = {platform: partial(kernel, interpret=False)}
+    if platform == "cuda":
+        forms["rocm"] = reference
+    default = reference if split else partial(kernel, interpret=True)
+    return lax.platform_dependent(*operands, default=default, **forms)
 
 
 def like(x: Array) -> jax.ShapeDtypeStruct:
