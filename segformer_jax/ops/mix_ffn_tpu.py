@@ -38,8 +38,14 @@ ERFC_FLOAT = (0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 
 
 
 def fits(shape: tuple, hidden: int) -> bool:
-    """Whether the kernel takes a map of this shape: known sizes, and two tiles in fast memory."""
-    return is_known(*shape) and _tile(shape[1], shape[2], hidden) is not None
+    """Whether the kernel takes a map of this shape: known sizes, a tile in fast memory, not narrow.
+
+    XLA keeps the columns of a wide map of few channels on the lanes, as stage 1 has them. With its
+    channels there, every operation around the kernel takes up to four times as long.
+    """
+    if not is_known(*shape) or (shape[3] < LANES and shape[2] >= LANES):
+        return False
+    return _tile(shape[1], shape[2], hidden) is not None
 
 
 def mix_ffn(
