@@ -170,12 +170,60 @@ class Block(nnx.Module):
         output_attentions: bool | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b heads n k"] | None]:
+        if ops.fuses_blocks() and not output_attentions and self._is_fusible():
+            return self._fused(x), None
         y, weights = self.attention(
             self.layernorm_before(x), output_attentions=output_attentions, rngs=rngs
         )
         x = x + self.drop_path(self.hidden_dropout(y, rngs=rngs), rngs=rngs)
         y = self.mlp(self.layernorm_after(x), rngs=rngs)
         return x + self.drop_path(y, rngs=rngs), weights
+
+    def _is_fusible(self) -> bool:
+        """Whether every part is SegFormer's own, and none drops anything."""
+        parts = [part for _, part in nnx.iter_modules(self)]
+        return (
+            all(type(part) in PARTS and getattr(part, "bias", 0) is not None for part in parts)
+            and self.mlp.activation == "gelu"
+            and all(p.rate == 0 or p.deterministic for p in parts if isinstance(p, Dropout))
+        )
+
+    def _fused(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Computes the same by one operation for attention and one for the Mix-FFN."""
+        a, m, before, after = self.attention, self.mlp, self.layernorm_before, self.layernorm_after
+        small = before(x) if a.sequence_reduction is None else a.sequence_reduction(before(x))
+        x = ops.attention_block(
+            x,
+            a.k_proj(small),
+            a.v_proj(small),
+            _parameters(before),
+            _parameters(a.q_proj),
+            _parameters(a.o_proj),
+            heads=a.heads,
+            epsilon=before.epsilon,
+            dtype=a.dtype,
+        )
+        return ops.mix_ffn(
+            x,
+            _parameters(after),
+            _parameters(m.fc1),
+            _parameters(m.dwconv.dwconv),
+            _parameters(m.fc2),
+            epsilon=after.epsilon,
+            dtype=m.fc1.dtype,
+        )
+
+
+def _parameters(layer: Linear | DepthwiseConv | LayerNorm) -> tuple[Array, Array]:
+    first = layer.scale if isinstance(layer, LayerNorm) else layer.kernel
+    assert layer.bias is not None
+    return first[...], layer.bias[...]
+
+
+PARTS = (
+    Block, Attention, SequenceReduction, MixFFN, PositionalConv, Linear, Conv, DepthwiseConv,
+    LayerNorm, Dropout,
+)  # fmt: skip
 
 
 class Stage(nnx.Module):

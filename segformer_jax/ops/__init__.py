@@ -10,6 +10,7 @@ It may import `bilinear`.
 
 from segformer_jax.ops.activation import ACTIVATIONS, gelu
 from segformer_jax.ops.attention import attention, attention_weights
+from segformer_jax.ops.attention_block import attention_block
 from segformer_jax.ops.conv import conv
 from segformer_jax.ops.cross_entropy import cross_entropy, resized_cross_entropy
 from segformer_jax.ops.decode import decode, fused
@@ -22,10 +23,12 @@ from segformer_jax.ops.dispatch import (
     at_least_float32,
     derivative_of,
     forms_for,
+    fuses_blocks,
     operation,
     use,
 )
 from segformer_jax.ops.dropout import dropout
+from segformer_jax.ops.mix_ffn import mix_ffn
 from segformer_jax.ops.norm import inverse_deviation, layer_norm, moved_average, normalize
 from segformer_jax.ops.resize import add_resized, resize_bilinear
 
@@ -38,6 +41,7 @@ __all__ = [
     "along_channels",
     "at_least_float32",
     "attention",
+    "attention_block",
     "attention_weights",
     "conv",
     "cross_entropy",
@@ -47,10 +51,12 @@ __all__ = [
     "dropout",
     "forms_for",
     "fused",
+    "fuses_blocks",
     "gelu",
     "inverse_deviation",
     "layer_norm",
     "linear",
+    "mix_ffn",
     "moved_average",
     "normalize",
     "operation",

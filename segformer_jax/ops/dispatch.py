@@ -55,6 +55,7 @@ class Choice(NamedTuple):
 
     platform: str
     local_batch: bool
+    fused_blocks: bool
     forms: tuple[tuple["Operation", Form], ...]
 
 
@@ -65,6 +66,7 @@ def use(
     platform: str,
     *,
     local_batch: bool = False,
+    fused_blocks: bool = False,
     forms: Mapping[Any, Form] | None = None,
 ) -> AbstractContextManager:
     """A context in which functions are traced with the implementations of one platform.
@@ -78,6 +80,9 @@ def use(
         local_batch: set it if the whole batch is on one device, as inside `shard_map`. The batch
             may then be computed picture by picture, which uses a CPU's cache better. (A batch that
             JAX splits over devices would be gathered on each of them.)
+        fused_blocks: compute each half of a block by one operation, `attention_block` or
+            `mix_ffn`, whose kernels need `local_batch`. Not measured. A `use` inside
+            this one fuses too.
         forms: implementations of some operations, used instead of the platform's.
 
     Raises:
@@ -91,7 +96,8 @@ def use(
     if outer is not None:
         forms = {**dict(outer.forms), **(forms or {})}
         platform = REFERENCE if outer.platform == REFERENCE else platform
-    return _choice(Choice(platform, local_batch, tuple((forms or {}).items())))
+        fused_blocks = fused_blocks or outer.fused_blocks
+    return _choice(Choice(platform, local_batch, fused_blocks, tuple((forms or {}).items())))
 
 
 def forms_for(device: str) -> str:
@@ -109,6 +115,19 @@ def batch_is_local(batch: Any) -> bool:
     """Whether a form may loop over a batch: it has one picture, or `use` has `local_batch` set."""
     choice = _choice.value
     return (choice is not None and choice.local_batch) or (is_known(batch) and batch == 1)
+
+
+def on_one_device() -> bool:
+    """Whether a form may call a kernel for one device: the batch is local, no axis is XLA's."""
+    choice, mesh = _choice.value, jax.sharding.get_abstract_mesh()
+    manual = set(mesh.manual_axes) == set(mesh.axis_names)
+    return manual and choice is not None and choice.local_batch
+
+
+def fuses_blocks() -> bool:
+    """Whether `use` has `fused_blocks` set."""
+    choice = _choice.value
+    return choice is not None and choice.fused_blocks
 
 
 def derivative_of(function: Callable) -> Jvp:

@@ -64,6 +64,18 @@ cases = dict(
         normal(9, 4), normal(4),
     ),
     loss=(lambda x, l: ops.resized_cross_entropy(x, l, **loss), normal(8, 5, 6, 4), labels),
+    mix_ffn=(
+        lambda x, *w: ops.mix_ffn(x, *zip(w[::2], w[1::2]), epsilon=1e-5, dtype=f64),
+        normal(8, 5, 7, 4), normal(4), normal(4), normal(4, 9), normal(9), normal(3, 3, 1, 9),
+        normal(9), normal(9, 4), normal(4),
+    ),
+    attention_block=(
+        lambda x, k, v, *w: ops.attention_block(
+            x, k, v, *zip(w[::2], w[1::2]), heads=3, epsilon=1e-5, dtype=f64
+        ),
+        normal(8, 5, 7, 48), normal(8, 2, 3, 48), normal(8, 2, 3, 48), normal(48), normal(48),
+        normal(48, 48) / 7, normal(48), normal(48, 48) / 7, normal(48),
+    ),
     dropout=(lambda x: ops.dropout(x, jax.random.key(0), rate=0.5), normal(8, 4, 3, 6)),
 )
 mapped = ("batch_norm", "loss", "dropout")  # of one picture they are something else
@@ -105,11 +117,12 @@ for name, (function, *operands) in cases.items():
     check(name, jax.jit(lambda *a: all_of(function, uses, *a))(*operands), wanted)
     check(name, jax.jit(lambda *a: all_of(function, local, *a))(*operands), wanted)
     if name not in mapped:
-        def one(*own):
-            with uses():
-                return function(*(x[None] if b else x for b, x in zip(batched, own)))[0]
         axes = [0 if own else None for own in batched]
-        check(name + " mapped", jax.jit(jax.vmap(one, axes))(*operands), wanted[0])
+        for use in (uses, local):
+            def one(*own):
+                with use():
+                    return function(*(x[None] if b else x for b, x in zip(batched, own)))[0]
+            check(name + " mapped", jax.jit(jax.vmap(one, axes))(*operands), wanted[0])
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
     traced = jax.jit(lambda *a: all_of(function, uses, *a))
     export.export(traced, platforms=("cpu", "cuda", "tpu"))(*shapes)

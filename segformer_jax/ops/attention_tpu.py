@@ -1,0 +1,151 @@
+"""The attention half of a block as one Pallas kernel for TPUs, over tiles of queries.
+
+Queries lie on the lanes and keys on the sublanes: maxima and sums over the keys are then vector
+operations, and a head is a slice of sublanes. A narrow map comes as (rows, channels, columns), as
+XLA stores it (128 columns fill the lanes, its 32 or 64 channels would not), others as tokens.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segformer_jax.ops.dispatch import at_least_float32, is_known
+from segformer_jax.ops.kernels import (
+    COLUMNS,
+    FAST_MEMORY,
+    LANES,
+    affine_first,
+    dot,
+    like,
+    normalized,
+    whole,
+)
+
+KEYS = 1024  # at most: all scores of some queries are in fast memory at once
+QUERIES = 1024  # at once, of one head: fewer leave the core waiting for its own results
+TILE = 2048  # queries of one step of the grid
+
+
+def fits(shape: tuple, reduced: tuple) -> bool:
+    """Whether the kernel takes a map and keys of these shapes: known sizes, not too many keys."""
+    return is_known(*shape, *reduced) and reduced[1] * reduced[2] <= KEYS
+
+
+def attention_block(
+    x: Float[Array, "b h w c"],
+    k: Float[Array, "b h2 w2 c"],
+    v: Float[Array, "b h2 w2 c"],
+    norm: tuple[Float[Array, " c"], Float[Array, " c"]],
+    q_proj: tuple[Float[Array, "c c"], Float[Array, " c"]],
+    o_proj: tuple[Float[Array, "c c"], Float[Array, " c"]],
+    *,
+    heads: int,
+    epsilon: float,
+    dtype: DTypeLike,
+    interpret: bool,
+) -> Float[Array, "b h w c"]:
+    """Returns x + o_proj(attention(q_proj(LayerNorm(x)), k, v)), float32 between the products."""
+    (b, h, w, c), wide = x.shape, at_least_float32(x.dtype)
+    planes = w % LANES == 0 and c < LANES
+    query, query_bias = affine_first(norm, q_proj, wide=wide)
+    scale = (c // heads) ** -0.5 * np.log2(np.e)  # the kernel takes powers of 2
+    k = k.astype(dtype).reshape(b, -1, c).reshape(b, -1, heads, c // heads).swapaxes(1, 2)
+    v = v.astype(dtype).reshape(b, -1, c).swapaxes(1, 2)
+    layers = [
+        (query * scale).astype(dtype).T,
+        (query_bias * scale).reshape(-1, 1),
+        o_proj[0].astype(dtype).T,
+        o_proj[1].astype(wide).reshape((-1, 1) if planes else (1, -1)),
+    ]
+    if planes:
+        y = _call_by_rows(x.swapaxes(2, 3), k, v, *layers, epsilon=epsilon, interpret=interpret)
+        return y.swapaxes(2, 3)
+    x = jnp.pad(x.reshape(b, h * w, c), ((0, 0), (0, -(h * w) % LANES), (0, 0)))
+    y = _call_by_tokens(x, k, v, *layers, epsilon=epsilon, interpret=interpret)
+    return y[:, : h * w].reshape(b, h, w, c)
+
+
+def _call_by_rows(x, k, v, *layers, epsilon, interpret):
+    _, h, c, w = x.shape
+    at_once = max(1, QUERIES // w)
+    tile = min(at_once * max(1, TILE // (at_once * w)), h + -h % at_once)
+    block = pl.BlockSpec((1, tile, c, w), lambda n, i: (n, i, 0, 0))
+    kernel = partial(_by_rows, at_once=at_once, epsilon=epsilon)
+    return _call(kernel, block, pl.cdiv(h, tile), x, k, v, *layers, interpret=interpret)
+
+
+def _call_by_tokens(x, k, v, *layers, epsilon, interpret):
+    _, n, c = x.shape
+    at_once = next(size for size in (512, 256, 128) if n % size == 0)
+    tile = min(at_once * (TILE // at_once), n)
+    block = pl.BlockSpec((1, tile, c), lambda n, i: (n, i, 0))
+    kernel = partial(_by_tokens, at_once=at_once, epsilon=epsilon)
+    return _call(kernel, block, pl.cdiv(n, tile), x, k, v, *layers, interpret=interpret)
+
+
+def _call(kernel, block, tiles, x, k, v, *layers, interpret):
+    keys = pl.BlockSpec((1, *k.shape[1:]), lambda n, i: (n, 0, 0, 0))
+    values = pl.BlockSpec((1, *v.shape[1:]), lambda n, i: (n, 0, 0))
+    return pl.pallas_call(
+        kernel,
+        like(x),
+        grid=(x.shape[0], tiles),
+        in_specs=[block, keys, values, *map(whole, layers)],
+        out_specs=block,
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
+        interpret=interpret,
+        name="attention_block",
+    )(x, k, v, *layers)
+
+
+def _by_rows(x, k, v, query, query_bias, out, out_bias, y, *, at_once, epsilon):
+    """Computes a tile of rows, each (channels, columns)."""
+    wide, dtype = at_least_float32(x.dtype), k.dtype
+
+    @pl.loop(0, x.shape[1] // at_once)
+    def _some_rows(i):
+        rows = [x[0, i * at_once + row].astype(wide) for row in range(at_once)]
+        normed = (normalized(row, axis=0, epsilon=epsilon).astype(dtype) for row in rows)
+        queries = [(dot(query[...], z, wide=wide) + query_bias[...]).astype(dtype) for z in normed]
+        for n, (row, z) in enumerate(zip(rows, _attend(queries, k, v, wide), strict=True)):
+            z = row + dot(out[...], z, wide=wide) + out_bias[...]
+            y[0, i * at_once + n] = z.astype(y.dtype)
+
+
+def _by_tokens(x, k, v, query, query_bias, out, out_bias, y, *, at_once, epsilon):
+    """Computes a tile of tokens, (tokens, channels); the second product turns them onto lanes."""
+    wide, dtype = at_least_float32(x.dtype), k.dtype
+
+    @pl.loop(0, x.shape[1] // at_once)
+    def _some_tokens(i):
+        tokens = x[0, pl.ds(i * at_once, at_once)].astype(wide)
+        normed = normalized(tokens, axis=1, epsilon=epsilon).astype(dtype)
+        q = (dot(query[...], normed, COLUMNS, wide=wide) + query_bias[...]).astype(dtype)
+        queries = [q[:, n : n + LANES] for n in range(0, at_once, LANES)]
+        z = jnp.concatenate(_attend(queries, k, v, wide), 1)
+        z = tokens + dot(z, out[...], ((0,), (1,)), wide=wide) + out_bias[...]
+        y[0, pl.ds(i * at_once, at_once)] = z.astype(y.dtype)
+
+
+def _attend(queries: list[Float[Array, "c n"]], k, v, wide: DTypeLike) -> list[Float[Array, "c n"]]:
+    """Returns the attention of several groups of queries, whose steps alternate in the program.
+
+    A TPU runs its instructions in the order of the program, and each step of one group would wait
+    for the one before.
+    """
+    heads, d, dtype = k.shape[1], k.shape[3], k.dtype
+    by_head = []
+    for head in range(heads):
+        channels = slice(head * d, (head + 1) * d)
+        scores = [dot(k[0, head], q[channels], wide=wide) for q in queries]
+        largest = [jnp.max(s, 0, keepdims=True) for s in scores]
+        weights = [jnp.exp2(s - m) for s, m in zip(scores, largest, strict=True)]
+        totals = [jnp.sum(w, 0, keepdims=True) for w in weights]
+        sums = [dot(v[0, channels], w.astype(dtype), wide=wide) for w in weights]
+        by_head.append([(s / t).astype(dtype) for s, t in zip(sums, totals, strict=True)])
+    return [jnp.concatenate(z, 0) for z in zip(*by_head, strict=True)]

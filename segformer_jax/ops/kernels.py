@@ -1,0 +1,68 @@
+"""What the Pallas kernels share: matmuls, LayerNorm, and interpretation on other machines.
+
+On the lanes of a TPU's register (128) lies the last axis of a block, on its sublanes (8) the one
+before.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+LANES = 128
+FAST_MEMORY = 48 << 20  # bytes of a v5e's 128 MiB that a kernel may take
+ROWS, COLUMNS = ((1,), (0,)), ((1,), (1,))  # which axes `dot` sums over: a @ b, a @ b.T
+
+
+def on(platform: str, kernel: Callable, reference: Callable, *operands: Any, **options: Any) -> Any:
+    """Calls `kernel(*operands, interpret=…, **options)`: compiled on its platform, "tpu" or "cuda".
+
+    Other machines interpret it. JAX 0.10 can't do that in a `shard_map` with `check_vma`, where
+    they compute the reference, as AMD's GPUs always do.
+    """
+    kernel, reference = (partial(function, **options) for function in (kernel, reference))
+    split = jax.typeof(operands[0]).manual_axis_type.varying
+    forms = {platform: partial(kernel, interpret=False)}
+    if platform == "cuda":
+        forms["rocm"] = reference
+    default = reference if split else partial(kernel, interpret=True)
+    return lax.platform_dependent(*operands, default=default, **forms)
+
+
+def like(x: Array) -> jax.ShapeDtypeStruct:
+    """Returns the type of a result that is split over the axes of a `shard_map` as x is."""
+    axes = jax.typeof(x).manual_axis_type
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=axes)
+
+
+def whole(x: Array) -> pl.BlockSpec:
+    """Returns the block of an operand that every step of the grid needs as a whole."""
+    return pl.BlockSpec(x.shape, lambda *_: (0,) * x.ndim)
+
+
+def dot(a: Array, b: Array, over: tuple = ROWS, *, wide: DTypeLike) -> Array:
+    """Multiplies matrices whose products are summed in `wide`."""
+    return lax.dot_general(a, b, (over, ((), ())), preferred_element_type=wide)
+
+
+def normalized(x: Float[Array, "m n"], *, axis: int, epsilon: float) -> Float[Array, "m n"]:
+    """LayerNorm without scale and bias, which `affine_first` puts into the layer that follows."""
+    y = x - jnp.mean(x, axis, keepdims=True)
+    variance = jnp.mean(jnp.square(y), axis, keepdims=True)
+    return y * lax.rsqrt(variance + np.asarray(epsilon, x.dtype))
+
+
+def affine_first(
+    norm: tuple[Array, Array], linear: tuple[Array, Array], *, wide: DTypeLike
+) -> tuple[Float[Array, "c o"], Float[Array, " o"]]:
+    """Returns the linear layer that does the scale and bias of a LayerNorm as well."""
+    (scale, shift), (kernel, bias) = ((x.astype(wide) for x in pair) for pair in (norm, linear))
+    shifted = jnp.matmul(shift, kernel, precision=lax.Precision.HIGHEST)
+    return scale.reshape(-1, 1) * kernel, bias + shifted
