@@ -160,6 +160,7 @@ def test_a_loaded_model_computes_what_torch_does_with_these_weights(int8, tmp_pa
     assert reference.distance(found, logits) < 1e-12
 
 
+@pytest.mark.full
 def test_every_float_type_gives_the_int8_of_its_float32_values(folder, tmp_path):
     """But BatchNorm's statistics: a narrow model has them in float32, its float file has not."""
     for dtype in (jnp.float16, jnp.bfloat16):

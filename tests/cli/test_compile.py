@@ -94,6 +94,7 @@ def test_a_container_needs_the_programs_of_no_other_command(tmp_path):
         assert a == b
 
 
+@pytest.mark.full
 def test_programs_of_another_cpu_are_one_line_and_the_photo_is_segmented(
     run, model, photo, tmp_path, monkeypatch
 ):

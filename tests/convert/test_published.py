@@ -50,6 +50,7 @@ def own_slice(monkeypatch):
     return table
 
 
+@pytest.mark.full
 def test_equal_logits_are_found_equal(own_slice):
     report = published.compare_with_published("scene-b0", STREET)
     assert report["equal"]

@@ -45,12 +45,14 @@ def test_weights_that_we_misread_are_found(monkeypatch, tmp_path):
     assert not verify.compare_with_torch(str(tmp_path))["equal"]
 
 
+@pytest.mark.full
 def test_a_single_file_is_compared_too(tmp_path):
     reference.hf_model("Model").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "mine.safetensors")
     assert verify.compare_with_torch(str(tmp_path / "mine.safetensors"))["equal"]
 
 
+@pytest.mark.full
 def test_int8_weights_are_compared_as_the_floats_they_stand_for(tmp_path):
     reference.hf_model("Model").save_pretrained(tmp_path / "hf")
     model = SegformerModel.from_pretrained(tmp_path / "hf")

@@ -76,6 +76,7 @@ def test_two_processes_share_what_one_has(dataset):
         assert _equal(joined, whole[start : start + 2])
 
 
+@pytest.mark.full
 def test_worker_processes_make_the_same_batches(dataset):
     whole = _first(11, dataset)
     made = _first(4, dataset, start=7, workers=2)

@@ -91,6 +91,9 @@ def test_the_file_runs_in_a_process_without_this_library(files, pixels, tmp_path
     assert_alike(np.load(tmp_path / "logits.npy"), run(files[None], pixel_values=pixels))
 
 
+@pytest.mark.filterwarnings(  # OpenVINO reports its use from a process that it forks
+    "ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning"
+)
 def test_openvino_reads_the_file(files, pixels):
     openvino = pytest.importorskip("openvino", reason="openvino is not installed: see extra bench")
     compiled = openvino.Core().compile_model(

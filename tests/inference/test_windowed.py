@@ -189,6 +189,7 @@ def test_windows_of_a_resized_picture(segmenter, torch_model):
     assert_same(result, expected)
 
 
+@pytest.mark.full
 def test_a_model_of_one_class(tmp_path):
     checkpoint = make_checkpoint(tmp_path, num_labels=1, id2label={0: "crack"})
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(checkpoint).float().eval()
