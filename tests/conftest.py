@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -29,7 +30,10 @@ QUICK = (  # fast tests that tend to fail first, for each folder; one is of equa
 
 
 def pytest_configure(config):
-    """Shares compiled programs between processes and runs; only `-m ''` optimises them well."""
+    """Lets processes and runs share compiled programs; only `-m ''` optimises them well."""
+    # the processes that tests start would each compile every module anew
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Ray gives its workers the lowest priority but four, so that other tests would starve them
     os.environ.setdefault("RAY_worker_niceness", "0")
     fast = config.option.markexpr != ""
