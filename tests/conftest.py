@@ -50,14 +50,6 @@ def pytest_configure(config):
             jax.config.update(name, value)
 
 
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_make_scheduler(config, log):
-    """Gives each file to one process, which builds its fixtures and traces its networks once."""
-    from xdist.scheduler import LoadFileScheduling
-
-    return LoadFileScheduling(config, log)
-
-
 def pytest_ignore_collect(collection_path, config):
     """Skips files without quick tests for `-m quick`, because importing them takes long."""
     if config.option.markexpr == "quick" and collection_path.suffix == ".py":

@@ -46,7 +46,7 @@ def attention_block(
     (b, h, w, c), wide = x.shape, at_least_float32(x.dtype)
     d, n = c // heads, h * w
     query, query_bias = affine_first(norm, q_proj, wide=wide)
-    scale = (c // heads) ** -0.5 * np.log2(np.e)  # the kernel takes powers of 2
+    scale = d**-0.5 * np.log2(np.e)  # the kernel takes powers of 2
     k, v = (
         y.astype(dtype).reshape(b, -1, c).reshape(b, -1, heads, d).swapaxes(1, 2) for y in (k, v)
     )
