@@ -22,7 +22,7 @@ from rich.table import Table
 
 from segformer_jax.data.augment import Augmentation, augment
 from segformer_jax.data.dataset import Dataset
-from segformer_jax.process import keep_freed_memory
+from segformer_jax.process import keep_freed_memory, share_one_arena
 from segformer_jax.training import sharding
 from segformer_jax.training.loop import Run
 from segformer_jax.training.plan import prepare
@@ -56,6 +56,7 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
         turns: turns of each, after one to warm up.
         steps: steps per turn.
     """
+    share_one_arena()
     keep_freed_memory()
     folder = Path(tempfile.mkdtemp())
     settings = TrainSettings(

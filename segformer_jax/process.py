@@ -36,14 +36,26 @@ def keep_compiled_programs() -> None:
 def keep_freed_memory() -> None:
     """Makes glibc reuse the memory of large temporaries, instead of returning it after each call.
 
-    Returned memory would have to be faulted in again. All threads share one arena: with an arena
-    each, they would fault in the others' memory again, which takes a third of a training step's CPU
-    time. Call this before threads are started. Without glibc it has no effect.
+    Returned memory would have to be faulted in again. Without glibc it has no effect.
     """
+    _mallopt({M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: 2**31 - 1})
+
+
+def share_one_arena() -> None:
+    """Makes all threads share one arena of glibc's, for training and for long runs.
+
+    With an arena each, they would fault in the others' memory again, which takes a third of a
+    training step's CPU time. But XLA's compiler allocates in every thread, and waits for the others
+    then: a photo's first forward pass takes a tenth longer to compile. Call this before threads are
+    started. Without glibc it has no effect.
+    """
+    _mallopt({M_ARENA_MAX: 1})
+
+
+def _mallopt(options: dict[int, int]) -> None:
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries may not have it
-        mallopt(M_ARENA_MAX, 1)
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        for option, value in options.items():
+            mallopt(option, value)

@@ -70,6 +70,7 @@ def test_memory_is_tuned_on_linux_alone(system, monkeypatch):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     process.keep_freed_memory()
+    process.share_one_arena()
 
 
 def test_a_console_without_arrows_gets_their_numbers(tmp_path):

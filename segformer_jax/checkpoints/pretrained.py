@@ -153,7 +153,7 @@ def load_model(
             f"({cls.__name__}.from_pretrained initialises them at random), or name "
             "a checkpoint that has them"
         )
-    started = _start(build, new, rngs or nnx.Rngs(0))
+    started = _start(build, new, rngs)
     values = {n: started[n] if n in new else given[n] for n in wanted}
     fill(model, values)
     if new:
@@ -219,7 +219,7 @@ def _adapt_first_conv(given: Flat, wanted: Shapes) -> None:
         given[name] = (repeated * np.asarray(old / channels, kernel.dtype)).astype(kernel.dtype)
 
 
-def _start(build: Any, new: set[str], rngs: nnx.Rngs) -> Flat:
+def _start(build: Any, new: set[str], rngs: nnx.Rngs | None) -> Flat:
     """Initialises the named parameters, and nothing else, in one compiled program."""
     if not new:
         return {}
@@ -229,7 +229,7 @@ def _start(build: Any, new: set[str], rngs: nnx.Rngs) -> Flat:
         fresh = flat_state(build(nnx.Rngs(key)))
         return {name: fresh[name] for name in new}
 
-    return start(rngs.params())
+    return start((rngs or nnx.Rngs(0)).params())
 
 
 # --- saving

@@ -121,7 +121,7 @@ def evaluate(
     from segformer_jax.data.formats import open_dataset
     from segformer_jax.evaluation.evaluate import evaluate as evaluated
     from segformer_jax.evaluation.report import write_report
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
 
     how = make_protocol(
         protocol,
@@ -133,6 +133,7 @@ def evaluate(
         short_side=short_side,
         divisor=divisor,
     )
+    share_one_arena()
     keep_freed_memory()
     keep_compiled_programs()
     dataset = open_dataset(
@@ -174,9 +175,10 @@ def evaluate(
 def _train(settings: TrainSettings) -> int:
     import jax
 
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
     from segformer_jax.training.loop import train
 
+    share_one_arena()
     keep_freed_memory()
     keep_compiled_programs()
     with _errors_told_once(), Bar() as bar:

@@ -65,8 +65,9 @@ class SegmentBatch:
 
         from segformer_jax.inference.programs import use_programs
         from segformer_jax.inference.segmenter import Segmenter
-        from segformer_jax.process import keep_compiled_programs, keep_freed_memory
+        from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
 
+        share_one_arena()
         keep_freed_memory()
         keep_compiled_programs()
         left_aside = use_programs(job.model, dtype=job.dtype, device=workers.device)

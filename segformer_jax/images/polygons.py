@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int, Integer
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from segformer_jax.images.simplify import simplified
 
@@ -277,6 +275,10 @@ def _connected(grid: Int[np.ndarray, "rows w"]) -> tuple[Int[np.ndarray, "rows w
     meet[:, 1:] &= new[1:, 1:] | new[:-1, 1:] | ~meet[:, :-1]  # once for two runs
     upper, lower = runs[:-1][meet], runs[1:][meet]
     count = int(runs[-1, -1]) + 1
+    # imported here: SciPy's start takes as long as segmenting a photo
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(upper), bool), (upper, lower)), shape=(count, count))
     parts, labels = connected_components(links, directed=False)
     return labels[runs], parts

@@ -56,10 +56,9 @@ def strips_on_cpu(
     _, h, w, labels = logits.shape
     weights, count, _ = _ranks(w, width)
     few = tuple(number for number in FEW if 2 * number < labels)
-    grid = _grid(logits)
-    live = np.asarray(_live(grid)) if few else np.ones((h, labels), bool)
-    classes = np.argsort(~live, axis=1, kind="stable").astype(index_type(labels))
-    choice = np.searchsorted(few, live.sum(1)).astype(np.int32)
+    grid, live = _grid_and_live(logits)
+    classes = np.argsort(~np.asarray(live), axis=1, kind="stable").astype(index_type(labels))
+    choice = np.searchsorted(few, np.asarray(live).sum(1)).astype(np.int32)
     rows = bilinear_neighbours(h, height)
     for start in range(0, height, ROWS):
         low, high, weight = (padded(a[start : start + ROWS], ROWS) for a in rows)
@@ -108,6 +107,12 @@ def padded(values: np.ndarray, length: int) -> np.ndarray:
 
 
 @jax.jit
+def _grid_and_live(logits):
+    """Returns `_grid` and `_live`, computed in one program, because each takes time to compile."""
+    grid = _grid(logits)
+    return grid, _live(grid)
+
+
 def _grid(logits):
     """Returns (h, labels, lanes + 1), with edges repeated; all finite, because ∞ - ∞ is NaN."""
     x = logits[0].astype(jnp.float32).clip(-1e30, 1e30).transpose(0, 2, 1)
@@ -115,7 +120,6 @@ def _grid(logits):
     return jnp.pad(x, ((0, 0), (0, 0), (1, _lanes(w) - w)), mode="edge")
 
 
-@jax.jit
 def _live(grid):
     """Returns (h, labels): whether a class can win anywhere between a source row and the next."""
 

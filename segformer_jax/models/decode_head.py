@@ -103,7 +103,7 @@ class SegformerDecodeHead(nnx.Module):
 
     def folded(self) -> "FoldedDecodeHead":
         """Returns an equivalent head with all products of parameters computed, even BatchNorm's."""
-        kernels, bias = self._folded()
+        kernels, bias = nnx.jit(SegformerDecodeHead._folded)(self)  # one program, not a dozen
         return FoldedDecodeHead(
             kernels=kernels, bias=bias, dropout=self.dropout, classifier=self.classifier
         )

@@ -10,6 +10,7 @@ def run(monkeypatch, capsys):
     """Runs a command in this process: (exit code, standard output, standard error)."""
     monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(process, "share_one_arena", lambda: None)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stopped:
