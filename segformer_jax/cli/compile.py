@@ -38,13 +38,13 @@ def compile(
         device: cpu, gpu or tpu; by default JAX chooses, preferring an accelerator.
     """
     from segformer_jax.images.processor import SegformerImageProcessor
-    from segformer_jax.inference.compile_ahead import chosen_sizes, compile_ahead, fixed_size
+    from segformer_jax.inference.compile_ahead import chosen_sizes, compile_ahead
     from segformer_jax.inference.programs import MANIFEST
 
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
     sizes = chosen_sizes(model, size)
-    own = fixed_size(SegformerImageProcessor.from_pretrained(model)) if size else None
+    own = SegformerImageProcessor.from_pretrained(model).fixed_size if size else None
     if own is not None and set(sizes) != {own}:
         say(
             f"{model} resizes every photo to {own[0]}×{own[1]}; programs of other sizes are only "

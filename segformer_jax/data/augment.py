@@ -39,6 +39,8 @@ class Augmentation:
             right, "vertical" top and bottom, "diagonal" both.
         photometric: whether brightness, contrast, saturation and hue are changed.
             Pictures that are not RGB vary in brightness and contrast only.
+        jpeg_draft: whether pictures may be smaller than their masks, because JPEGs that are scaled
+            down anyway were decoded at 1/2, 1/4 or 1/8 of their size.
         padding: colour around pictures that are smaller than the crop.
     """
 
@@ -49,6 +51,7 @@ class Augmentation:
     flip: int | float = 0.5
     flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
+    jpeg_draft: bool = False
     padding: tuple[int, ...] = PADDING
 
     def __post_init__(self):
@@ -102,7 +105,7 @@ def augment(
     pixels of the crop are resized.
 
     Args:
-        image: an RGB picture.
+        image: the picture; with `options.jpeg_draft` it may be a smaller one.
         mask: class indices, 255 for ignored pixels, of the picture's size.
         options: the ranges and probabilities.
         rng: the source of random numbers.
@@ -110,17 +113,17 @@ def augment(
     Raises:
         ValueError: picture and mask differ in size.
     """
-    if size_of(image) != mask.shape:
+    own = size_of(image)
+    if own != mask.shape and not options.jpeg_draft:
         raise ValueError(
-            "the picture and its mask must have the same size, got "
-            f"{size_of(image)} and {mask.shape}"
+            f"the picture and its mask must have the same size, got {own} and {mask.shape}"
         )
-    height, width = _scaled_size(mask.shape, options=options, rng=rng)
+    height, width = scaled_size(mask.shape, options=options, rng=rng)
     rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
     top, left, labels = _crop(mask, rows=rows, columns=columns, options=options, rng=rng)
     h, w = labels.shape
-    y, x = mask.shape[0] / height, mask.shape[1] / width  # pixels of the picture per scaled pixel
-    bottom, right = min((top + h) * y, mask.shape[0]), min((left + w) * x, mask.shape[1])
+    y, x = own[0] / height, own[1] / width  # pixels of the picture per scaled pixel
+    bottom, right = min((top + h) * y, own[0]), min((left + w) * x, own[1])
     box = (left * x, top * y, right, bottom)
     pixels = resized(image, (h, w), Image.Resampling.BILINEAR, box=box)
     upside_down, mirrored = reversed_sides(_direction(options, rng))
@@ -148,9 +151,10 @@ def _direction(options: Augmentation, rng: np.random.Generator) -> Flip | None:
     return options.flip_direction[min(int(drawn / options.flip * count), count - 1)]
 
 
-def _scaled_size(
+def scaled_size(
     size: tuple[int, ...], *, options: Augmentation, rng: np.random.Generator
 ) -> tuple[int, int]:
+    """Draws the height and width to which `augment` scales a picture: its first random number."""
     factor = rng.uniform(*options.scale)
     if options.short_side is not None:
         factor *= options.short_side / min(size)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segformer_jax.data.augment import Augmentation
+from segformer_jax.data.augment import Augmentation, scaled_size
 from segformer_jax.data.augment import augment as augmented
 from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.order import ENDLESS, Order, Share, import_grain, make_order
@@ -142,7 +142,7 @@ class Samples:
         position = self.first + runs * self.stride + place
         try:
             (image, mask), index, skipped = self._pair(position)
-            rng = np.random.default_rng([self.seed, position])
+            rng = self._rng(position)
             pixels, labels, view = augmented(image, mask, options=self.augment, rng=rng)
             sample = {"image": pixels, "mask": labels, "skipped": skipped}
             if self.soft is not None:
@@ -155,10 +155,14 @@ class Samples:
         return sample
 
     def _pair(self, position: int) -> tuple[tuple[Picture, np.ndarray], int, tuple[str, ...]]:
+        def scaled(size):
+            return scaled_size(size, options=self.augment, rng=self._rng(position))
+
         skipped = []
         for index in self.order.pictures(position):
             try:
-                return self.dataset.pair(index), index, tuple(skipped)
+                pair = self.dataset.pair(index, needed=scaled if self.augment.jpeg_draft else None)
+                return pair, index, tuple(skipped)
             except ImageError as error:
                 if not self.skip_unreadable:
                     raise
@@ -166,6 +170,9 @@ class Samples:
         raise ImageError(
             f"none of the {len(skipped)} pictures can be read: the first problem is {skipped[0]}"
         )
+
+    def _rng(self, position: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, position])
 
 
 def _iterate(samples: Samples, *, workers: int) -> Generator[dict[str, np.ndarray]]:

@@ -13,9 +13,11 @@ from PIL import Image
 from segformer_jax.data.masks import IGNORED, Coding, read_mask
 from segformer_jax.errors import ImageError
 from segformer_jax.images.picture import Picture, size_of
-from segformer_jax.images.read import open_image, read_image
+from segformer_jax.images.read import is_jpeg, open_image, opened_draft, read_image
 
 __all__ = ["IGNORED", "Dataset", "joined"]
+
+Size = tuple[int, int]  # height and width
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,23 +95,44 @@ class Dataset:
         """Whether the picture has a mask or needs one; False if a teacher replaces its mask."""
         return not self.taught or self.masks[index] is not None
 
-    def pair(self, index: int) -> tuple[Picture, UInt8[np.ndarray, "h w"]]:
+    def pair(
+        self, index: int, *, needed: Callable[[Size], Size] | None = None
+    ) -> tuple[Picture, UInt8[np.ndarray, "h w"]]:
         """Reads a picture and its mask, which is 255 everywhere if a teacher replaces it.
+
+        Args:
+            index: of the pair.
+            needed: gives the height and width that suffice for a picture's own. If it is given, a
+                JPEG is decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size that suffices;
+                its mask keeps the whole size.
 
         Raises:
             ImageError: as `image` and `mask`, or their sizes differ.
         """
-        image = self.image(index)
+        if needed is None:
+            image = self.image(index)
+            size = size_of(image)
+        else:
+            image, size = self._draft(index, needed)
         if not self.has_mask(index):
-            return image, np.full(size_of(image), IGNORED, np.uint8)
+            return image, np.full(size, IGNORED, np.uint8)
         mask = self.mask(index)
-        size = size_of(image)
         if size != mask.shape:
             if not (self.resize_masks and same_ratio(size, mask.shape)):
                 raise ImageError(self.sizes_differ(index, image=size, mask=mask.shape))
             resized = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
             mask = np.asarray(resized)
         return image, mask
+
+    def _draft(self, index: int, needed: Callable[[Size], Size]) -> tuple[Picture, Size]:
+        """Reads a picture for `pair`; also returns the size that it has as a whole."""
+        place = self.pictures[index]
+        with _named(str(place)):
+            if not isinstance(place, Path) or not is_jpeg(place):
+                image = self.image(index)
+                return image, size_of(image)
+            with opened_draft(place, needed) as (draft, size):
+                return self.read(draft), size
 
     def only(self, indices: Iterable[int]) -> "Dataset":
         """Returns a data set of the pairs of these indices, without strays."""

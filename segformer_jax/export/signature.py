@@ -124,8 +124,8 @@ def check_for_photos(config: Any, processor: SegformerImageProcessor, *, what: s
             f"{what} needs a processor for 8 bits, got stretch={processor.stretch}: JavaScript "
             "reads pictures of no more than 8 bits; use --format onnx"
         )
-    if processor.do_resize and "height" in processor.size:
-        Signature(size=(processor.size["height"], processor.size["width"])).check(config)
+    if processor.fixed_size is not None:
+        Signature(size=processor.fixed_size).check(config)
 
 
 def photo_range(processor: SegformerImageProcessor) -> tuple[int | float, int | float] | None:

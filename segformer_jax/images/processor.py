@@ -325,6 +325,13 @@ class SegformerImageProcessor:
         lengths = [len(v) for v in (self.image_mean, self.image_std) if isinstance(v, tuple)]
         return lengths[0] if lengths else None
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The height and width that all pictures are resized to; None if these vary."""
+        if not self.do_resize or "height" not in self.size:
+            return None
+        return self.size["height"], self.size["width"]
+
     def read(self, source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
         """Reads the whole picture, upright and with 8 bits: RGB, or as many bands as `channels`.
 

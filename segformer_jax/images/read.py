@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ from segformer_jax.images.pillow_file import (
 from segformer_jax.images.stretch import Stretch
 
 GEOREFERENCE = (33550, 33922, 34264, 34735)  # GeoTIFF: scale, tie points, transform, keys
+JPEG = b"\xff\xd8\xff"  # its first bytes
 ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, 1, (5, 6, 7, 8)  # EXIF
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -181,6 +182,38 @@ def upright_header(source: str | os.PathLike | Image.Image) -> tuple[tuple[int, 
     except NotPillows:
         width, height = check_image(source)  # GDAL turns nothing
         return (height, width), UPRIGHT
+
+
+def is_jpeg(path: str | os.PathLike) -> bool:
+    """Whether a file begins as a JPEG; False if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(JPEG)) == JPEG
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def opened_draft(
+    path: str | os.PathLike, needed: Callable[[tuple[int, int]], tuple[int, int]]
+) -> Generator[tuple[Image.Image, tuple[int, int]]]:
+    """Opens a JPEG to be decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size that suffices.
+
+    Args:
+        path: the file.
+        needed: gives the height and width that suffice for those of the whole picture, upright.
+
+    Yields:
+        The picture, not decoded; and the height and width of the whole one, upright.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with opened(path) as image:
+        size, orientation = _upright_header(image)
+        height, width = needed(size)
+        image.draft(None, (height, width) if is_sideways(orientation) else (width, height))
+        yield image, size
 
 
 def is_sideways(orientation: int) -> bool:

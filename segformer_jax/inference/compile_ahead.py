@@ -104,21 +104,13 @@ def chosen_sizes(
             )
     if sizes:
         return list(dict.fromkeys((int(height), int(width)) for height, width in sizes))
-    own = fixed_size(SegformerImageProcessor.from_pretrained(model, **hub_options))
+    own = SegformerImageProcessor.from_pretrained(model, **hub_options).fixed_size
     if own is None:
         raise ValueError(
             f"the processor of {model} keeps the ratio of pictures, so its sizes are not known: "
             "give the heights and widths of the network's input, such as --size 512 683 683 512"
         )
     return [own]
-
-
-def fixed_size(processor: SegformerImageProcessor) -> tuple[int, int] | None:
-    """Returns the height and width that all pictures are resized to; None if these vary."""
-    size: Any = processor.size
-    if not processor.do_resize or not {"height", "width"} <= size.keys():
-        return None
-    return size["height"], size["width"]
 
 
 def _run(segmenter: Segmenter, size: tuple[int, int], count: int) -> None:

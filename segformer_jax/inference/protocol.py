@@ -153,12 +153,7 @@ class Protocol:
 
     def batches_well(self, processor: SegformerImageProcessor) -> bool:
         """Whether every picture is one input of the network, and all inputs have one size."""
-        return (
-            self.simple
-            and self.short_side is None
-            and processor.do_resize
-            and "height" in processor.size
-        )
+        return self.simple and self.short_side is None and processor.fixed_size is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings that are not the defaults, ready for JSON."""

@@ -8,8 +8,10 @@ up(x_i (P_i F_i)), where F_i are the rows of the fuse kernel for stage i. The co
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -103,7 +105,7 @@ class SegformerDecodeHead(nnx.Module):
 
     def folded(self) -> "FoldedDecodeHead":
         """Returns an equivalent head with all products of parameters computed, even BatchNorm's."""
-        kernels, bias = nnx.jit(SegformerDecodeHead._folded)(self)  # one program, not a dozen
+        kernels, bias = _folded(*nnx.split(self))
         return FoldedDecodeHead(
             kernels=kernels, bias=bias, dropout=self.dropout, classifier=self.classifier
         )
@@ -123,6 +125,12 @@ class SegformerDecodeHead(nnx.Module):
 
     def _wide(self, parameter: Any) -> Array:
         return parameter[...].astype(ops.at_least_float32(self.classifier.dtype))
+
+
+@partial(jax.jit, static_argnums=0)
+def _folded(graph: Any, state: Any) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
+    """Folds a split head by one compiled program, instead of a dozen for its single operations."""
+    return nnx.merge(graph, state)._folded()
 
 
 class FoldedDecodeHead(nnx.Module):

@@ -237,15 +237,15 @@ class SegformerForSemanticSegmentation(_Pretrained):
         if type(self.decode_head) is FoldedDecodeHead:
             return self
         model = nnx.clone(self)
-        if type(self.decode_head) is SegformerDecodeHead and self.decode_head.foldable:
-            model.decode_head = self.decode_head.folded()
+        model.eval()
+        if type(model.decode_head) is SegformerDecodeHead and model.decode_head.foldable:
+            model.decode_head = model.decode_head.folded()
         model.segformer.rngs = None
         for _, layer in nnx.iter_modules(model):
             if type(layer) is Linear or type(layer) is Conv:
                 layer.kernel = nnx.Param(ops.rounded(layer.kernel[...], dtype=layer.dtype))
             if isinstance(layer, Stage):
                 layer.gradient_checkpointing = False  # there is no gradient
-        model.eval()
         return model
 
 

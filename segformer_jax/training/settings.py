@@ -84,6 +84,8 @@ class TrainSettings:
         flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
             right, "vertical" top and bottom, "diagonal" both.
         photometric: vary brightness, contrast, saturation and hue at random.
+        jpeg_draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size if it is scaled to that or less
+            anyway; faster, but its pixels then differ a little from those of the whole picture.
         losses: the losses whose sum is minimised.
         loss_weights: a factor for each of `losses`; if empty, 1 for each.
         teacher: also learn from the logits of this SegFormer (given as for `model`), whose classes
@@ -161,6 +163,7 @@ class TrainSettings:
     flip: float = 0.5
     flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
+    jpeg_draft: bool = False
     losses: tuple[Loss, ...] = ("cross_entropy",)
     loss_weights: tuple[float, ...] = ()
     teacher: str | None = None

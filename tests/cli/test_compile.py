@@ -70,7 +70,7 @@ def test_a_container_compiles_nothing_and_its_mask_is_the_same(run, model, photo
         *options, tmp_path / "other", SEGFORMER_JAX_PROGRAMS=str(programs)
     )
     assert said == ""
-    assert asked == found > 9
+    assert asked == found > 3
     assert kept == 0
     assert (tmp_path / "other/photo.npy").read_bytes() == (out / "photo.npy").read_bytes()
     assert contents(programs) == before
@@ -86,7 +86,7 @@ def test_a_container_needs_the_programs_of_no_other_command(tmp_path):
     options = ("segment", folder, "--outputs", "npy", "--batch-size", 2, "--out-dir")
     in_container("compile", "scene-b0", "--batch-size", 2, "--out", programs)
     _, said, (asked, found, _) = in_container(*options, tmp_path / "a", "--programs", programs)
-    assert asked == found > 9
+    assert asked == found > 3
     assert "aside" not in said
     in_container(*options, tmp_path / "b")
     for seed in range(3):

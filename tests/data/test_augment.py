@@ -1,4 +1,5 @@
 import colorsys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from segformer_jax.data.augment import (
     Augmentation,
     augment,
     distort,
+    scaled_size,
     turn_colours,
 )
 
@@ -55,6 +57,31 @@ def test_a_crop_is_pillows_resize_and_then_crop(size, short_side):
         assert (classes[:, w:] == 255).all()
         assert (picture[h:] == PADDING).all()
         assert (picture[:, w:] == PADDING).all()
+
+
+def test_a_draft_gives_the_same_crop_from_fewer_pixels(tmp_path):
+    street = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
+    with Image.open(street) as image:
+        whole = image.convert("RGB")
+    draft = whole.reduce(4)
+    mask = labels(1, whole.size[::-1])
+    how = dict(short_side=whole.height // 8, cat_max_ratio=1, **PLAIN)
+    for seed in range(10):
+        exact, classes, view = augment(
+            whole, mask, options=Augmentation((48, 56), **how), rng=np.random.default_rng(seed)
+        )
+        options = Augmentation((48, 56), jpeg_draft=True, **how)
+        rng = np.random.default_rng(seed)
+        near, same_classes, same_view = augment(draft, mask, options=options, rng=rng)
+        assert view == same_view
+        assert view.scaled == scaled_size(
+            mask.shape, options=options, rng=np.random.default_rng(seed)
+        )
+        assert np.array_equal(classes, same_classes)
+        assert np.abs(near.astype(int) - exact).mean() < 3
+        assert np.abs(near[1:].astype(int) - exact[:-1]).mean() > 5  # shifted by a pixel
+    with pytest.raises(ValueError, match="must have the same size"):
+        augment(draft, mask, options=Augmentation((48, 56), **how), rng=rng)
 
 
 def test_picture_and_mask_stay_aligned():

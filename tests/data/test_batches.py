@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from data.folders import photo, save, write_folder
+from PIL import Image
 
 from segformer_jax import ImageError
 from segformer_jax.data.augment import Augmentation
@@ -246,3 +247,20 @@ def test_real_pictures_stream(shared):
         warnings.simplefilter("error")
         (batch,) = _first(1, dataset, augment=Augmentation((256, 256)))
     assert set(np.unique(batch["mask"])) <= {0, 1, 2, 3, 4, 255}
+
+
+def test_drafts_of_jpegs_change_neither_masks_nor_the_order(tmp_path):
+    write_folder(tmp_path, count=5)
+    for file in (tmp_path / "train" / "images").iterdir():
+        with Image.open(file) as image:
+            image.save(file.with_suffix(".jpg"), quality=95)
+        file.unlink()
+    dataset = open_dataset(tmp_path, split="train")
+    small = dict(crop=(6, 8), short_side=6, photometric=False)
+    whole = _first(6, dataset, augment=Augmentation(**small))
+    draft = _first(6, dataset, augment=Augmentation(**small, jpeg_draft=True))
+    later = _first(2, dataset, augment=Augmentation(**small, jpeg_draft=True), start=4)
+    assert _equal(draft[4:], later)
+    assert not _equal(draft, whole)
+    for one, other in zip(whole, draft, strict=True):
+        assert np.array_equal(one["mask"], other["mask"])
