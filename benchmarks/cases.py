@@ -70,7 +70,7 @@ def training_step(
     if platform is not None:
         from segformer_jax import ops
 
-        forms = functools.partial(ops.use, ops.forms_for(platform))
+        forms = functools.partial(ops.use, ops.forms_for(platform), local_batch=sharding is None)
 
     def step(state, pixels, labels):
         params, stats, moments, key = state

@@ -3,8 +3,10 @@
     python -m benchmarks.train_run --data FOLDER
 
 b0, float32, on the CPU. Both read the same pictures with the same code and augment them alike: ours
-in grain's threads, PyTorch's in a DataLoader with two workers. They alternate in one process, a few
-steps at a time. `waits` is the share of our time in which the step had to wait for pictures.
+in grain's threads, PyTorch's in a DataLoader with two workers. They alternate in one process, some
+steps at a time. Both hold two batches ahead: what one prepares in the other's turn, it need not in
+its own, so it must be as much for both. `waits` is the share of our time in which the step had to
+wait for pictures.
 """
 
 import shutil
@@ -46,7 +48,7 @@ class Samples(torch.utils.data.IterableDataset):
             yield augment(image, mask, options=self.options, rng=rng)[:2]
 
 
-def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps: int = 5) -> None:
+def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps: int = 10) -> None:
     """Prints pictures per second of both, and their ratio.
 
     Args:
@@ -110,7 +112,7 @@ def _torch(dataset: Dataset, options: Augmentation, *, batch_size: int, steps: i
         Samples(dataset, options),
         batch_size=batch_size,
         num_workers=WORKERS,
-        prefetch_factor=2,
+        prefetch_factor=1,
         multiprocessing_context="spawn",  # a fork of a process with JAX's threads may hang
     )
     stream = iter(loader)
