@@ -75,12 +75,10 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def serve_at_once(answer: Path, port: int) -> None:
     """Serves as `segformer-jax serve` does until it is interrupted; a file is every answer."""
-    from segformer_jax.server import app
-    from segformer_jax.server.ingress import Answer
+    from segformer_jax.server import run as server
     from segformer_jax.server.requests import Limits
-    from segformer_jax.server.run import run
 
-    body = answer.read_bytes()
+    body, start_here = answer.read_bytes(), server.start_here
 
     class AtOnce:
         def __init__(self, *_: Any):
@@ -89,17 +87,26 @@ def serve_at_once(answer: Path, port: int) -> None:
         async def left_aside(self) -> str | None:
             return None
 
-        async def segment(self, *_: Any) -> Answer:
+        async def segment(self, *_: Any) -> Any:
+            from segformer_jax.server.ingress import Answer
+
             return Answer(200, body)
 
-    app.Replica = AtOnce
+    def started(*parts: str, **options: Any) -> Any:
+        ray = start_here(*parts, **options)  # sets Ray's token, which is read when Ray is imported
+        from segformer_jax.server import app
+
+        app.Replica = AtOnce
+        return ray
+
+    server.start_here = started
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
 
     def ready(address: str) -> None:
         print(f"at once is served at {address}", file=sys.stderr, flush=True)
 
-    run("none", host="127.0.0.1", port=port, limits=Limits(), ready=ready, stop=stop)
+    server.run("none", host="127.0.0.1", port=port, limits=Limits(), ready=ready, stop=stop)
 
 
 if __name__ == "__main__":

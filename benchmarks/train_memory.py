@@ -1,14 +1,17 @@
 """Compares the memory of a training step with transformers': `python -m benchmarks.train_memory`.
 
 Each step is measured in a process of its own. *Peak* is the largest resident memory of the process,
-with libraries, weights and AdamW's moments; *step* is the part that the steps added. With
+with libraries, weights and AdamW's moments; *step* is the part that the steps added. Ours is the
+second process, which finds its program compiled. With
 `--compiled b5`, the compiler's figures of one step are printed instead, and nothing is run: what
 the step takes on a device, with and without gradient checkpointing.
 """
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +49,10 @@ def main(
         return
     rows = []
     for variant, count, own in works:
-        ours, theirs = (_measured(name, variant, count, own) for name in ("ours", "theirs"))
+        with tempfile.TemporaryDirectory() as cache:
+            _measured("ours", variant, count, own, JAX_COMPILATION_CACHE_DIR=cache)
+            ours = _measured("ours", variant, count, own, JAX_COMPILATION_CACHE_DIR=cache)
+        theirs = _measured("theirs", variant, count, own)
         rows.append(
             {"work": f"{variant}, {count} × {own} × {own}"}
             | {f"ours_{name}_MB": round(value) for name, value in ours.items()}
@@ -56,7 +62,9 @@ def main(
     print_rows(rows, f"memory of a training step, {LABELS} classes, float32")
 
 
-def _measured(name: str, variant: str, batch: int, side: int) -> dict[str, float]:
+def _measured(
+    name: str, variant: str, batch: int, side: int, **environment: str
+) -> dict[str, float]:
     command = [
         sys.executable,
         "-m",
@@ -66,7 +74,8 @@ def _measured(name: str, variant: str, batch: int, side: int) -> dict[str, float
         str(batch),
         str(side),
     ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    options: dict[str, Any] = dict(stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=os.environ | environment, **options)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -86,10 +95,11 @@ def _report(name: str, variant: str, batch: int, side: int) -> None:
 
 def _ours(variant: str, pixels: np.ndarray, labels: np.ndarray):
     from benchmarks.cases import _model, training_step
-    from segformer_jax.process import keep_freed_memory, share_one_arena
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
 
     share_one_arena()  # as `segformer-jax train` does
     keep_freed_memory()
+    keep_compiled_programs()
     return training_step(_model(variant, LABELS, "float32"), pixels, labels, platform="cpu")
 
 

@@ -1,7 +1,7 @@
 """Cross entropy at the labels' size, with a gradient that needs no full-size logits."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Literal
 
 import jax
@@ -15,6 +15,7 @@ from segformer_jax.ops.dispatch import Form, batch_is_local, operation
 from segformer_jax.ops.resize import left_matmul, resize_bilinear, resize_matrices
 
 Denominator = Literal["valid", "valid_pixels", "all"]
+BLOCKS = 16  # of classes, of which the larger value is taken elementwise at once
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,39 @@ def _of_picture(picture, weighting):
     valid, classes = labels != weighting.ignore, logits.shape[-1]
     planes = jnp.matmul(logits.transpose(2, 0, 1), columns.T, precision="highest")
     planes = left_matmul(rows, planes)
-    largest = planes.max(0, keepdims=True)
+    largest = _largest(planes)
     exponentials = jnp.exp(planes - largest)
-    total_exponential = exponentials.sum(0, keepdims=True)
+    total_exponential = _total(exponentials)
     true = labels[None] == np.arange(classes, dtype=labels.dtype)[:, None, None]
     target, mass = _targets(true, labels, weighting, planes.dtype)
     losses = mass * (jnp.log(total_exponential) + largest)
-    losses = losses[0] - (target * planes).sum(0)
+    losses = losses[0] - _total(target * planes)[0]
     slope = mass * (exponentials / total_exponential) - target
     slope = left_matmul(rows.T, jnp.where(valid[None], slope, 0))
     slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
     return jnp.where(valid, losses, 0).sum(), slope
+
+
+def _largest(planes):
+    """Returns the largest value over all classes, (1, h, w), from elementwise steps.
+
+    XLA's reduction over the outer axis takes several times as long. The last block may overlap the
+    one before it.
+    """
+    while (classes := len(planes)) > 1:
+        size = -(-classes // BLOCKS)
+        starts = [*range(0, classes - size, size), classes - size]
+        planes = reduce(jnp.maximum, [planes[start : start + size] for start in starts])
+    return planes
+
+
+def _total(planes):
+    """Returns the sum over all classes, (1, h, w), as a product with ones, for the same reason."""
+    classes, *size = planes.shape
+    rows = planes.reshape(classes, -1)
+    return jnp.matmul(np.ones((1, classes), planes.dtype), rows, precision="highest").reshape(
+        1, *size
+    )
 
 
 def _targets(true, labels, weighting, dtype):

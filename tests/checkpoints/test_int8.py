@@ -255,6 +255,7 @@ def test_other_weights_are_refused(folder, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.full
 def test_scene_b0_is_a_quarter_as_large_and_sees_the_same_classes(tmp_path):
     model = SegformerForSemanticSegmentation.from_pretrained("scene-b0")
     for weights in ("float", "int8"):

@@ -60,12 +60,16 @@ def authors_names(hf: torch.nn.Module, prefix: str = "backbone.") -> dict[str, t
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+MODELS = [
+    ("b0", "ForSemanticSegmentation", 150),
+    ("b1", "ForImageClassification", 1000),
+    ("b2", "ForSemanticSegmentation", 19),
+    ("b0", "Model", 2),
+]
+
+
 @pytest.mark.parametrize("new", short([True, False], [True]), ids=["zip", "legacy"])
-@pytest.mark.parametrize(
-    ("variant", "kind", "num_labels"),
-    [("b0", "ForSemanticSegmentation", 150), ("b2", "ForSemanticSegmentation", 19),
-     ("b1", "ForImageClassification", 1000), ("b0", "Model", 2)],
-)  # fmt: skip
+@pytest.mark.parametrize(("variant", "kind", "num_labels"), short(MODELS, [*MODELS[:2], MODELS[3]]))
 def test_an_authors_file_becomes_the_same_model_in_transformers(
     tmp_path, variant, kind, num_labels, new
 ):

@@ -163,10 +163,15 @@ def test_weights_give_every_source_its_share_of_each_batch(dataset):
     assert len({tuple(epoch) for epoch in epochs.tolist()}) > 5
 
 
-def test_a_weighted_stream_starts_anywhere_on_any_number_of_processes_and_workers(dataset):
+@pytest.mark.full
+def test_a_weighted_stream_starts_anywhere_with_workers_too(dataset):
+    whole = _first(9, dataset, shares=WEIGHTED)
+    assert _equal(whole[6:], _first(3, dataset, start=6, workers=2, shares=WEIGHTED))
+
+
+def test_a_weighted_stream_starts_anywhere_on_any_number_of_processes(dataset):
     whole = _first(9, dataset, shares=WEIGHTED)
     assert _equal(whole[7:], _first(2, dataset, start=7, shares=WEIGHTED))
-    assert _equal(whole[6:], _first(3, dataset, start=6, workers=2, shares=WEIGHTED))
     assert not _equal(whole, _first(9, dataset, seed=8, shares=WEIGHTED))
     parts = [
         _first(2, dataset, start=5, process_index=index, process_count=2, shares=WEIGHTED)

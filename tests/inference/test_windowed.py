@@ -151,6 +151,7 @@ def test_flips_in_any_direction_are_those_of_a_plain_loop(
     assert_same(result, by_torch(torch_model, segmenter.processor, picture, protocol, sizes))
 
 
+@pytest.mark.full
 def test_one_mirrored_scale_is_not_the_picture_alone(segmenter, torch_model):
     picture, windows = make_picture(91, 118), Windows((64, 48), (41, 37))
     protocol = Protocol(windows=windows, scales=(1.25,), flip=True)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from tiers import short
 
 PROGRAM = """
 import sys
@@ -80,7 +79,8 @@ with jax.set_mesh(mesh):
 """
 
 
-@pytest.mark.parametrize("kind", short(["Explicit", "Auto"], ["Explicit"]))
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 def test_every_mesh_gives_the_single_devices_step(kind):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
