@@ -78,9 +78,9 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
         nonlocal waited
         for _ in range(steps):
             asked = time.perf_counter()
-            batch = sharding.global_batch(next(stream), run.mesh, parts=1)
+            batch = sharding.global_batch([next(stream)], run.built.mesh)
             waited += time.perf_counter() - asked
-            run.state, figures = run.step(run.state, batch)
+            run.state, figures = run.built.step(run.state, batch)
             float(figures["loss"])
 
     theirs = _torch(plan.data, plan.augmentation, batch_size=batch_size, steps=steps)
