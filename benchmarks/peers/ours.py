@@ -33,9 +33,8 @@ def _segmenter(folder: Path, dtype: str):
     import jax.numpy as jnp
 
     from segformer_jax import Segmenter
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
-    share_one_arena()
     keep_freed_memory()
     keep_compiled_programs()
     return Segmenter.from_pretrained(folder, dtype=jnp.dtype(dtype))

@@ -105,7 +105,7 @@ class SegformerDecodeHead(nnx.Module):
 
     def folded(self) -> "FoldedDecodeHead":
         """Returns an equivalent head with all products of parameters computed, even BatchNorm's."""
-        kernels, bias = _folded(*nnx.split(self))
+        kernels, bias = _fold(*nnx.split(self))
         return FoldedDecodeHead(
             kernels=kernels, bias=bias, dropout=self.dropout, classifier=self.classifier
         )
@@ -128,7 +128,7 @@ class SegformerDecodeHead(nnx.Module):
 
 
 @partial(jax.jit, static_argnums=0)
-def _folded(graph: Any, state: Any) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
+def _fold(graph: Any, state: Any) -> tuple[list[Float[Array, "_ d"]], Float[Array, " d"]]:
     """Folds a split head by one compiled program, instead of a dozen for its single operations."""
     return nnx.merge(graph, state)._folded()
 

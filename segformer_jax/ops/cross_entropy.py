@@ -15,7 +15,7 @@ from segformer_jax.ops.dispatch import Form, batch_is_local, operation
 from segformer_jax.ops.resize import left_matmul, resize_bilinear, resize_matrices
 
 Denominator = Literal["valid", "valid_pixels", "all"]
-BLOCKS = 16  # of classes, of which the larger value is taken elementwise at once
+BLOCKS = 16  # of classes at most, whose largest values are taken elementwise in one step
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_a_crop_is_pillows_resize_and_then_crop(size, short_side):
         assert (picture[:, w:] == PADDING).all()
 
 
-def test_a_draft_gives_the_same_crop_from_fewer_pixels(tmp_path):
+def test_a_draft_gives_the_same_crop_from_fewer_pixels():
     street = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
     with Image.open(street) as image:
         whole = image.convert("RGB")

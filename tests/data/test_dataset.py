@@ -10,6 +10,8 @@ from segformer_jax import ImageError
 from segformer_jax.data.dataset import joined
 from segformer_jax.data.formats import open_dataset
 
+STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
+
 
 def test_a_missing_mask_a_damaged_picture_and_another_size_are_named(tmp_path):
     write_folder(tmp_path, count=3)
@@ -47,9 +49,6 @@ def test_a_data_set_travels_to_another_process(tmp_path):
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.names == dataset.names
     assert (copy.mask(1) == dataset.mask(1)).all()
-
-
-STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"
 
 
 def street(root, *, size=(644, 480), orientation=1):
