@@ -20,6 +20,7 @@ from segformer_jax.config import SegformerConfig
 from segformer_jax.errors import WeightsError, listed
 from segformer_jax.models.decode_head import FoldedDecodeHead
 from segformer_jax.models.foreign import refuse_foreign
+from segformer_jax.models.layers import ShapesOnly
 from segformer_jax.models.segformer import SegformerModel
 
 Model = TypeVar("Model", bound=nnx.Module)  # one of the three model classes
@@ -125,7 +126,7 @@ def load_model(
         make: Any = cls
         return make(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-    model = nnx.eval_shape(lambda: build(_OneKey(0)))
+    model = nnx.eval_shape(lambda: build(ShapesOnly()))
     wanted = {name: leaf.shape for name, leaf in flat_state(model).items()}
     given = _as(cls, stored, wanted)
     if num_channels is not None:
@@ -168,13 +169,6 @@ def load_model(
     unused = {n: t.shape for n, t in stored.items() if n.startswith(HEADS) and n not in given}
     misfits = {name: given[name].shape for name in new & given.keys()}
     return model, loading_info(new={n: wanted[n] for n in new}, unused=unused, misfits=misfits)
-
-
-class _OneKey(nnx.Rngs):
-    """Gives one key for all parameters, which is faster, to a model whose values are not used."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
 
 
 def _as(cls: type, given: Flat, wanted: Mapping[str, Any]) -> Flat:

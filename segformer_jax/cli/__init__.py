@@ -9,6 +9,7 @@ import io
 import os
 import sys
 
+from segformer_jax.cli import collector
 from segformer_jax.cli.printing import by_line, say, shown_warnings
 
 NEEDED = ("rich", "tqdm", "tyro")  # the extra `cli`
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # Windows' code pages have no → and no Δ
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    collector.skip_last_search()
     try:
         with shown_warnings():
             code = _run(arguments)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from segformer_jax.cli import collector
 from segformer_jax.cli.coco_file import COCO, merge_coco
 from segformer_jax.cli.out_dir import output_folder
 from segformer_jax.cli.printing import about, make_console, make_table, print_json, say
@@ -23,9 +24,10 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
     Raises:
         ImageError: only one picture was given, and it can't be read.
     """
-    from segformer_jax.errors import ImageError
-    from segformer_jax.images.read import check_image
-    from segformer_jax.inference.pipeline import segment_many
+    with collector.paused():
+        from segformer_jax.errors import ImageError
+        from segformer_jax.images.read import check_image
+        from segformer_jax.inference.pipeline import segment_many
 
     pictures = [Picture(image, image.stem) for image in images]
     check_names(pictures)
@@ -44,7 +46,8 @@ def segment_photos(images: tuple[Path, ...], request: Request) -> int:
 
     results, failed = [], []
     with output_folder(request.out_dir):
-        segmenter = request.segmenter()
+        with collector.paused():
+            segmenter = request.segmenter()
         outcomes = segment_many(
             segmenter, pictures, read=read, then=save, protocol=request.protocol
         )

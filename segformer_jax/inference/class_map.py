@@ -6,8 +6,9 @@ to a few values, so that a thousand picture sizes need only a few programs. CPUs
 implementation for class maps without scores.
 """
 
+import threading
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,21 @@ def start_class_map(
         return whole, np.concatenate(certainties)[: size[0]] if scores else None
 
     return finish
+
+
+@cache
+def start_compiling(grid: tuple[int, int, int], device: jax.Device) -> threading.Thread | None:
+    """Compiles, once and in a thread, what class maps of (h, w, labels) logits need on a CPU.
+
+    It is called before the network is compiled, which takes Python's time first and XLA's then, so
+    that both cores of a small machine have work.
+    """
+    if device.platform != "cpu" or grid[-1] == 1:
+        return None
+    logits = jax.device_put(np.zeros((1, *grid), np.float32), device)
+    thread = threading.Thread(target=class_map, args=(logits, (1, 1)))
+    thread.start()
+    return thread
 
 
 def class_map_strips(

@@ -38,6 +38,8 @@ def class_map_on_cpu(
     Of equal classes it is the first. The type is uint8, or uint16 above 255 classes. An infinite
     logit counts as ±1e30; where one is NaN, the result is an arbitrary class.
     """
+    if len(logits.devices()) == 1:  # a sharding of another type would be compiled for anew
+        logits = jax.device_put(logits, *logits.devices())
     *_, place = _ranks(logits.shape[2], size[1])
     strips = list(strips_on_cpu(logits, size))  # all are started before the first is awaited
     whole = np.empty(size, strips[0][0].dtype)

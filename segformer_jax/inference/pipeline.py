@@ -138,6 +138,7 @@ def segment_many(
             if full and inputs:  # a smaller batch would be compiled anew
                 inputs += inputs[-1:] * (batch_size - len(inputs))
             full = full or len(inputs) == batch_size
+            segmenter.start_compiling(inputs)
             logits = segmenter.start(inputs)[: len(good)]
             if logits and spans is not None:
                 watched = watcher.submit(_watch, logits, time.perf_counter(), spans)

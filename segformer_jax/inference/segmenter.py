@@ -18,7 +18,7 @@ from segformer_jax.checkpoints.pretrained import load_model
 from segformer_jax.images.picture import as_rgb, size_of
 from segformer_jax.images.pillow_file import MAX_PIXELS
 from segformer_jax.images.processor import SegformerImageProcessor
-from segformer_jax.inference.class_map import start_class_map
+from segformer_jax.inference.class_map import start_class_map, start_compiling
 from segformer_jax.inference.compiled import compiler_options, forward_pass
 from segformer_jax.inference.devices import local_devices
 from segformer_jax.inference.protocol import Protocol
@@ -228,6 +228,8 @@ class Segmenter:
         Raises:
             ValueError: as the model's `__call__`.
         """
+        if not scores:
+            self.start_compiling(inputs)
         maps = [
             start_class_map(own, size, scores=scores, threshold=threshold)
             for own, size in zip(self.start(inputs), sizes, strict=True)
@@ -254,6 +256,11 @@ class Segmenter:
             for index, own in zip(same, self._each([inputs[i] for i in same]), strict=True):
                 logits[index] = own
         return logits
+
+    def start_compiling(self, inputs: Sequence[np.ndarray]) -> None:
+        """Compiles class maps without scores of such inputs in a thread; call it before `start`."""
+        for height, width in {pixels.shape[:2] for pixels in inputs}:
+            start_compiling(self._interface.logits_shape(height, width), self._mesh.devices.flat[0])
 
     def update(self, model: nnx.Module) -> None:
         """Replaces the weights by those of another model with the same layers, without compiling.

@@ -3,6 +3,7 @@
 import pytest
 
 from segformer_jax import cli, process
+from segformer_jax.cli import collector
 
 
 @pytest.fixture
@@ -10,6 +11,7 @@ def run(monkeypatch, capsys):
     """Runs a command in this process: (exit code, standard output, standard error)."""
     monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(collector.gc, "freeze", lambda: None)  # other tests' garbage too
     monkeypatch.setattr(process, "share_one_arena", lambda: None)
 
     def run(*arguments):

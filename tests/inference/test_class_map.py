@@ -1,12 +1,13 @@
 """Class maps at any size are torch's interpolate and argmax, but where two classes are equal."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from segformer_jax.inference import class_map_cpu
-from segformer_jax.inference.class_map import class_map
+from segformer_jax.inference.class_map import class_map, start_compiling
 
 SIZES = [(1, 1), (1, 300), (257, 1), (7, 5), (24, 31), (25, 32), (96, 124), (97, 123), (200, 333)]
 
@@ -129,3 +130,21 @@ def test_the_map_with_scores_is_the_map_without(rng):
 def test_a_process_of_64_bits_has_class_maps_too(rng, x64):
     logits = noise(rng, 5)
     assert_best(class_map(jnp.asarray(logits), (41, 53))[0], upsampled(logits, (41, 53)))
+
+
+def test_programs_compiled_beforehand_are_the_ones_that_run(rng):
+    device = jax.devices()[0]
+    thread = start_compiling((9, 13, 5), device)
+    assert thread is not None
+    assert start_compiling((9, 13, 5), device) is thread  # once is enough
+    thread.join()
+    programs = class_map_cpu._grid_and_live, class_map_cpu._strip
+    compiled = [program._cache_size() for program in programs]
+    mesh = jax.sharding.Mesh([device], ("batch",))  # as a segmenter's logits are
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    logits = rng.normal(size=(1, 9, 13, 5)).astype(np.float32)
+    # as in the thread: the tests' own settings hold in this one only
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        classes, _ = class_map(jax.device_put(logits, sharding), (97, 123))
+    assert_best(classes, upsampled(logits, (97, 123)))
+    assert [program._cache_size() for program in programs] == compiled
