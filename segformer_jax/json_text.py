@@ -1,4 +1,4 @@
-"""Writes JSON and file names as UTF-8, whatever the locale.
+"""Reads JSON, and writes it and file names as UTF-8, whatever the locale.
 
 Bytes of a file name that are not in the locale's encoding are surrogates in Python, which UTF-8
 can't encode.
@@ -19,6 +19,19 @@ def readable(text: str) -> str:
         ),
         text,
     )
+
+
+def json_value(text: str | bytes) -> Any:
+    """Parses JSON; bytes may begin with a byte order mark.
+
+    Raises:
+        ValueError: the text is not JSON, not UTF-8, UTF-16 or UTF-32, or nested too deeply, for
+            which Python's parser has an error of another kind.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def json_bytes(value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> bytes:

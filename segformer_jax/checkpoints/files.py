@@ -1,7 +1,6 @@
 """Reads and writes the weight files of SegFormers as NumPy arrays by name."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from segformer_jax.checkpoints.int8 import INT8_FILE, dequantise
 from segformer_jax.checkpoints.not_weights import check_is_no_stand_in
 from segformer_jax.checkpoints.torch_file import read_torch_file
 from segformer_jax.errors import WeightsError, listed
+from segformer_jax.json_text import json_value
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 FLOATS = (SAFETENSORS, f"{SAFETENSORS}.index.json", TORCH, f"{TORCH}.index.json")
@@ -137,8 +137,8 @@ def _safetensors(path: Path) -> Iterator[None]:
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     check_is_no_stand_in(index)
     try:
-        values = json.loads(index.read_bytes())["weight_map"].values()
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        values = json_value(index.read_bytes())["weight_map"].values()
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(
             f"{index} is not an index of weight shards ({error!r}): download it again"
         ) from error

@@ -1,6 +1,5 @@
 """Reads and writes the small JSON files beside weights."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from segformer_jax.atomic import atomic_path
 from segformer_jax.checkpoints.not_weights import check_is_no_stand_in
 from segformer_jax.errors import WeightsError
-from segformer_jax.json_text import json_bytes
+from segformer_jax.json_text import json_bytes, json_value
 
 
 def read_json(file: str | Path) -> dict[str, Any]:
@@ -20,10 +19,10 @@ def read_json(file: str | Path) -> dict[str, Any]:
     """
     try:
         check_is_no_stand_in(Path(file))
-        values = json.loads(Path(file).read_bytes())
+        values = json_value(Path(file).read_bytes())
     except OSError as error:
         raise WeightsError(f"{file} can't be read ({error.strerror}): correct the path") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise WeightsError(
             f"{file} is not valid JSON ({error}): correct or download it again"
         ) from error

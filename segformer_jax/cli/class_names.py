@@ -1,7 +1,8 @@
 """`--id2label`: names of a model's classes, from a file."""
 
-import json
 from pathlib import Path
+
+from segformer_jax.json_text import json_value
 
 
 def read_class_names(file: Path | None) -> dict[int, str] | None:
@@ -24,7 +25,7 @@ def read_class_names(file: Path | None) -> dict[int, str] | None:
     if not text.lstrip().startswith(("{", "[")):
         return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
     try:
-        content = json.loads(text)
+        content = json_value(text)
         content = content.get("id2label", content) if isinstance(content, dict) else content
         items = enumerate(content) if isinstance(content, list) else content.items()
         return {int(index): str(name) for index, name in items}

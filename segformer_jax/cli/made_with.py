@@ -9,7 +9,7 @@ from typing import Any
 from segformer_jax.atomic import atomic_path
 from segformer_jax.cli.segment_request import POLYGONS, Request
 from segformer_jax.inference.protocol import Protocol
-from segformer_jax.json_text import json_bytes
+from segformer_jax.json_text import json_bytes, json_value
 
 FILE = "segment.json"
 # options that change no result; they affect at most which results are written
@@ -55,7 +55,7 @@ def read_settings(out_dir: Path) -> dict[str, Any] | None:
     """
     file = out_dir / FILE
     try:
-        found = json.loads(file.read_bytes())
+        found = json_value(file.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:

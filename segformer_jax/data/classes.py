@@ -3,7 +3,6 @@
 Other tools' lists are in `class_files`; id2label.json wins over them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 
 from segformer_jax.data.class_files import READERS
 from segformer_jax.data.masks import AS_THEY_ARE, IGNORED, WITHOUT_ZERO, Coding, Colour
+from segformer_jax.json_text import json_value
 
 ID2LABEL = "id2label.json"
 IGNORED_NAMES = ("ignore", "ignored", "null", "void", str(IGNORED))  # unless a class has this name
@@ -197,8 +197,8 @@ def _beside(folder: Path, name: str) -> Path | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON or not UTF
+        return json_value(path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF
         raise ValueError(f"{path} can't be read as JSON: {error}") from error
 
 

@@ -7,7 +7,6 @@ traces the network, but compiles nothing. Programs are code: use only folders th
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import tempfile
@@ -25,7 +24,7 @@ from segformer_jax.atomic import atomic_path
 from segformer_jax.config import SegformerConfig
 from segformer_jax.inference.devices import local_devices
 from segformer_jax.inference.made_for import MadeFor
-from segformer_jax.json_text import json_bytes
+from segformer_jax.json_text import json_bytes, json_value
 
 MANIFEST = "programs.json"
 VARIABLE = "SEGFORMER_JAX_PROGRAMS"  # names the folder for every command, as in an image
@@ -70,7 +69,7 @@ class Manifest:
             OSError: it can't be read.
             ValueError: it is damaged, or of another kind.
         """
-        values = json.loads((folder / MANIFEST).read_bytes())
+        values = json_value((folder / MANIFEST).read_bytes())
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         files = values["files"] if isinstance(values.get("files"), dict) else {}

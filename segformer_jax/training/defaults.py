@@ -1,12 +1,12 @@
 """Chooses the settings that the user leaves open, from the pictures and the device."""
 
-import json
 import math
 from typing import Any
 
 import numpy as np
 
 from segformer_jax.data.check import Survey
+from segformer_jax.json_text import json_value
 from segformer_jax.training.settings import VARIANTS, ChosenSettings, TrainSettings
 
 EPOCHS = 40  # if the number of steps is left open
@@ -125,7 +125,7 @@ def class_weights(choice: str, survey: Survey) -> tuple[float, ...] | None:
 def _numbers(text: str) -> tuple[float, ...]:
     """Returns the numbers of a JSON list; empty unless the text is a list of numbers ≥ 0."""
     try:
-        values = json.loads(text)
+        values = json_value(text)
         numbers = tuple(float(value) for value in values)
     except (ValueError, TypeError):
         return ()

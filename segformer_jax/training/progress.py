@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_jax.atomic import atomic_path
+from segformer_jax.json_text import json_value
 
 
 class Teller:
@@ -67,7 +68,7 @@ def read_rows(file: Path) -> list[Row]:
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            rows.append(json_value(line))
         except ValueError:
             break
     return rows

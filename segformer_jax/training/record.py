@@ -1,7 +1,6 @@
 """`RUN/settings.json`: the settings of a run, the chosen values, and the packages' versions."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from segformer_jax.atomic import atomic_path
 from segformer_jax.data.check import Survey
-from segformer_jax.json_text import json_bytes
+from segformer_jax.json_text import json_bytes, json_value
 from segformer_jax.training.settings import MAY_CHANGE, ChosenSettings, TrainSettings
 
 PACKAGES = ("segformer-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -62,7 +61,7 @@ def read_record(file: Path) -> Record | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_bytes())
+        values = json_value(file.read_bytes())
         survey = values["survey"]
         return Record(
             asked=TrainSettings.from_dict(values["settings"]),

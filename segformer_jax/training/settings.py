@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from segformer_jax.images.flips import Flip, check_directions
 from segformer_jax.images.stretch import chosen_stretch
+from segformer_jax.json_text import json_value
 
 Format = Literal[
     "auto",
@@ -349,7 +350,7 @@ class TrainSettings:
         if not file.is_file():
             raise ValueError(f'there is no file {file}: --config takes a JSON file, or "paper"')
         try:
-            values = json.loads(file.read_bytes())
+            values = json_value(file.read_bytes())
         except ValueError as error:
             raise ValueError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(values, dict):

@@ -1,6 +1,5 @@
 """Shared by the formats of shapes: reads JSON files, and adds a background to their classes."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -9,6 +8,7 @@ from typing import Any
 from segformer_jax.data.classes import Classes
 from segformer_jax.data.dataset import Dataset
 from segformer_jax.data.masks import IGNORED, Coding
+from segformer_jax.json_text import json_value
 
 BACKGROUNDS = ("background", "_background_")
 HEAD = 4096  # bytes, by which a kind of JSON is told
@@ -45,8 +45,8 @@ def read_json(file: Path) -> Any:
         ValueError: no JSON.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
+        return json_value(file.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8
         raise ValueError(f"{file} can't be read as JSON: {error}") from error
 
 

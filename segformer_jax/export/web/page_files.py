@@ -1,7 +1,6 @@
 """Exports a page that segments photos in the visitor's browser: a folder for any web server."""
 
 import html
-import json
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from segformer_jax.export.signature import Signature, check_for_photos
 from segformer_jax.export.web.runtime import copy_runtime
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.images.read import read_image
-from segformer_jax.json_text import json_bytes
+from segformer_jax.json_text import json_bytes, json_value
 from segformer_jax.models.segformer import SegformerForSemanticSegmentation
 from segformer_jax.view import asset
 
@@ -129,7 +128,7 @@ def _write_page(folder: Path, *, name: str, licence: Licence, runtime: str, exam
 def _earlier_files(folder: Path) -> list[str]:
     """Returns the files that an earlier export wrote into the folder, by its settings.json."""
     try:
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        settings = json_value((folder / "settings.json").read_bytes())
         return [str(name) for name in settings["files"]] if settings["made_by"] == MAKER else []
     except (OSError, ValueError, TypeError, KeyError):
         return []

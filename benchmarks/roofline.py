@@ -1,0 +1,333 @@
+"""Shows what bounds the forward pass on this device: `python -m benchmarks.roofline`.
+
+The network is divided into the patch embeddings, the attention and the Mix-FFN of each stage, and
+the decode head. Each part is timed alone, in turn with the others and with the whole network.
+Beside it stands its *bound*, the least time that its products, convolutions and attentions take on
+this device. For each of them that is the longer of two times: its multiply-adds at the rate of a
+large matrix product; and reading its operands and writing its result once, at the rate at which as
+many bytes or more are copied. LayerNorm, GELU, softmax and additions count as if they took no time.
+"""
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+from benchmarks.checkpoints import make_pixels
+from benchmarks.machine import describe, peak
+from benchmarks.report import print_rows, write_json
+from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
+from segformer_jax.inference.compiled import compiler_options, forward_pass
+from segformer_jax.models.contract import in_use
+from segformer_jax.ops.dispatch import Operation
+from segformer_jax.process import keep_freed_memory
+
+Row = dict[str, Any]
+Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5"]
+
+SETS = (4, 16, 64, 256)  # MB that a copy reads and writes, when its rate is measured
+COLOURS = {
+    "patches": "#2ca02c", "attention": "#1f77b4", "Mix-FFN": "#ff7f0e", "decode head": "#9467bd",
+    "whole": "#d62728",
+}  # fmt: skip
+LEAST = 5e-3  # seconds of one measurement; shorter calls are repeated
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the network, and how often the network has it.
+
+    Attributes:
+        name: such as "stage 3, attention".
+        times: how often it runs.
+        module: the module with its parameters.
+        call: computes the part by the module.
+        inputs: its feature maps, as arrays or shapes.
+    """
+
+    name: str
+    times: int
+    module: nnx.Module
+    call: Callable[..., Any]
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The multiply-adds of one operation, and the bytes of its operands and its result."""
+
+    multiply_adds: int
+    bytes: int
+
+    def bound(self, rate: float, copying: dict[int, float]) -> float:
+        """Returns the least seconds at `rate` 10⁹ multiply-adds, and a copy's bytes, per second."""
+        larger = [each for mb, each in copying.items() if mb * 1e6 >= self.bytes]
+        copied = max(larger, default=copying[max(copying)])  # starting a small copy takes long
+        return max(self.multiply_adds / rate / 1e9, self.bytes / copied)
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-adds per byte."""
+        return self.multiply_adds / self.bytes
+
+
+def main(
+    variant: Variant = "b0",
+    batch: int = 1,
+    side: int = 512,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    rounds: int = 30,
+    out: Path = Path("out"),
+) -> None:
+    """Prints a table, and writes roofline.json and roofline.svg.
+
+    Args:
+        variant: size of the network.
+        batch: pictures per batch.
+        side: of the square pictures, in pixels.
+        dtype: type of the matrix products.
+        rounds: how often each part is timed.
+        out: the folder of the results.
+    """
+    keep_freed_memory()  # as `segformer-jax segment` does
+    config = getattr(SegformerConfig, variant)(num_labels=150)
+    model = SegformerForSemanticSegmentation(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    rate, copying = peak(dtype), {size: copied_per_second(size) for size in SETS}
+    rows = measure(in_use(model), batch=batch, side=side, rounds=rounds, rate=rate, copying=copying)
+    work = f"{variant}, {batch} × {side} × {side}, {dtype}"
+    print(f"{rate:.0f} G multiply-adds per second in a large product; copies of")
+    print(", ".join(f"{size} MB {each / 1e9:.0f} GB/s" for size, each in copying.items()))
+    print_rows(rows, work)
+    report = {"work": work, "machine": describe(), "peak": rate, "copying": copying, "rows": rows}
+    write_json(out / "roofline.json", report)
+    plot(out / "roofline.svg", report)
+
+
+def measure(
+    model: Any, *, batch: int, side: int, rounds: int, rate: float, copying: dict[int, float]
+) -> list[Row]:
+    """Returns a row per part of a folded model, and one for the whole; times in milliseconds."""
+    found = list(parts(model, batch, side))
+    runs = [_run_of_part(part, model.segformer.dtype) for part in found] + [
+        _run_of_whole(model, batch, side)
+    ]
+    times = [statistics.quantiles(own, n=4) for own in _in_turn(runs, rounds)]
+    rows = []
+    for part, (low, middle, high) in zip(found, times[:-1], strict=True):
+        done = works(part)
+        total = Work(sum(w.multiply_adds for w in done), sum(w.bytes for w in done))
+        bounds = [each.bound(rate, copying) for each in done]
+        computing = sum(each.multiply_adds for each in done) / rate / 1e9
+        rows.append(
+            {
+                "work": part.name,
+                "times": part.times,
+                "multiply_adds_G": part.times * total.multiply_adds / 1e9,
+                "MB": part.times * total.bytes / 1e6,
+                "per_byte": total.intensity,
+                "arithmetic_ms": 1e3 * part.times * computing,
+                "bound_ms": 1e3 * part.times * sum(bounds),
+                "ms": 1e3 * part.times * middle,
+                "low": 1e3 * part.times * low,
+                "high": 1e3 * part.times * high,
+                "share": sum(bounds) / middle,
+            }
+        )
+    low, middle, high = times[-1]
+    names = ("times", "multiply_adds_G", "MB", "arithmetic_ms", "bound_ms")
+    whole = {"work": "the whole network"} | {n: sum(row[n] for row in rows) for n in names}
+    whole |= {"per_byte": 1e3 * whole["multiply_adds_G"] / whole["MB"], "ms": 1e3 * middle}
+    whole |= {"low": 1e3 * low, "high": 1e3 * high, "share": whole["bound_ms"] / whole["ms"]}
+    return [*rows, whole | {"times": 1}]
+
+
+def parts(model: Any, batch: int, side: int) -> Iterator[Part]:
+    """Yields the parts of a folded model for square pictures."""
+    config, dtype = model.config, ops.activation_dtype(jnp.float32)
+    shaped = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    maps = [
+        shaped((batch, *size, width))
+        for size, width in zip(config.feature_sizes(side, side), config.hidden_sizes, strict=True)
+    ]
+    pixels = shaped((batch, side, side, config.num_channels))
+    for number, (stage, before, own) in enumerate(
+        zip(model.segformer.stages, [pixels, *maps], maps, strict=False), 1
+    ):
+        block, depth = stage.blocks[0], len(stage.blocks)
+        yield Part(f"stage {number}, patches", 1, stage, _patches, (before,))
+        yield Part(f"stage {number}, attention", depth, block, _attention, (own,))
+        yield Part(f"stage {number}, Mix-FFN", depth, block, _mix_ffn, (own,))
+    yield Part("decode head", 1, model.decode_head, _decode, tuple(maps))
+
+
+def _patches(stage, x):
+    return stage.patch_embeddings(x)
+
+
+def _attention(block, x):
+    return x + block.attention(block.layernorm_before(x))[0]
+
+
+def _mix_ffn(block, x):
+    return x + block.mlp(block.layernorm_after(x))
+
+
+def _decode(head, *maps):
+    return head(maps)
+
+
+def works(part: Part) -> list[Work]:
+    """Returns the work of each product, convolution and attention of a part."""
+    found: list[Work] = []
+    inside = False
+    original = Operation.__call__
+
+    def call(operation, *operands, **options):
+        nonlocal inside
+        if inside:  # an operation of which another one consists
+            return original(operation, *operands, **options)
+        inside = True
+        try:
+            result = original(operation, *operands, **options)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operands)
+            with ops.use("reference"):
+                written = jax.make_jaxpr(functools.partial(operation.reference, **options))(*shapes)
+        finally:
+            inside = False
+        by_shifts = operation is ops.depthwise_conv  # nine products, but elementwise
+        count = 9 * result.size if by_shifts else _multiply_adds(written.jaxpr)
+        if count:
+            both = jax.tree.leaves((operands, result))
+            found.append(Work(count, sum(x.size * x.dtype.itemsize for x in both)))
+        return result
+
+    with mock.patch.object(Operation, "__call__", call):
+        nnx.eval_shape(part.call, part.module, *part.inputs)
+    return found
+
+
+def _multiply_adds(jaxpr: Any) -> int:
+    """Counts the multiply-adds of products and convolutions, also of inner functions."""
+    count = 0
+    for equation in jaxpr.eqns:
+        name, out = equation.primitive.name, equation.outvars[0].aval
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval
+            count += out.size * math.prod(left.shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            outputs = equation.params["dimension_numbers"].rhs_spec[0]
+            count += out.size * math.prod(kernel) // kernel[outputs]
+        else:
+            inner = [p for p in equation.params.values() if hasattr(p, "jaxpr")]
+            repeated = equation.params.get("length", 1) if name == "scan" else 1
+            count += repeated * sum(_multiply_adds(each.jaxpr) for each in inner)
+    return count
+
+
+def _run_of_part(part: Part, dtype: Any) -> Callable[[], Any]:
+    graph, state = nnx.split(part.module)
+    platform, rng = jax.default_backend(), np.random.default_rng(0)
+
+    def run(state, *inputs):
+        with ops.use(ops.forms_for(platform), local_batch=True):
+            return part.call(nnx.merge(graph, state), *inputs)
+
+    inputs = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in part.inputs]
+    compiled = jax.jit(run, compiler_options=compiler_options(platform, dtype))
+    return lambda: compiled(state, *inputs).block_until_ready()
+
+
+def _run_of_whole(model: Any, batch: int, side: int) -> Callable[[], Any]:
+    graph, state = nnx.split(model)
+    platform = jax.default_backend()
+    options = compiler_options(platform, model.segformer.dtype)
+    compiled = jax.jit(forward_pass(graph, platform), compiler_options=options)
+    pixels = jnp.asarray(make_pixels(batch, side, side))
+    return lambda: compiled(state, pixels).block_until_ready()
+
+
+def _in_turn(runs: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Returns the seconds of one call of each run, measured in `rounds` turns."""
+    calls = []
+    for run in runs:
+        run()  # compiles
+        start = time.perf_counter()
+        run()
+        calls.append(math.ceil(LEAST / (time.perf_counter() - start)))
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, count, own in zip(runs, calls, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            own.append((time.perf_counter() - start) / count)
+    return times
+
+
+def copied_per_second(megabytes: int) -> float:
+    """Measures how many bytes a scaled copy reads and writes in a second."""
+    x = jnp.ones(megabytes * 10**6 // 8, jnp.float32)  # as many bytes are written
+    platform = jax.default_backend()
+    scaled = jax.jit(lambda x: 2 * x, compiler_options=compiler_options(platform, x.dtype))
+    (times,) = _in_turn([lambda: scaled(x).block_until_ready()], 12)
+    return 2 * x.nbytes / statistics.median(sorted(times)[:6])
+
+
+def plot(file: Path, report: dict[str, Any]) -> None:
+    """Draws the roofline with a point per part, and the time of each part beside its bound."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    *rows, whole = report["rows"]
+    figure, (roof, bars) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    rate, copying = report["peak"], report["copying"]
+    x = np.geomspace(0.5, 1.5 * max(row["per_byte"] for row in rows), 100)
+    for size, style in ((min(copying), "-"), (max(copying), "--")):
+        y = np.minimum(rate, x * copying[size] / 1e9)
+        roof.plot(x, y, style, color="#444444", label=f"{size} MB, {copying[size] / 1e9:.0f} GB/s")
+    for kind, colour in COLOURS.items():
+        own = [row for row in [*rows, whole] if kind in row["work"]]
+        done = [row["multiply_adds_G"] / row["ms"] * 1e3 for row in own]
+        size = [400 * row["ms"] / whole["ms"] + 10 for row in own]
+        roof.scatter([r["per_byte"] for r in own], done, size, colour, alpha=0.7)
+        roof.scatter([], [], 40, colour, label=kind, alpha=0.7)
+    roof.set(xscale="log", yscale="log", xlabel="multiply-adds per byte")
+    roof.set_ylabel("10⁹ multiply-adds per second")
+    roof.legend(fontsize="small", loc="lower right")
+    names = [row["work"] for row in rows][::-1]
+    bars.barh(names, [row["ms"] for row in rows][::-1], color="#cfd6e0", label="measured")
+    bars.barh(
+        names, [row["bound_ms"] for row in rows][::-1], height=0.4, color="#d62728", label="bound"
+    )
+    bars.set(xlabel="ms")
+    bars.legend(fontsize="small")
+    for axis in (roof, bars):
+        axis.spines[["top", "right"]].set_visible(False)
+    machine = report["machine"]
+    where = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
+    figure.suptitle(
+        f"{report['work']}: {whole['ms']:.0f} ms, bound {whole['bound_ms']:.0f} ms "
+        f"({where}, {machine['date']})"
+    )
+    figure.tight_layout()
+    figure.savefig(file)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
