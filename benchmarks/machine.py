@@ -7,8 +7,10 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "segformer-jax", "jax", "libtpu", "flax", "torch", "triton", "transformers", "onnxruntime",
@@ -34,23 +36,25 @@ def peak(dtype: str) -> float:
 
     On a CPU this is the better of JAX and PyTorch, on an accelerator it is JAX.
     """
-    if _accelerator() is not None:
-        return _jax_rate(dtype, 8192)
-    return max(_jax_rate(dtype, 2048), _torch_rate(dtype, 2048))
+    product, side = large_product(dtype)
+    own = _rate(product, side)
+    return own if _accelerator() is not None else max(own, _torch_rate(dtype, side))
 
 
-def _jax_rate(dtype: str, side: int) -> float:
+def large_product(dtype: str) -> tuple[Callable[[], Any], int]:
+    """Returns a function that multiplies two square matrices by JAX, and their side."""
     import jax
     import jax.numpy as jnp
 
     from segformer_jax.inference.compiled import compiler_options
 
+    side = 2048 if _accelerator() is None else 8192
     a = jnp.ones((side, side), dtype)
     product = jax.jit(
         lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32),
         compiler_options=compiler_options(jax.default_backend(), dtype),
     )
-    return _rate(lambda: product(a, a).block_until_ready(), side)
+    return lambda: product(a, a).block_until_ready(), side
 
 
 def _torch_rate(dtype: str, side: int) -> float:

@@ -25,7 +25,7 @@ import tyro
 from flax import nnx
 
 from benchmarks.checkpoints import make_pixels
-from benchmarks.machine import describe, peak
+from benchmarks.machine import describe, large_product
 from benchmarks.report import print_rows, write_json
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
 from segformer_jax.inference.compiled import compiler_options, forward_pass
@@ -103,53 +103,78 @@ def main(
     keep_freed_memory()  # as `segformer-jax segment` does
     config = getattr(SegformerConfig, variant)(num_labels=150)
     model = SegformerForSemanticSegmentation(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
-    rate, copying = peak(dtype), {size: copied_per_second(size) for size in SETS}
-    rows = measure(in_use(model), batch=batch, side=side, rounds=rounds, rate=rate, copying=copying)
-    work = f"{variant}, {batch} × {side} × {side}, {dtype}"
-    print(f"{rate:.0f} G multiply-adds per second in a large product; copies of")
-    print(", ".join(f"{size} MB {each / 1e9:.0f} GB/s" for size, each in copying.items()))
-    print_rows(rows, work)
-    report = {"work": work, "machine": describe(), "peak": rate, "copying": copying, "rows": rows}
+    report = measure(in_use(model), dtype=dtype, batch=batch, side=side, rounds=rounds)
+    report |= {"work": f"{variant}, {batch} × {side} × {side}, {dtype}", "machine": describe()}
+    print(f"a large product: {report['peak']:.0f} G multiply-adds per second")
+    for size, copied in report["copying"].items():
+        print(f"a copy that reads and writes {size} MB: {copied / 1e9:.0f} GB per second")
+    print_rows(report["rows"], report["work"])
     write_json(out / "roofline.json", report)
     plot(out / "roofline.svg", report)
 
 
-def measure(
-    model: Any, *, batch: int, side: int, rounds: int, rate: float, copying: dict[int, float]
-) -> list[Row]:
-    """Returns a row per part of a folded model, and one for the whole; times in milliseconds."""
+def measure(model: Any, *, dtype: str, batch: int, side: int, rounds: int) -> dict[str, Any]:
+    """Measures the parts of a folded model, the whole, and what the device can do, all in turn.
+
+    Returns:
+        `peak`, 10⁹ multiply-adds per second of a large product; `copying`, the bytes per second of
+        copies that read and write so many MB; `rows`, one per part and one for the whole, with
+        times in milliseconds.
+    """
     found = list(parts(model, batch, side))
-    runs = [_run_of_part(part, model.segformer.dtype) for part in found] + [
-        _run_of_whole(model, batch, side)
+    product, length = large_product(dtype)
+    runs = [
+        product,
+        *map(_copy, SETS),
+        *(_run_of_part(part, model.segformer.dtype) for part in found),
     ]
+    runs.append(_run_of_whole(model, batch, side))
     times = [statistics.quantiles(own, n=4) for own in _in_turn(runs, rounds)]
-    rows = []
-    for part, (low, middle, high) in zip(found, times[:-1], strict=True):
-        done = works(part)
-        total = Work(sum(w.multiply_adds for w in done), sum(w.bytes for w in done))
-        bounds = [each.bound(rate, copying) for each in done]
-        computing = sum(each.multiply_adds for each in done) / rate / 1e9
-        rows.append(
-            {
-                "work": part.name,
-                "times": part.times,
-                "multiply_adds_G": part.times * total.multiply_adds / 1e9,
-                "MB": part.times * total.bytes / 1e6,
-                "per_byte": total.intensity,
-                "arithmetic_ms": 1e3 * part.times * computing,
-                "bound_ms": 1e3 * part.times * sum(bounds),
-                "ms": 1e3 * part.times * middle,
-                "low": 1e3 * part.times * low,
-                "high": 1e3 * part.times * high,
-                "share": sum(bounds) / middle,
-            }
-        )
-    low, middle, high = times[-1]
-    names = ("times", "multiply_adds_G", "MB", "arithmetic_ms", "bound_ms")
-    whole = {"work": "the whole network"} | {n: sum(row[n] for row in rows) for n in names}
-    whole |= {"per_byte": 1e3 * whole["multiply_adds_G"] / whole["MB"], "ms": 1e3 * middle}
-    whole |= {"low": 1e3 * low, "high": 1e3 * high, "share": whole["bound_ms"] / whole["ms"]}
-    return [*rows, whole | {"times": 1}]
+    (_, own, _), *copies = times[: 1 + len(SETS)]
+    rate = length**3 / own / 1e9
+    copying = {mb: mb * 1e6 / own for mb, (_, own, _) in zip(SETS, copies, strict=True)}
+    rows = [
+        _row(part, quartiles, rate, copying)
+        for part, quartiles in zip(found, times[1 + len(SETS) : -1], strict=True)
+    ]
+    return {"peak": rate, "copying": copying, "rows": [*rows, _row_of_whole(rows, times[-1])]}
+
+
+def _row(part: Part, quartiles: list[float], rate: float, copying: dict[int, float]) -> Row:
+    done = works(part)
+    count = part.times * sum(work.multiply_adds for work in done)
+    size = part.times * sum(work.bytes for work in done)
+    bound = part.times * sum(work.bound(rate, copying) for work in done)
+    low, middle, high = (1e3 * part.times * each for each in quartiles)
+    return {
+        "work": part.name,
+        "times": part.times,
+        "multiply_adds_G": count / 1e9,
+        "MB": size / 1e6,
+        "per_byte": count / size,
+        "arithmetic_ms": 1e3 * count / rate / 1e9,
+        "bound_ms": 1e3 * bound,
+        "ms": middle,
+        "low": low,
+        "high": high,
+        "share": 1e3 * bound / middle,
+    }
+
+
+def _row_of_whole(rows: list[Row], quartiles: list[float]) -> Row:
+    names = ("multiply_adds_G", "MB", "arithmetic_ms", "bound_ms")
+    total = {name: sum(row[name] for row in rows) for name in names}
+    low, middle, high = (1e3 * each for each in quartiles)
+    return {
+        "work": "the whole network",
+        "times": 1,
+        **total,
+        "per_byte": 1e3 * total["multiply_adds_G"] / total["MB"],
+        "ms": middle,
+        "low": low,
+        "high": high,
+        "share": total["bound_ms"] / middle,
+    }
 
 
 def parts(model: Any, batch: int, side: int) -> Iterator[Part]:
@@ -277,13 +302,12 @@ def _in_turn(runs: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
     return times
 
 
-def copied_per_second(megabytes: int) -> float:
-    """Measures how many bytes a scaled copy reads and writes in a second."""
+def _copy(megabytes: int) -> Callable[[], Any]:
+    """Returns a copy, scaled so that it is one, that reads and writes so many megabytes."""
     x = jnp.ones(megabytes * 10**6 // 8, jnp.float32)  # as many bytes are written
-    platform = jax.default_backend()
-    scaled = jax.jit(lambda x: 2 * x, compiler_options=compiler_options(platform, x.dtype))
-    (times,) = _in_turn([lambda: scaled(x).block_until_ready()], 12)
-    return 2 * x.nbytes / statistics.median(sorted(times)[:6])
+    options = compiler_options(jax.default_backend(), x.dtype)
+    scaled = jax.jit(lambda x: 2 * x, compiler_options=options)
+    return lambda: scaled(x).block_until_ready()
 
 
 def plot(file: Path, report: dict[str, Any]) -> None:
@@ -297,7 +321,7 @@ def plot(file: Path, report: dict[str, Any]) -> None:
     figure, (roof, bars) = pyplot.subplots(1, 2, figsize=(12, 4.5))
     rate, copying = report["peak"], report["copying"]
     x = np.geomspace(0.5, 1.5 * max(row["per_byte"] for row in rows), 100)
-    for size, style in ((min(copying), "-"), (max(copying), "--")):
+    for size, style in ((max(copying, key=copying.__getitem__), "-"), (max(copying), "--")):
         y = np.minimum(rate, x * copying[size] / 1e9)
         roof.plot(x, y, style, color="#444444", label=f"{size} MB, {copying[size] / 1e9:.0f} GB/s")
     for kind, colour in COLOURS.items():
