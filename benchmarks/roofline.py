@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,11 +77,6 @@ class Work:
         copied = max(larger, default=copying[max(copying)])  # starting a small copy takes long
         return max(self.multiply_adds / rate / 1e9, self.bytes / copied)
 
-    @property
-    def intensity(self) -> float:
-        """Multiply-adds per byte."""
-        return self.multiply_adds / self.bytes
-
 
 def main(
     variant: Variant = "b0",
@@ -127,8 +123,8 @@ def measure(model: Any, *, dtype: str, batch: int, side: int, rounds: int) -> di
         product,
         *map(_copy, SETS),
         *(_run_of_part(part, model.segformer.dtype) for part in found),
+        _run_of_whole(model, batch, side),
     ]
-    runs.append(_run_of_whole(model, batch, side))
     times = [statistics.quantiles(own, n=4) for own in _in_turn(runs, rounds)]
     (_, own, _), *copies = times[: 1 + len(SETS)]
     rate = length**3 / own / 1e9
@@ -179,16 +175,17 @@ def _row_of_whole(rows: list[Row], quartiles: list[float]) -> Row:
 
 def parts(model: Any, batch: int, side: int) -> Iterator[Part]:
     """Yields the parts of a folded model for square pictures."""
-    config, dtype = model.config, ops.activation_dtype(jnp.float32)
+    config = model.config
+    with _forms():
+        dtype = ops.activation_dtype(model.segformer.dtype)
     shaped = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     maps = [
         shaped((batch, *size, width))
         for size, width in zip(config.feature_sizes(side, side), config.hidden_sizes, strict=True)
     ]
-    pixels = shaped((batch, side, side, config.num_channels))
-    for number, (stage, before, own) in enumerate(
-        zip(model.segformer.stages, [pixels, *maps], maps, strict=False), 1
-    ):
+    inputs = [shaped((batch, side, side, config.num_channels)), *maps[:-1]]
+    stages = zip(model.segformer.stages, inputs, maps, strict=True)
+    for number, (stage, before, own) in enumerate(stages, 1):
         block, depth = stage.blocks[0], len(stage.blocks)
         yield Part(f"stage {number}, patches", 1, stage, _patches, (before,))
         yield Part(f"stage {number}, attention", depth, block, _attention, (own,))
@@ -237,7 +234,7 @@ def works(part: Part) -> list[Work]:
             found.append(Work(count, sum(x.size * x.dtype.itemsize for x in both)))
         return result
 
-    with mock.patch.object(Operation, "__call__", call):
+    with mock.patch.object(Operation, "__call__", call), _forms():
         nnx.eval_shape(part.call, part.module, *part.inputs)
     return found
 
@@ -262,12 +259,16 @@ def _multiply_adds(jaxpr: Any) -> int:
     return count
 
 
+def _forms() -> AbstractContextManager:
+    return ops.use(ops.forms_for(jax.default_backend()), local_batch=True)
+
+
 def _run_of_part(part: Part, dtype: Any) -> Callable[[], Any]:
     graph, state = nnx.split(part.module)
     platform, rng = jax.default_backend(), np.random.default_rng(0)
 
     def run(state, *inputs):
-        with ops.use(ops.forms_for(platform), local_batch=True):
+        with _forms():
             return part.call(nnx.merge(graph, state), *inputs)
 
     inputs = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in part.inputs]
