@@ -258,9 +258,14 @@ class Segmenter:
         return logits
 
     def start_compiling(self, inputs: Sequence[np.ndarray]) -> None:
-        """Compiles class maps without scores of such inputs in a thread; call it before `start`."""
-        for height, width in {pixels.shape[:2] for pixels in inputs}:
-            start_compiling(self._interface.logits_shape(height, width), self._mesh.devices.flat[0])
+        """Compiles class maps without scores of such inputs in a thread; call it before `start`.
+
+        Raises:
+            ValueError: as the model's `__call__`.
+        """
+        for shape in {pixels.shape for pixels in inputs}:
+            check_pixel_values(jax.ShapeDtypeStruct((1, *shape), np.float32), self._interface)
+            start_compiling(self._interface.logits_shape(*shape[:2]), self._mesh.devices.flat[0])
 
     def update(self, model: nnx.Module) -> None:
         """Replaces the weights by those of another model with the same layers, without compiling.

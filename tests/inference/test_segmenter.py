@@ -320,6 +320,9 @@ def test_what_can_not_work_is_said(segmenter):
         Segmenter(model, SegformerImageProcessor(), max_pixels=100)(STREET)
     with pytest.raises(ValueError, match="looks like NCHW"):
         segmenter.logits(np.zeros((1, 3, 64, 64), np.float32))
+    for shape, rule in [((8, 8, 3), "at least 29 pixels"), ((64, 64, 4), "must be NHWC")]:
+        with pytest.raises(ValueError, match=rule):
+            segmenter.class_maps([np.zeros(shape, np.float32)], [(64, 64)])
 
 
 def test_the_model_stays_as_it_is():
