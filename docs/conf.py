@@ -34,7 +34,7 @@ autodoc_preserve_defaults = True
 autodoc_default_options = {
     "members": True,
     "special-members": "__call__",
-    "inherited-members": "Module, dict, Exception, BaseException",  # nothing of these
+    "inherited-members": "Module, Rngs, dict, Exception, BaseException",  # nothing of these
 }
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
