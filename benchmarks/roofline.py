@@ -54,7 +54,7 @@ class Part:
         times: how often it runs.
         module: the module with its parameters.
         call: computes the part by the module.
-        inputs: its feature maps, as arrays or shapes.
+        inputs: the shapes of its feature maps, (b, h, w, c).
     """
 
     name: str
@@ -260,6 +260,7 @@ def _multiply_adds(jaxpr: Any) -> int:
 
 
 def _forms() -> AbstractContextManager:
+    """Traces in the forms of this device, as `forward_pass` does."""
     return ops.use(ops.forms_for(jax.default_backend()), local_batch=True)
 
 
@@ -330,16 +331,15 @@ def plot(file: Path, report: dict[str, Any]) -> None:
         done = [row["multiply_adds_G"] / row["ms"] * 1e3 for row in own]
         size = [400 * row["ms"] / whole["ms"] + 10 for row in own]
         roof.scatter([r["per_byte"] for r in own], done, size, colour, alpha=0.7)
-        roof.scatter([], [], 40, colour, label=kind, alpha=0.7)
+        roof.scatter([], [], 40, colour, label=kind, alpha=0.7)  # of one size in the legend
     roof.set(xscale="log", yscale="log", xlabel="multiply-adds per byte")
     roof.set_ylabel("10⁹ multiply-adds per second")
     roof.legend(fontsize="small", loc="lower right")
-    names = [row["work"] for row in rows][::-1]
-    bars.barh(names, [row["ms"] for row in rows][::-1], color="#cfd6e0", label="measured")
-    bars.barh(
-        names, [row["bound_ms"] for row in rows][::-1], height=0.4, color="#d62728", label="bound"
-    )
+    names, times, bounds = ([row[key] for row in rows] for key in ("work", "ms", "bound_ms"))
+    bars.barh(names, times, color="#cfd6e0", label="measured")
+    bars.barh(names, bounds, height=0.4, color="#d62728", label="bound")
     bars.set(xlabel="ms")
+    bars.invert_yaxis()
     bars.legend(fontsize="small")
     for axis in (roof, bars):
         axis.spines[["top", "right"]].set_visible(False)
