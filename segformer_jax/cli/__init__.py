@@ -25,9 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # Windows' code pages have no → and no Δ
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    collector.skip_last_search()
     try:
-        with shown_warnings():
+        with collector.no_last_search(), shown_warnings():
             code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -223,6 +223,35 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
         Image.open(file).load()
 
 
+BUSY = """
+from segformer_jax import cli
+from segformer_jax.cli import collector
+
+def command(arguments):
+    with collector.paused():
+        import numpy as np
+        from segformer_jax import Segmenter
+        segmenter = Segmenter.from_pretrained("scene-b0")
+        pixels = np.zeros((512, 512, 3), np.float32)
+        segmenter.class_maps([pixels], [(512, 512)])
+    logits = [segmenter.start([pixels]) for _ in range(16)]
+    raise KeyboardInterrupt
+
+cli._run = command
+cli.main([])
+"""
+
+
+def test_an_interrupted_program_waits_for_what_is_being_computed():
+    """Otherwise one in two crashed, as XLA's threads went on while its code was unloaded."""
+    running = [
+        subprocess.Popen([*PROGRAM[:2], BUSY], stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for process in running:
+        assert process.communicate(timeout=120)[1] == "segformer-jax: interrupted\n"
+        assert process.returncode == 130
+
+
 @pytest.mark.parametrize("options", short([[], ["--json"]], [[]]))
 def test_a_reader_that_stops_early_meets_silence(options):
     command = [*PROGRAM, "info", "b0", *options]
