@@ -54,6 +54,7 @@ TANH_GELU = 1e-2  # KerasHub approximates GELU: see `benchmarks.peers.keras_hub`
 CONTENDERS = {
     "ours": Contender("ours"),
     "ours, bfloat16": Contender("ours", "bfloat16", BFLOAT16),
+    "ours, fused, bfloat16": Contender("ours_fused", "bfloat16", BFLOAT16),
     "transformers": Contender("torch_eager"),
     "transformers, torch.compile": Contender("torch_compile"),
     "transformers, bfloat16": Contender("torch_eager", "bfloat16", BFLOAT16),
@@ -67,13 +68,19 @@ CONTENDERS = {
     "KerasHub": Contender("keras_hub", tolerance=TANH_GELU),
     "ZeroModels": Contender("zeromodels"),
 }
-ON_GPU = tuple(  # without max-autotune, which takes minutes to compile
+# without max-autotune, which takes minutes to compile, and without kernels that are not in use
+ON_GPU = tuple(
     name
     for name in CONTENDERS
-    if name.startswith(("ours", "transformers")) and "max-autotune" not in name
+    if name.startswith(("ours", "transformers"))
+    and "max-autotune" not in name
+    and "fused" not in name
 )
-ON_CPU = tuple(  # without PyTorch in bfloat16: it is slower than in float32, so nobody uses it
-    name for name in CONTENDERS if not (name.startswith("transformers") and "bfloat16" in name)
+# without PyTorch in bfloat16: it is slower than in float32, so nobody uses it
+ON_CPU = tuple(
+    name
+    for name in CONTENDERS
+    if not (name.startswith("transformers") and "bfloat16" in name) and "fused" not in name
 )
 TENSORFLOAT32 = 1e-2  # error of products of 10 bits, the default for float32 on a GPU
 EXPORTED = {  # our ONNX files, measured by `benchmarks.exported`

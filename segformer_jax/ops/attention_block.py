@@ -38,7 +38,9 @@ def _on_tpu(*operands, **options):
     from segformer_jax.ops import attention_tpu, kernels  # importing Pallas takes a while
 
     x, k, *_ = operands
-    if not on_one_device() or not attention_tpu.fits(x.shape, k.shape):
+    if not on_one_device() or not attention_tpu.fits(
+        x.shape, k.shape, options["heads"], options["dtype"]
+    ):
         return _attention_block(*operands, **options)
     return kernels.on("tpu", attention_tpu.attention_block, _attention_block, *operands, **options)
 

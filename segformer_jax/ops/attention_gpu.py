@@ -1,8 +1,8 @@
 """The attention half of a block as one Pallas kernel for GPUs, through Triton. Never run on a GPU.
 
-A program computes some queries of one picture, one head after another; its output projection adds
-up the heads, so that neither queries, scores nor the heads' results go through memory. Triton's
-arrays have powers of two as sides: wider rows and columns are masked.
+A program computes some queries of one picture, one head after another, and some keys at a time; its
+output projection adds up the heads, so that neither queries, scores nor the heads' results go
+through memory. Triton's arrays have powers of two as sides: wider rows and columns are masked.
 """
 
 from functools import partial
@@ -16,17 +16,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.ops.dispatch import at_least_float32, is_known
-from segformer_jax.ops.kernels import affine_first, dot, like, whole
+from segformer_jax.ops.kernels import affine_first, dot, like, power, whole
 
-KEYS = 256  # at most: the scores of a program's queries are in its registers
+KEYS = 128  # at once: the scores of a program's queries are in its registers
 QUERIES = 16_384  # channels × queries of a program
 
 
 def fits(shape: tuple, reduced: tuple, heads: int) -> bool:
     """Whether the kernel takes a map and keys of these shapes."""
     width = shape[3] // heads
-    known = is_known(*shape, *reduced)
-    return known and reduced[1] * reduced[2] <= KEYS and width >= 16 and _power(width) == width
+    return is_known(*shape, *reduced) and width >= 16 and power(width) == width
 
 
 def attention_block(
@@ -56,7 +55,7 @@ def attention_block(
         o_proj[0].astype(dtype).reshape(heads, d, c),
         o_proj[1].astype(wide),
     ]
-    count = max(16, min(128, QUERIES // _power(c)))
+    count = max(16, min(128, QUERIES // power(c)))
     block = pl.BlockSpec((None, count, c), lambda i, j: (i, j, 0))
     kept = pl.BlockSpec((None, *k.shape[1:]), lambda i, j: (i, 0, 0, 0))
     y = pl.pallas_call(
@@ -72,16 +71,11 @@ def attention_block(
     return y.reshape(b, h, w, c)
 
 
-def _power(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
 def _kernel(x, k, v, query, query_bias, out, out_bias, y, *, epsilon, count):
-    (tokens, c), (heads, keys, _), dtype = x.shape, k.shape, k.dtype
-    wide = at_least_float32(x.dtype)
-    side, width = pl.ds(0, _power(c)), pl.ds(0, _power(keys))
-    real = jnp.arange(_power(c)) < c
-    there = jnp.arange(_power(keys)) < keys
+    (tokens, c), (heads, keys, width), dtype = x.shape, k.shape, k.dtype
+    wide, some = at_least_float32(x.dtype), min(KEYS, power(keys, least=16))
+    side = pl.ds(0, power(c))
+    real = jnp.arange(power(c)) < c
     left = pl.program_id(1) * tokens + jnp.arange(tokens) < count
     own = left[:, None] & real[None]
     given = plgpu.load(x.at[:, side], mask=own, other=0).astype(wide)
@@ -92,13 +86,28 @@ def _kernel(x, k, v, query, query_bias, out, out_bias, y, *, epsilon, count):
     def one_head(head, total):
         weights = plgpu.load(query.at[head, side], mask=real[:, None], other=0)
         q = (dot(z, weights, wide=wide) + query_bias[head][None]).astype(dtype)
-        key = plgpu.load(k.at[head, width], mask=there[:, None], other=0)
-        value = plgpu.load(v.at[head, width], mask=there[:, None], other=0)
-        scores = jnp.where(there[None], dot(q, key.T, wide=wide), -np.inf)
-        scores = jnp.exp2(scores - jnp.max(scores, 1, keepdims=True))
-        part = dot(scores.astype(dtype), value, wide=wide) / jnp.sum(scores, 1, keepdims=True)
+
+        def some_keys(i, state):
+            """Adds some keys to the largest score, the sum of weights and the weighted values."""
+            largest, weight, values = state
+            block, there = pl.ds(i * some, some), i * some + jnp.arange(some) < keys
+            key = plgpu.load(k.at[head, block], mask=there[:, None], other=0)
+            value = plgpu.load(v.at[head, block], mask=there[:, None], other=0)
+            scores = jnp.where(there[None], dot(q, key.T, wide=wide), -np.inf)
+            larger = jnp.maximum(largest, jnp.max(scores, 1, keepdims=True))
+            scores, before = jnp.exp2(scores - larger), jnp.exp2(largest - larger)
+            weight = weight * before + jnp.sum(scores, 1, keepdims=True)
+            values = values * before + dot(scores.astype(dtype), value, wide=wide)
+            return larger, weight, values
+
+        start = (
+            jnp.full((tokens, 1), -np.inf, wide),
+            jnp.zeros((tokens, 1), wide),
+            jnp.zeros((tokens, width), wide),
+        )
+        _, weight, values = lax.fori_loop(0, pl.cdiv(keys, some), some_keys, start)
         weights = plgpu.load(out.at[head, :, side], mask=real[None], other=0)
-        return total + dot(part.astype(dtype), weights, wide=wide)
+        return total + dot((values / weight).astype(dtype), weights, wide=wide)
 
     bias = plgpu.load(out_bias.at[side], mask=real, other=0)
     result = lax.fori_loop(0, heads, one_head, given + bias[None])

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
@@ -26,14 +27,18 @@ from segformer_jax.ops.kernels import (
     whole,
 )
 
-KEYS = 1024  # at most: all scores of some queries are in fast memory at once
+KEYS = 1024  # at once: the scores of some queries are in fast memory
 QUERIES = 1024  # at once, of one head: fewer leave the core waiting for its own results
 TILE = 2048  # queries of one step of the grid
 
 
-def fits(shape: tuple, reduced: tuple) -> bool:
-    """Whether the kernel takes a map and keys of these shapes: known sizes, not too many keys."""
-    return is_known(*shape, *reduced) and reduced[1] * reduced[2] <= KEYS
+def fits(shape: tuple, reduced: tuple, heads: int, dtype: DTypeLike) -> bool:
+    """Whether the kernel takes a map and keys of these shapes: known sizes, keys in fast memory."""
+    if not is_known(*shape, *reduced):
+        return False
+    width = -(-shape[3] // heads // LANES) * LANES  # of a head's keys, on the lanes
+    values = reduced[1] * reduced[2] * (heads * width + shape[3])
+    return 2 * values * jnp.dtype(dtype).itemsize <= FAST_MEMORY * 2 // 3  # two pictures at a time
 
 
 def attention_block(
@@ -52,10 +57,14 @@ def attention_block(
     """Returns x + o_proj(attention(q_proj(LayerNorm(x)), k, v)), float32 between the products."""
     (b, h, w, c), wide = x.shape, at_least_float32(x.dtype)
     planes = w % LANES == 0 and c < LANES
+    options = dict(count=k.shape[1] * k.shape[2], epsilon=epsilon, interpret=interpret)
     query, query_bias = affine_first(norm, q_proj, wide=wide)
     scale = (c // heads) ** -0.5 * np.log2(np.e)  # the kernel takes powers of 2
-    k = k.astype(dtype).reshape(b, -1, c).reshape(b, -1, heads, c // heads).swapaxes(1, 2)
-    v = v.astype(dtype).reshape(b, -1, c).swapaxes(1, 2)
+    missing = -options["count"] % KEYS if options["count"] > KEYS else 0
+    k, v = (
+        jnp.pad(y.astype(dtype).reshape(b, -1, c), ((0, 0), (0, missing), (0, 0))) for y in (k, v)
+    )
+    k, v = k.reshape(b, -1, heads, c // heads).swapaxes(1, 2), v.swapaxes(1, 2)
     layers = [
         (query * scale).astype(dtype).T,
         (query_bias * scale).reshape(-1, 1),
@@ -63,28 +72,27 @@ def attention_block(
         o_proj[1].astype(wide).reshape((-1, 1) if planes else (1, -1)),
     ]
     if planes:
-        y = _call_by_rows(x.swapaxes(2, 3), k, v, *layers, epsilon=epsilon, interpret=interpret)
-        return y.swapaxes(2, 3)
+        return _call_by_rows(x.swapaxes(2, 3), k, v, *layers, **options).swapaxes(2, 3)
     x = jnp.pad(x.reshape(b, h * w, c), ((0, 0), (0, -(h * w) % LANES), (0, 0)))
-    y = _call_by_tokens(x, k, v, *layers, epsilon=epsilon, interpret=interpret)
+    y = _call_by_tokens(x, k, v, *layers, **options)
     return y[:, : h * w].reshape(b, h, w, c)
 
 
-def _call_by_rows(x, k, v, *layers, epsilon, interpret):
+def _call_by_rows(x, k, v, *layers, interpret, **options):
     _, h, c, w = x.shape
     at_once = max(1, QUERIES // w)
     tile = min(at_once * max(1, TILE // (at_once * w)), h + -h % at_once)
     block = pl.BlockSpec((1, tile, c, w), lambda n, i: (n, i, 0, 0))
-    kernel = partial(_by_rows, at_once=at_once, epsilon=epsilon)
+    kernel = partial(_by_rows, at_once=at_once, **options)
     return _call(kernel, block, pl.cdiv(h, tile), x, k, v, *layers, interpret=interpret)
 
 
-def _call_by_tokens(x, k, v, *layers, epsilon, interpret):
+def _call_by_tokens(x, k, v, *layers, interpret, **options):
     _, n, c = x.shape
     at_once = next(size for size in (512, 256, 128) if n % size == 0)
     tile = min(at_once * (TILE // at_once), n)
     block = pl.BlockSpec((1, tile, c), lambda n, i: (n, i, 0))
-    kernel = partial(_by_tokens, at_once=at_once, epsilon=epsilon)
+    kernel = partial(_by_tokens, at_once=at_once, **options)
     return _call(kernel, block, pl.cdiv(n, tile), x, k, v, *layers, interpret=interpret)
 
 
@@ -103,7 +111,7 @@ def _call(kernel, block, tiles, x, k, v, *layers, interpret):
     )(x, k, v, *layers)
 
 
-def _by_rows(x, k, v, query, query_bias, out, out_bias, y, *, at_once, epsilon):
+def _by_rows(x, k, v, query, query_bias, out, out_bias, y, *, at_once, count, epsilon):
     """Computes a tile of rows, each (channels, columns)."""
     wide, dtype = at_least_float32(x.dtype), k.dtype
 
@@ -112,12 +120,12 @@ def _by_rows(x, k, v, query, query_bias, out, out_bias, y, *, at_once, epsilon):
         rows = [x[0, i * at_once + row].astype(wide) for row in range(at_once)]
         normed = (normalized(row, axis=0, epsilon=epsilon).astype(dtype) for row in rows)
         queries = [(dot(query[...], z, wide=wide) + query_bias[...]).astype(dtype) for z in normed]
-        for n, (row, z) in enumerate(zip(rows, _attend(queries, k, v, wide), strict=True)):
+        for n, (row, z) in enumerate(zip(rows, _attend(queries, k, v, wide, count), strict=True)):
             z = row + dot(out[...], z, wide=wide) + out_bias[...]
             y[0, i * at_once + n] = z.astype(y.dtype)
 
 
-def _by_tokens(x, k, v, query, query_bias, out, out_bias, y, *, at_once, epsilon):
+def _by_tokens(x, k, v, query, query_bias, out, out_bias, y, *, at_once, count, epsilon):
     """Computes a tile of tokens, (tokens, channels); the second product turns them onto lanes."""
     wide, dtype = at_least_float32(x.dtype), k.dtype
 
@@ -127,25 +135,51 @@ def _by_tokens(x, k, v, query, query_bias, out, out_bias, y, *, at_once, epsilon
         normed = normalized(tokens, axis=1, epsilon=epsilon).astype(dtype)
         q = (dot(query[...], normed, COLUMNS, wide=wide) + query_bias[...]).astype(dtype)
         queries = [q[:, n : n + LANES] for n in range(0, at_once, LANES)]
-        z = jnp.concatenate(_attend(queries, k, v, wide), 1)
+        z = jnp.concatenate(_attend(queries, k, v, wide, count), 1)
         z = tokens + dot(z, out[...], ((0,), (1,)), wide=wide) + out_bias[...]
         y[0, pl.ds(i * at_once, at_once)] = z.astype(y.dtype)
 
 
-def _attend(queries: list[Float[Array, "c n"]], k, v, wide: DTypeLike) -> list[Float[Array, "c n"]]:
+def _attend(
+    queries: list[Float[Array, "c n"]], k, v, wide: DTypeLike, count: int
+) -> list[Float[Array, "c n"]]:
     """Returns the attention of several groups of queries, whose steps alternate in the program.
 
     A TPU runs its instructions in the order of the program, and each step of one group would wait
-    for the one before.
+    for the one before. `count` is the number of keys without those that fill the last part.
     """
-    heads, d, dtype = k.shape[1], k.shape[3], k.dtype
+    heads, keys, d, dtype = *k.shape[1:], k.dtype
+    at_once = min(keys, KEYS)
     by_head = []
     for head in range(heads):
         channels = slice(head * d, (head + 1) * d)
-        scores = [dot(k[0, head], q[channels], wide=wide) for q in queries]
-        largest = [jnp.max(s, 0, keepdims=True) for s in scores]
-        weights = [jnp.exp2(s - m) for s, m in zip(scores, largest, strict=True)]
-        totals = [jnp.sum(w, 0, keepdims=True) for w in weights]
-        sums = [dot(v[0, channels], w.astype(dtype), wide=wide) for w in weights]
-        by_head.append([(s / t).astype(dtype) for s, t in zip(sums, totals, strict=True)])
+        own = [q[channels] for q in queries]
+
+        def some_keys(i, head=head, channels=channels, own=own):
+            """Returns each group's largest score, sum of weights, and sum of weighted values."""
+            first = pl.multiple_of(i * at_once, LANES)
+            some = pl.ds(first, at_once) if keys > KEYS else slice(None)
+            scores = [dot(k[0, head, some], q, wide=wide) for q in own]
+            if keys > count:
+                there = i * at_once + lax.broadcasted_iota(jnp.int32, (at_once, 1), 0) < count
+                scores = [jnp.where(there, s, -np.inf) for s in scores]
+            largest = [jnp.max(s, 0, keepdims=True) for s in scores]
+            weights = [jnp.exp2(s - m) for s, m in zip(scores, largest, strict=True)]
+            totals = [jnp.sum(w, 0, keepdims=True) for w in weights]
+            sums = [dot(v[0, channels, some], w.astype(dtype), wide=wide) for w in weights]
+            return list(zip(largest, totals, sums, strict=True))
+
+        def and_more(i, found, some_keys=some_keys):
+            return list(map(_merged, found, some_keys(i)))
+
+        found = lax.fori_loop(1, keys // at_once, and_more, some_keys(0))
+        by_head.append([(sums / total).astype(dtype) for _, total, sums in found])
     return [jnp.concatenate(z, 0) for z in zip(*by_head, strict=True)]
+
+
+def _merged(one: tuple, other: tuple) -> tuple:
+    """Adds up the sums over some keys and over others, each relative to its own largest score."""
+    (m, *sums), (n, *more) = one, other
+    largest = jnp.maximum(m, n)
+    before, after = jnp.exp2(m - largest), jnp.exp2(n - largest)
+    return largest, *(a * before + b * after for a, b in zip(sums, more, strict=True))

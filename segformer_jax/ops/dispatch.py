@@ -81,8 +81,8 @@ def use(
             may then be computed picture by picture, which uses a CPU's cache better. (A batch that
             JAX splits over devices would be gathered on each of them.)
         fused_blocks: compute each half of a block by one operation, `attention_block` or
-            `mix_ffn`, whose kernels need `local_batch`. Not measured. A `use` inside
-            this one fuses too.
+            `mix_ffn`, and on a GPU the decoder, by kernels that need `local_batch`. Not measured.
+            A `use` inside this one fuses too.
         forms: implementations of some operations, used instead of the platform's.
 
     Raises:

@@ -38,4 +38,14 @@ def _on_tpu(*operands, **options):
     return kernels.on("tpu", mix_ffn_tpu.mix_ffn, _mix_ffn, *operands, **options)
 
 
-mix_ffn = operation(_mix_ffn, tpu=Form(_on_tpu))
+def _on_gpu(*operands, **options):
+    """Runs the Pallas kernel for NVIDIA's GPUs, lowered in tests but never run there."""
+    from segformer_jax.ops import kernels, mix_ffn_gpu
+
+    x, _, (kernel, _), *_ = operands
+    if not on_one_device() or not mix_ffn_gpu.fits(x.shape, kernel.shape[1]):
+        return _mix_ffn(*operands, **options)
+    return kernels.on("cuda", mix_ffn_gpu.mix_ffn, _mix_ffn, *operands, **options)
+
+
+mix_ffn = operation(_mix_ffn, gpu=Form(_on_gpu), tpu=Form(_on_tpu))

@@ -7,7 +7,6 @@ are loads at another address: by a row along an outer axis, by a column along th
 from functools import partial
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -20,6 +19,7 @@ from segformer_jax.ops.kernels import (
     LANES,
     affine_first,
     dot,
+    gelu,
     like,
     normalized,
     whole,
@@ -30,11 +30,6 @@ PIXELS_PER_STEP = 256  # of the depthwise convolution: its loop needs this much 
 EDGE = 8  # zero columns beside the hidden map, so that the map itself begins at a whole register
 TILE = 64  # rows at most
 COLUMNS = 16  # the columns are padded to a multiple, which bfloat16 registers hold
-
-# erfc(x) = e^(-x²)·(a₁t + a₂t² + …), t = 1 / (1 + p·x), for x ≥ 0 (Abramowitz and Stegun 7.1.25 and
-# 7.1.26). The first has an error of 2.5e-5, a hundredth of bfloat16's, the second of 1.5e-7
-ERFC_HALF = (0.47047, (0.3480242, -0.0958798, 0.7478556))
-ERFC_FLOAT = (0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 
 
 def fits(shape: tuple, hidden: int) -> bool:
@@ -162,7 +157,7 @@ def _kernel(
                 i, j = divmod(tap, 3)
                 shifted = hidden[group, row + i, EDGE - 1 + j : EDGE - 1 + j + w, :]
                 z = z + shifted * taps[tap : tap + 1, lanes]
-            active[pl.ds(row * w, w), lanes] = _gelu(z, dtype).astype(dtype)
+            active[pl.ds(row * w, w), lanes] = gelu(z, dtype, pl.reciprocal).astype(dtype)
 
     @pl.loop(0, tile // at_once)
     def _contract(i):
@@ -170,17 +165,3 @@ def _kernel(
         x = rows[0, pl.ds(i * at_once, at_once)].reshape(count, c).astype(wide)
         z = (x + z + down_bias[...]).astype(y.dtype)
         y[0, pl.ds(i * at_once, at_once)] = z.reshape(at_once, w, c)
-
-
-def _gelu(x: Array, dtype: DTypeLike) -> Array:
-    """Returns max(x, 0) - |x|·erfc(|x|/√2)/2, whose exponential costs the vector unit nothing."""
-    if x.dtype.itemsize > 4:  # interpreted
-        return x * (0.5 + 0.5 * lax.erf(x * 0.5**0.5))
-    half = jnp.dtype(dtype).itemsize < 4
-    slope, (*others, factor) = ERFC_HALF if half else ERFC_FLOAT
-    size = jnp.abs(x)
-    t = pl.reciprocal(1 + np.float32(slope * 0.5**0.5) * size, approx=half)
-    tail = np.float32(factor / 2)
-    for other in reversed(others):
-        tail = tail * t + np.float32(other / 2)
-    return jnp.maximum(x, 0) - size * t * tail * jnp.exp2(x * x * np.float32(-0.5 * np.log2(np.e)))

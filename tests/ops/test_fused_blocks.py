@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
+from segformer_jax.ops.decode import classified
 
 # a TPU's kernel keeps float32 where the parts round to bfloat16 (2⁻⁸) after every operation
 TOLERANCE = {"float32": 2e-6, "bfloat16": 0.03}
@@ -24,14 +25,12 @@ STAGES = [
 
 @pytest.fixture
 def half(rng):
-    def made(name, h, w, c, heads, dtype):
+    def made(name, h, w, c, heads, dtype, keys=(3, 5)):
         def pair(*shape):
             size = np.sqrt(np.prod(shape[:-1]))
             return tuple(jnp.asarray(rng.normal(size=s) / size, dtype) for s in (shape, shape[-1:]))
 
-        x, k, v = (
-            jnp.asarray(rng.normal(size=(2, *s, c)), dtype) for s in ((h, w), (3, 5), (3, 5))
-        )
+        x, k, v = (jnp.asarray(rng.normal(size=(2, *s, c)), dtype) for s in ((h, w), keys, keys))
         options = dict(epsilon=1e-5, dtype=jnp.dtype(dtype))
         if name == "mix_ffn":
             layers = (pair(c), pair(c, 4 * c), pair(3, 3, 1, 4 * c), pair(4 * c, c))
@@ -50,10 +49,12 @@ def by(function, operands, platform="tpu", **use):
     return jax.jit(traced).trace(*operands)
 
 
-def assert_equal_to_the_parts(function, operands, dtype):
-    kernel, parts = (by(function, operands, local_batch=local) for local in (True, False))
-    narrow = len(operands) == 5 and operands[0].shape[2] == 128
-    assert ("pallas_call" in str(kernel.jaxpr)) != narrow
+def assert_equal_to_the_parts(function, operands, dtype, platform="tpu", *, called=True):
+    kernel, parts = (
+        by(function, operands, platform, local_batch=local, fused_blocks=True)
+        for local in (True, False)
+    )
+    assert ("pallas_call" in str(kernel.jaxpr)) == called
     y, expected = (np.asarray(t.lower().compile()(*operands), np.float32) for t in (kernel, parts))
     np.testing.assert_allclose(y, expected, atol=TOLERANCE[dtype] * np.abs(expected).max())
 
@@ -63,7 +64,8 @@ def assert_equal_to_the_parts(function, operands, dtype):
 @pytest.mark.parametrize("name", HALVES)
 def test_a_kernel_computes_what_the_parts_do(half, name, sides, dtype):
     function, operands = half(name, *sides, dtype)
-    assert_equal_to_the_parts(function, operands, dtype)
+    called = name == "attention_block" or sides[1] != 128
+    assert_equal_to_the_parts(function, operands, dtype, called=called)
 
 
 @pytest.mark.full
@@ -71,23 +73,74 @@ def test_a_kernel_computes_what_the_parts_do(half, name, sides, dtype):
 @pytest.mark.parametrize("name", HALVES)
 def test_a_kernel_computes_what_the_parts_do_at_every_stage(half, name, side, channels, heads):
     function, operands = half(name, side, side, channels, heads, "bfloat16")
-    assert_equal_to_the_parts(function, operands, "bfloat16")
+    called = name == "attention_block" or side != 128
+    assert_equal_to_the_parts(function, operands, "bfloat16", called=called)
 
 
-@pytest.mark.parametrize(("side", "channels", "heads"), [(9, 32, 1), (5, 96, 3), (12, 64, 2)])
-def test_a_gpus_attention_computes_what_the_parts_do(half, side, channels, heads):
-    function, operands = half("attention_block", side, side + 2, channels, heads, "float32")
-    kernel = by(function, operands, "gpu", local_batch=True)
-    assert "pallas_call" in str(kernel.jaxpr)
-    y, expected = kernel.lower().compile()(*operands), jax.jit(function)(*operands)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("keys", [(40, 52), (8, 256)])  # 2080 and 2048: no whole parts, and whole
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_keys_are_taken_in_parts(half, platform, keys, dtype):
+    function, operands = half("attention_block", 9, 11, 32, 2, dtype, keys)
+    x, k, *others = operands
+    assert_equal_to_the_parts(function, (x, 3 * k, *others), dtype, platform)  # unlike maxima
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sides", [(9, 11, 32, 1), (12, 14, 64, 2), (5, 7, 40, 1)])
+def test_a_gpus_mix_ffn_computes_what_the_parts_do(half, sides, dtype):
+    function, operands = half("mix_ffn", *sides, dtype)
+    assert_equal_to_the_parts(function, operands, dtype, "gpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sides", [(9, 11, 32, 1), (5, 7, 96, 3), (12, 14, 64, 2)])
+def test_a_gpus_attention_computes_what_the_parts_do(half, sides, dtype):
+    function, operands = half("attention_block", *sides, dtype)
+    assert_equal_to_the_parts(function, operands, dtype, "gpu")
+
+
+@pytest.fixture
+def decoder(rng):
+    def made(h, w, c, width, labels, dtype):
+        def array(*shape):
+            return jnp.asarray(rng.normal(size=shape), dtype)
+
+        x = array(2, h, w, c)
+        deeper = [array(2, -(-h // step), -(-w // step), width) for step in (2, 4, 8)]
+        classifier = array(width, labels) / width**0.5, array(labels)
+        operands = x, deeper, array(c, width) / c**0.5, array(width), classifier
+        return lambda *a: classified(*a, dtype=jnp.dtype(dtype)), operands
+
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sides", [(9, 11, 32, 64, 19), (13, 8, 8, 48, 1), (25, 33, 64, 256, 150)])
+def test_a_gpus_decoder_computes_what_the_parts_do(decoder, sides, dtype):
+    function, operands = decoder(*sides, dtype)
+    assert_equal_to_the_parts(function, operands, dtype, "gpu")
+
+
+def assert_lowered_to_triton(function, operands):
+    traced = by(function, operands, "gpu", local_batch=True, fused_blocks=True)
+    assert "xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize(("side", "channels", "heads"), STAGES)
-def test_a_gpus_attention_is_lowered_to_triton(half, side, channels, heads):
-    function, operands = half("attention_block", side, side, channels, heads, "bfloat16")
-    lowered = by(function, operands, "gpu", local_batch=True).lower(lowering_platforms=("cuda",))
-    assert "xla.gpu.triton" in lowered.as_text()
+@pytest.mark.parametrize("name", HALVES)
+def test_a_gpus_half_is_lowered_to_triton(half, name, side, channels, heads):
+    function, operands = half(name, side, side, channels, heads, "bfloat16")
+    if name == "mix_ffn" and channels > 64:
+        assert "pallas_call" not in str(by(function, operands, "gpu", local_batch=True).jaxpr)
+    else:
+        assert_lowered_to_triton(function, operands)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(32, 256), (64, 768)])
+@pytest.mark.parametrize("labels", [19, 150])
+def test_a_gpus_decoder_is_lowered_to_triton(decoder, channels, width, labels):
+    assert_lowered_to_triton(*decoder(128, 128, channels, width, labels, "bfloat16"))
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -102,8 +155,8 @@ def test_a_kernel_is_called_only_where_the_batch_is_local(half, name):
 def test_more_keys_than_fit_the_fast_memory_are_left_to_the_parts():
     from segformer_jax.ops import attention_tpu, mix_ffn_tpu
 
-    assert attention_tpu.fits((1, 256, 256, 32), (1, 32, 32, 32))
-    assert not attention_tpu.fits((1, 512, 512, 32), (1, 64, 64, 32))
+    assert attention_tpu.fits((1, 64, 64, 512), (1, 64, 64, 512), 8, jnp.bfloat16)  # of 2048 × 2048
+    assert not attention_tpu.fits((1, 128, 128, 512), (1, 128, 128, 512), 8, jnp.bfloat16)
     assert mix_ffn_tpu.fits((1, 512, 512, 128), 512)
     assert not mix_ffn_tpu.fits((1, 8, 1 << 16, 128), 512)
 
@@ -130,12 +183,14 @@ def model():
     return model
 
 
-def test_a_network_of_fused_blocks_is_the_same_network(model, rng):
+@pytest.mark.parametrize(("platform", "kernels"), [("tpu", 4), ("gpu", 3)])
+def test_a_network_of_fused_blocks_is_the_same_network(model, rng, platform, kernels):
     x = jnp.asarray(rng.normal(size=(1, 64, 48, 3)), jnp.float32)
     function, found = (lambda x: model(x).logits), []
     for fused in (False, True):
-        traced = by(function, (x,), local_batch=True, fused_blocks=fused)
-        assert str(traced.jaxpr).count("pallas_call[") == (8 if fused else 0)  # or interpreted
+        traced = by(function, (x,), platform, local_batch=True, fused_blocks=fused)
+        count = 2 * kernels if fused else 0  # compiled or interpreted
+        assert str(traced.jaxpr).count("pallas_call[") == count
         found.append(traced.lower().compile()(x))
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)  # float32
 
