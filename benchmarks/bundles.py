@@ -49,5 +49,6 @@ def _rounds(texts: list[str]) -> int:
     rounds = int(tests[0][2]) + (tests[0][1] == "gt")
     steps = [int(n) for text in texts for n in re.findall(r"sadd\.s32 (\d+), [^;]*cssa", text)]
     # a loop over blocks has one round before and one after, which only move data
-    pipelined = any("scmp.lt.s32.totalorder %" in t and f", {rounds - 1}" in t for t in texts)
+    last = re.compile(rf"scmp\.lt\.s32\.totalorder %\w+, {rounds - 1}\b")
+    pipelined = any(map(last.search, texts))
     return rounds - 2 if pipelined else -(-rounds // max([1, *steps]))

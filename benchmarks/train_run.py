@@ -9,6 +9,7 @@ its own, so it must be as much for both. `waits` is the share of our time in whi
 wait for pictures.
 """
 
+import dataclasses
 import shutil
 import tempfile
 import time
@@ -48,7 +49,14 @@ class Samples(torch.utils.data.IterableDataset):
             yield augment(image, mask, options=self.options, rng=rng)[:2]
 
 
-def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps: int = 10) -> None:
+def main(
+    data: Path,
+    batch_size: int = 8,
+    crop: int = 256,
+    turns: int = 8,
+    steps: int = 10,
+    device_colours: bool = False,
+) -> None:
     """Prints pictures per second of both, and their ratio.
 
     Args:
@@ -57,6 +65,7 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
         crop: side of the network's square input, in pixels.
         turns: turns of each, after one to warm up.
         steps: steps per turn.
+        device_colours: ours varies colours in its step, as by `train --device-colours`.
     """
     share_one_arena()
     keep_freed_memory()
@@ -68,6 +77,7 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
         batch_size=batch_size,
         crop=(crop, crop),
         steps=100_000,
+        device_colours=device_colours,
     )
     plan = prepare(settings)
     run = Run(folder, plan, Teller())
@@ -83,7 +93,8 @@ def main(data: Path, batch_size: int = 8, crop: int = 256, turns: int = 8, steps
             run.state, figures = run.built.step(run.state, batch)
             float(figures["loss"])
 
-    theirs = _torch(plan.data, plan.augmentation, batch_size=batch_size, steps=steps)
+    augmentation = dataclasses.replace(plan.augmentation, device_colours=False)
+    theirs = _torch(plan.data, augmentation, batch_size=batch_size, steps=steps)
     ours(), theirs()
     waited = 0.0
     times = {"ours": [], "torch": []}

@@ -1,6 +1,7 @@
 """Augmentation: scales, crops, flips and recolours a picture, and transforms its mask likewise."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -39,6 +40,7 @@ class Augmentation:
             right, "vertical" top and bottom, "diagonal" both.
         photometric: whether brightness, contrast, saturation and hue are changed.
             Pictures that are not RGB vary in brightness and contrast only.
+        device_colours: leave these changes to the training step: see `Placement.colours`.
         jpeg_draft: whether pictures may be smaller than their masks, because JPEGs that are scaled
             down anyway were decoded at 1/2, 1/4 or 1/8 of their size.
         padding: colour around pictures that are smaller than the crop.
@@ -51,6 +53,7 @@ class Augmentation:
     flip: int | float = 0.5
     flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
+    device_colours: bool = False
     jpeg_draft: bool = False
     padding: tuple[int, ...] = PADDING
 
@@ -74,9 +77,27 @@ class Augmentation:
         check_directions(self.flip_direction)
 
 
+class Colours(NamedTuple):
+    """Changes of a picture's colours, in the order in which they are made.
+
+    Attributes:
+        brightness: added to the values, 0…255.
+        contrast: a factor of the values.
+        saturation: a factor of the saturation of RGB pictures.
+        hue: rotation of the hue of RGB pictures, in degrees.
+        last_contrast: a factor of the values; one of the two contrasts is 1.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    last_contrast: float = 1.0
+
+
 @dataclass(frozen=True)
 class Placement:
-    """Where a crop lies in its picture, and how it was flipped.
+    """Where a crop lies in its picture, how it was flipped, and what is to be done to its colours.
 
     Attributes:
         scaled: (height, width) of the whole picture after scaling, before cropping.
@@ -85,6 +106,7 @@ class Placement:
         size: (height, width) of the crop without the padding below and to the right of it.
         mirrored: whether left and right of this part were swapped.
         upside_down: whether its top and bottom were swapped.
+        colours: changes that are still to be made, with `Augmentation.device_colours`.
     """
 
     scaled: tuple[int, int]
@@ -93,6 +115,7 @@ class Placement:
     size: tuple[int, int]
     mirrored: bool
     upside_down: bool = False
+    colours: Colours | None = None
 
 
 def augment(
@@ -131,14 +154,15 @@ def augment(
         pixels, labels = pixels[::-1], labels[::-1]
     if mirrored:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
-    if options.photometric:
-        pixels = distort(pixels, rng)
+    colours = draw_colours(rng) if options.photometric else None
+    if colours is not None and not options.device_colours:
+        pixels, colours = distort(pixels, colours), None
     picture = np.empty((*options.crop, pixels.shape[-1]), np.uint8)
     picture[:] = options.padding
     picture[:h, :w] = pixels
     padded = np.full(options.crop, IGNORED, np.uint8)
     padded[:h, :w] = labels
-    view = Placement((height, width), top, left, (h, w), mirrored, upside_down)
+    view = Placement((height, width), top, left, (h, w), mirrored, upside_down, colours)
     return picture, padded, view
 
 
@@ -194,27 +218,31 @@ def _is_mixed(labels: Crop, ratio: int | float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum())
 
 
-def distort(pixels: Picture, rng: np.random.Generator) -> Picture:
-    """Changes brightness, contrast, saturation and hue, each with probability 1/2.
+def draw_colours(rng: np.random.Generator) -> Colours:
+    """Draws changes of brightness, contrast, saturation and hue, each with probability 1/2.
 
     Ranges and order are mmsegmentation's: brightness, contrast, saturation, hue, or, with
-    probability 1/2, contrast last. Values are clipped to 0…255 after every step, and rounded once,
-    at the end.
+    probability 1/2, contrast last.
     """
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
-    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if rng.random() < 0.5 else None
-    contrast = rng.uniform(*CONTRAST) if rng.random() < 0.5 else None
+    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if rng.random() < 0.5 else 0.0
+    contrast = rng.uniform(*CONTRAST) if rng.random() < 0.5 else 1.0
     saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
     hue = rng.uniform(-HUE, HUE) if rng.random() < 0.5 else 0.0
-    contrast_first = rng.random() < 0.5
-    if brightness is not None:
-        planes = (planes + np.float32(brightness)).clip(0, 255)
-    if contrast is not None and contrast_first:
-        planes = (planes * np.float32(contrast)).clip(0, 255)
-    if len(planes) == 3 and (saturation != 1 or hue):
-        planes = turn_colours(planes, saturation=saturation, hue=hue)
-    if contrast is not None and not contrast_first:
-        planes = (planes * np.float32(contrast)).clip(0, 255)
+    first, last = (contrast, 1.0) if rng.random() < 0.5 else (1.0, contrast)
+    return Colours(brightness, first, saturation, hue, last)
+
+
+def distort(pixels: Picture, colours: Colours) -> Picture:
+    """Changes colours; clips to 0…255 after every step, and rounds once, at the end."""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
+    if colours.brightness:
+        planes = (planes + np.float32(colours.brightness)).clip(0, 255)
+    if colours.contrast != 1:
+        planes = (planes * np.float32(colours.contrast)).clip(0, 255)
+    if len(planes) == 3 and (colours.saturation != 1 or colours.hue):
+        planes = turn_colours(planes, saturation=colours.saturation, hue=colours.hue)
+    if colours.last_contrast != 1:
+        planes = (planes * np.float32(colours.last_contrast)).clip(0, 255)
     return np.rint(planes).astype(np.uint8).transpose(1, 2, 0)
 
 

@@ -62,9 +62,10 @@ def batches(
 
     Yields:
         {"image": (b, h, w, c) uint8, RGB or other bands, "mask": (b, h, w) uint8}, b of this
-        process; with `soft`
-        also "soft", (b, ⌈h/4⌉, ⌈w/4⌉, classes) float32 logits, and "taught", which of these cells
-        have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool.
+        process; with `soft` also "soft", (b, ⌈h/4⌉, ⌈w/4⌉, classes) float32 logits, and "taught",
+        which of these cells have any, (b, ⌈h/4⌉, ⌈w/4⌉) bool; with `augment.device_colours` also
+        "colours", (b, 5) float32, the numbers of `Colours`, and "size", (b, 2) int32, height and
+        width of the crop without its padding.
 
     Raises:
         ValueError: the data set is empty, a number is negative, the batch is not a multiple of the
@@ -145,6 +146,9 @@ class Samples:
             rng = self._rng(position)
             pixels, labels, view = augmented(image, mask, options=self.augment, rng=rng)
             sample = {"image": pixels, "mask": labels, "skipped": skipped}
+            if view.colours is not None:
+                sample["colours"] = np.array(view.colours, np.float32)
+                sample["size"] = np.array(view.size, np.int32)
             if self.soft is not None:
                 targets = self.soft.read(self.dataset.soft[index])
                 sample["soft"], sample["taught"] = cells(

@@ -1,6 +1,7 @@
 """Draws pictures with their masks, augmented or as they are, to look at before training."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ def contact_sheet(
     """
     if count < 1:
         raise ValueError(f"the contact sheet must have at least 1 sample, got {count}")
+    augment = dataclasses.replace(augment, device_colours=False)
     with contextlib.closing(
         batches(dataset, batch_size=count, augment=augment, seed=seed, shares=shares)
     ) as stream:

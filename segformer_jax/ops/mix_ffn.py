@@ -30,12 +30,17 @@ def _mix_ffn(
 
 def _on_tpu(*operands, **options):
     """Runs the Pallas kernel, whose map of hidden channels never leaves the fast memory."""
-    from segformer_jax.ops import kernels, mix_ffn_tpu  # importing Pallas takes a while
+    from segformer_jax.ops import (  # importing Pallas takes a while
+        kernels,
+        mix_ffn_tpu,
+        mix_ffn_tpu_narrow,
+    )
 
     x, _, (kernel, _), *_ = operands
-    if not on_one_device() or not mix_ffn_tpu.fits(x.shape, kernel.shape[1]):
-        return _mix_ffn(*operands, **options)
-    return kernels.on("tpu", mix_ffn_tpu.mix_ffn, _mix_ffn, *operands, **options)
+    for way in (mix_ffn_tpu_narrow, mix_ffn_tpu):
+        if on_one_device() and way.fits(x.shape, kernel.shape[1]):
+            return kernels.on("tpu", way.mix_ffn, _mix_ffn, *operands, **options)
+    return _mix_ffn(*operands, **options)
 
 
 def _on_gpu(*operands, **options):

@@ -76,12 +76,16 @@ def mix_ffn(
 
 
 def _tile(h: int, w: int, hidden: int) -> tuple[int, int] | None:
-    """Returns the rows of a tile, a multiple of those that are multiplied at once, and these."""
+    """Returns the rows of a tile, a multiple of those that are multiplied at once, and these.
+
+    The last tile is as high as the others, so all are as low as their number allows.
+    """
     w, hidden = w + -w % COLUMNS, hidden + -hidden % LANES
     at_once = 1 << (max(1, min(h, PIXELS_PER_MATMUL // w)).bit_length() - 1)
     for tile in range(min(TILE, h + -h % at_once) // at_once * at_once, 0, -at_once):
         if ((tile + 2) * (w + 2 * EDGE) * 4 + tile * w * 2) * hidden <= FAST_MEMORY // 4:
-            return tile, at_once
+            least = -(-h // -(-h // tile))
+            return least + -least % at_once, at_once
     return None
 
 

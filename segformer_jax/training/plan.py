@@ -64,6 +64,7 @@ class Plan:
             flip=settings.flip,
             flip_direction=settings.flip_direction,
             photometric=settings.photometric,
+            device_colours=settings.device_colours,
             jpeg_draft=settings.jpeg_draft,
             padding=self._padding(),
         )

@@ -85,6 +85,8 @@ class TrainSettings:
         flip_direction: directions of the flips, all equally likely: "horizontal" swaps left and
             right, "vertical" top and bottom, "diagonal" both.
         photometric: vary brightness, contrast, saturation and hue at random.
+        device_colours: do so in the training step, on the device, where reading pictures limits the
+            speed; a value may then differ by 1 of 255.
         jpeg_draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size if it is scaled to that or less
             anyway; faster, but its pixels then differ a little from those of the whole picture.
         losses: the losses whose sum is minimised.
@@ -164,6 +166,7 @@ class TrainSettings:
     flip: float = 0.5
     flip_direction: tuple[Flip, ...] = ("horizontal",)
     photometric: bool = True
+    device_colours: bool = False
     jpeg_draft: bool = False
     losses: tuple[Loss, ...] = ("cross_entropy",)
     loss_weights: tuple[float, ...] = ()
@@ -279,6 +282,11 @@ class TrainSettings:
             raise ValueError(
                 f"loss_weights must hold one number for each of {self.losses}, got "
                 f"{self.loss_weights}"
+            )
+        if self.device_colours and not self.photometric:
+            raise ValueError(
+                "device_colours must be false without photometric, which varies the colours, got "
+                "true: leave one of the two out"
             )
         if "mcc" in self.losses and self.class_weights != "none":
             raise ValueError(

@@ -17,6 +17,7 @@ from segformer_jax.checkpoints.flat import Flat, Skeleton
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.models.contract import logits_of
 from segformer_jax.training.distillation import Distillation
+from segformer_jax.training.distortion import distorted
 from segformer_jax.training.optimizer import ema_update
 from segformer_jax.training.state import TrainState, stats_of
 
@@ -40,8 +41,9 @@ def make_step(
 ) -> Step:
     """Returns a function of a state and a batch that returns the next state and the step's metrics.
 
-    A batch has `image`, (parts, b, H, W, channels) in 0…255, `mask`, (parts, b, H, W), and the
-    arrays that `distillation.targets` reads. The function's third argument is the teacher's
+    A batch has `image`, (parts, b, H, W, channels) in 0…255, `mask`, (parts, b, H, W), the arrays
+    that `distillation.targets` reads, and, if the step changes colours, those of `distorted`. The
+    function's third argument is the teacher's
     parameters, if there are any. The gradients of the parts are averaged, and BatchNorm sees the
     parts one after the other, as in torch when gradients are accumulated. Means are over the whole
     part, also if it is split over several devices.
@@ -72,6 +74,8 @@ def make_step(
         return value, stats_of(model)
 
     def of_part(params, frozen, stats, teacher, batch, key):
+        if "colours" in batch:
+            batch = batch | {"image": distorted(batch["image"], batch["colours"], batch["size"])}
         targets = None if distillation is None else distillation.targets(batch, teacher)
         (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             params, frozen, stats, batch, targets, key

@@ -10,7 +10,7 @@ SCHEDULE = """LB: loop body
    0x4   : >> { %s6 = sadd.s32 2, %s5 /* cssa */  ;;  %9 = sbr.rel (!%p7) target = $region8 }
    0x5   : >> { %p7 = scmp.ge.s32.totalorder %s6, 8 /* loop exit test */ }
    0x6   : >> {}
-   0x7   : >> {}
+   0x7   : >> { %p9 = scmp.lt.s32.totalorder %s6, 73 }
    0x8   : >> {}
    0x9   : > { %p8 = scmp.ge.s32.totalorder %s3, 6 /* loop exit test */ }
    0xa   :  { %10 = sbr.rel (!%p8) target = $region7 }

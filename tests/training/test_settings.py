@@ -69,6 +69,11 @@ def test_settings_are_the_same_after_json():
     assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
+def test_colours_that_do_not_vary_are_varied_nowhere():
+    with pytest.raises(ValueError, match="device_colours must be false without photometric"):
+        TrainSettings(photometric=False, device_colours=True)
+
+
 def test_mcc_has_no_class_weights():
     with pytest.raises(ValueError, match="class_weights must be none with the loss mcc, got bal"):
         TrainSettings(losses=("mcc",), class_weights="balanced")
