@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segformer_jax.ops.dispatch import Form, batch_is_local, operation
-from segformer_jax.ops.resize import left_matmul, resize_bilinear, resize_matrices
+from segformer_jax.ops.resize import resize_bilinear, resize_matrices
 
 Denominator = Literal["valid", "valid_pixels", "all"]
 BLOCKS = 16  # of classes at most, whose largest values are taken elementwise in one step
@@ -114,55 +114,63 @@ def _jvp_on_cpu(primals, tangents, *, weighting):
 
 
 def _of_picture(picture, weighting):
-    """Returns the sum of a picture's losses, and its gradient."""
+    """Returns the sum of a picture's losses, and its gradient.
+
+    With the classes between rows and columns, each resize is one matmul.
+    """
     logits, labels = picture
     rows, columns = resize_matrices(logits, labels.shape)
+    labels = labels[:, None]
     valid, classes = labels != weighting.ignore, logits.shape[-1]
-    planes = jnp.matmul(logits.transpose(2, 0, 1), columns.T, precision="highest")
-    planes = left_matmul(rows, planes)
+    planes = _resized(logits.transpose(0, 2, 1), rows, columns)
     largest = _largest(planes)
     exponentials = jnp.exp(planes - largest)
     total_exponential = _total(exponentials)
-    true = labels[None] == np.arange(classes, dtype=labels.dtype)[:, None, None]
-    target, mass = _targets(true, labels, weighting, planes.dtype)
-    losses = mass * (jnp.log(total_exponential) + largest)
-    losses = losses[0] - _total(target * planes)[0]
-    slope = mass * (exponentials / total_exponential) - target
-    slope = left_matmul(rows.T, jnp.where(valid[None], slope, 0))
-    slope = jnp.matmul(slope, columns, precision="highest").transpose(1, 2, 0)
-    return jnp.where(valid, losses, 0).sum(), slope
+    true = valid & (labels == np.arange(classes, dtype=labels.dtype)[None, :, None])
+    target, mass = _targets(true, valid, labels, weighting, planes.dtype)
+    losses = mass * (jnp.log(total_exponential) + largest) - _total(target * planes)
+    slope = exponentials * (mass / total_exponential) - target
+    return losses.sum(), _resized(slope, rows.T, columns.T).transpose(0, 2, 1)
+
+
+def _resized(planes, rows, columns):
+    """Multiplies (h, classes, w) by the matrices of the rows and the columns."""
+    h, classes, _ = planes.shape
+    if len(rows) > h:  # first the resize that leaves less to the other
+        planes = jnp.matmul(planes, columns.T, precision="highest")
+    planes = jnp.matmul(rows, planes.reshape(h, -1), precision="highest")
+    planes = planes.reshape(len(rows), classes, -1)
+    return planes if len(rows) > h else jnp.matmul(planes, columns.T, precision="highest")
 
 
 def _largest(planes):
-    """Returns the largest value over all classes, (1, h, w), from elementwise steps.
+    """Returns the largest value over all classes, (h, 1, w), from elementwise steps.
 
     XLA's reduction over the outer axis takes several times as long. The last block may overlap the
     one before it.
     """
-    while (classes := len(planes)) > 1:
+    while (classes := planes.shape[1]) > 1:
         size = -(-classes // BLOCKS)
         starts = [*range(0, classes - size, size), classes - size]
-        planes = reduce(jnp.maximum, [planes[start : start + size] for start in starts])
+        planes = reduce(jnp.maximum, [planes[:, start : start + size] for start in starts])
     return planes
 
 
 def _total(planes):
-    """Returns the sum over all classes, (1, h, w), as a product with ones, for the same reason."""
-    classes, *size = planes.shape
-    rows = planes.reshape(classes, -1)
-    return jnp.matmul(np.ones((1, classes), planes.dtype), rows, precision="highest").reshape(
-        1, *size
-    )
+    """Returns the sum over all classes, (h, 1, w), as a product with ones, for the same reason."""
+    h, classes, _ = planes.shape
+    return jnp.matmul(np.ones((h, 1, classes), planes.dtype), planes, precision="highest")
 
 
-def _targets(true, labels, weighting, dtype):
-    """Returns each class's target, (classes, h, w), and the sum over classes: 1 if unweighted."""
+def _targets(true, valid, labels, weighting, dtype):
+    """Returns each class's target, (h, classes, w), and their sum; both are 0 at ignored labels."""
+    counted = valid.astype(dtype)
     if weighting.plain:
-        return true.astype(dtype), 1
-    own, everywhere = weighting.of_classes(len(true), dtype)
+        return true.astype(dtype), counted
+    own, everywhere = weighting.of_classes(true.shape[1], dtype)
     mass = jnp.take(own, labels, mode="clip") + everywhere.sum()  # clip: ignored labels
-    own, everywhere = (x[:, None, None] for x in (own, everywhere))
-    return jnp.where(true, own + everywhere, everywhere), mass[None]
+    own, everywhere = (x[None, :, None] for x in (own, everywhere))
+    return true.astype(dtype) * own + counted * everywhere, counted * mass
 
 
 _elsewhere = Form(_resized_cross_entropy, jvp=_jvp)
