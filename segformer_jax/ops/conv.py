@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.ops.dense import along_channels, dot
-from segformer_jax.ops.dispatch import Form, operation
+from segformer_jax.ops.dispatch import Form, batch_is_local, operation
 
 
 def _convolved(
@@ -45,9 +46,21 @@ def _on_tpu(x, kernel, *, stride, padding, dtype):
 
 def _tangent_on_cpu(primals, tangents, *, stride, **options):
     """Uses matmuls: on a CPU, XLA's convolution is fast, but its transpose is slow."""
-    x, kernel = primals
-    way = _by_matmuls(x.shape[-1], kernel.shape[0], stride)
-    return _tangent(way, primals, tangents, stride=stride, **options)
+    (x, kernel), (dx, dkernel) = primals, tangents
+    way = _patches_or(_by_matmuls(x.shape[-1], kernel.shape[0], stride))
+    way = partial(way, stride=stride, **options)
+    return way(dx, kernel) + _by_kernel(way, x, dkernel)
+
+
+def _by_kernel(way, x, dkernel):
+    """Computes way(x, dkernel), if it may, picture by picture, whose patches stay in the cache.
+
+    `checkpoint` keeps only x for the backward pass, not its patches.
+    """
+    if not batch_is_local(len(x)):
+        return way(x, dkernel)
+    of_picture = jax.checkpoint(lambda x, dkernel: way(x[None], dkernel)[0])
+    return lax.map(lambda x: of_picture(x, dkernel), x)
 
 
 def _tangent(way, primals, tangents, **options):
