@@ -21,13 +21,17 @@ def _normalize(
     return y * scale
 
 
-def _jvp(primals, tangents, *, axes, epsilon, total=None):
-    """Returns y and dy = (dx - mean(dx) - y·mean(y·dx)) / deviation, which is its own transpose."""
+def _jvp(primals, tangents, *, axes, epsilon):
     (x,), (dx,) = primals, tangents
-    y, scale = _centred_and_scale(x, axes, epsilon, total)
+    y, scale = _centred_and_scale(x, axes, epsilon)
     y = y * scale
+    return y, _tangent(y, scale, dx, axes)
+
+
+def _tangent(y, scale, dx, axes):
+    """Returns (dx - mean(dx) - y·mean(y·dx)) / deviation, which is its own transpose."""
     dx = dx * scale
-    return y, dx - dx.mean(axes, keepdims=True) - y * (y * dx).mean(axes, keepdims=True)
+    return dx - dx.mean(axes, keepdims=True) - y * (y * dx).mean(axes, keepdims=True)
 
 
 def _on_cpu(x, *, axes, epsilon):
@@ -37,8 +41,14 @@ def _on_cpu(x, *, axes, epsilon):
 
 
 def _jvp_on_cpu(primals, tangents, *, axes, epsilon):
-    total = _sum_on_cpu(primals[0], axes)
-    return _jvp(primals, tangents, axes=axes, epsilon=epsilon, total=total)
+    """Derives LayerNorm as of a matrix of rows: XLA then keeps less for the backward pass."""
+    (x,), (dx,) = primals, tangents
+    y, scale = _centred_and_scale(x, axes, epsilon, _sum_on_cpu(x, axes))
+    y = y * scale
+    if axes != (x.ndim - 1,):
+        return y, _tangent(y, scale, dx, axes)
+    rows = (z.reshape(-1, z.shape[-1]) for z in (y, scale, dx))
+    return y, _tangent(*rows, axes=(1,)).reshape(x.shape)
 
 
 def _sum_on_cpu(x, axes):
