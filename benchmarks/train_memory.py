@@ -78,11 +78,9 @@ def _report(name: str, variant: str, batch: int, side: int) -> None:
 
 def _ours(variant: str, pixels: np.ndarray, labels: np.ndarray):
     from benchmarks.cases import _model, training_step
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+    from segformer_jax.process import set_up_training
 
-    share_one_arena()  # as `segformer-jax train` does
-    keep_freed_memory()
-    keep_compiled_programs()
+    set_up_training()  # as `segformer-jax train` does
     return training_step(_model(variant, LABELS, "float32"), pixels, labels, platform="cpu")
 
 

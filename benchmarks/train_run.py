@@ -25,7 +25,7 @@ from rich.table import Table
 
 from segformer_jax.data.augment import Augmentation, augment
 from segformer_jax.data.dataset import Dataset
-from segformer_jax.process import keep_freed_memory, share_one_arena
+from segformer_jax.process import set_up_training
 from segformer_jax.training import sharding
 from segformer_jax.training.loop import Run
 from segformer_jax.training.plan import prepare
@@ -67,8 +67,7 @@ def main(
         steps: steps per turn.
         device_colours: ours varies colours in its step, as by `train --device-colours`.
     """
-    share_one_arena()
-    keep_freed_memory()
+    set_up_training()
     folder = Path(tempfile.mkdtemp())
     settings = TrainSettings(
         data=str(data),

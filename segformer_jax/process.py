@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
+ROOM = 512 << 20  # bytes for arrays that outlive a training step, or lie between two
 
 
 def keep_compiled_programs() -> None:
@@ -52,10 +53,39 @@ def share_one_arena() -> None:
     _mallopt({M_ARENA_MAX: 1})
 
 
+def set_up_training() -> None:
+    """Makes the settings of a process that trains; call it before JAX has started a device.
+
+    Both keep the temporaries of a step from being in memory several times on a CPU. The next step
+    starts when those of the one before are free, not while they are being freed. And small arrays
+    have room elsewhere: glibc would cut them from that free block, and the next step need another.
+    """
+    share_one_arena()
+    keep_freed_memory()
+    keep_compiled_programs()
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    _leave_room(ROOM)
+
+
+def _leave_room(size: int) -> None:
+    """Leaves glibc a free block that it prefers for small arrays; untouched, it is not in memory.
+
+    A second block keeps it apart from what is allocated later.
+    """
+    libc = _libc()
+    if hasattr(libc, "mallopt"):
+        libc.malloc.argtypes, libc.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+        libc.free.argtypes = (ctypes.c_void_p,)
+        room, _ = libc.malloc(size), libc.malloc(size // 8)
+        libc.free(room)
+
+
 def _mallopt(options: dict[int, int]) -> None:
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is not None:  # other C libraries may not have it
         for option, value in options.items():
             mallopt(option, value)
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None

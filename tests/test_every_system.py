@@ -71,6 +71,7 @@ def test_memory_is_tuned_on_linux_alone(system, monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     process.keep_freed_memory()
     process.share_one_arena()
+    process._leave_room(1 << 20)
 
 
 def test_a_console_without_arrows_gets_their_numbers(tmp_path):

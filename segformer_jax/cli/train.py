@@ -175,12 +175,10 @@ def evaluate(
 def _train(settings: TrainSettings) -> int:
     import jax
 
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+    from segformer_jax.process import set_up_training
     from segformer_jax.training.loop import train
 
-    share_one_arena()
-    keep_freed_memory()
-    keep_compiled_programs()
+    set_up_training()
     with _errors_told_once(), Bar() as bar:
         outcome = train(settings, teller=bar)
     if jax.process_index() > 0:  # only the first process prints

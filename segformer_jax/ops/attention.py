@@ -143,8 +143,10 @@ def _at_once(q, k, v, *, dtype):
     given, wide = v.dtype, at_least_float32(q.dtype)
     q = q * np.asarray(d**-0.5, q.dtype)
     q, k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d).astype(dtype) for x in (q, k, v))
-    weights = jax.nn.softmax(jnp.einsum("gnd,gkd->gnk", q, k, preferred_element_type=wide))
+    scores = jnp.einsum("gnd,gkd->gnk", q, k, preferred_element_type=wide)
+    weights = jnp.exp(scores - lax.stop_gradient(plain_max(scores)))
     y = jnp.einsum("gnk,gkd->gnd", weights.astype(dtype), v, preferred_element_type=wide)
+    y = y / plain_sum(weights)
     return y.reshape(b, heads, -1, d).transpose(0, 2, 1, 3).astype(given)
 
 

@@ -171,6 +171,8 @@ class Run:
     def go(self) -> Outcome:
         """Runs the remaining steps."""
         settings, first = self.settings, int(self.state.step)
+        # a CPU would have the temporaries of two steps in memory, and gain nothing
+        in_turn = self.built.mesh.devices.flat[0].platform == "cpu"
         pending: tuple[int, Any, float] | None = None  # metrics still being computed
         with collected_signals() as signals, contextlib.closing(self._batches(first)) as stream:
             self.since = time.monotonic()
@@ -196,6 +198,9 @@ class Run:
                     self._tell(row | (self._evaluate(number) if evaluated else {}))
                     self._save()
                     self.since = time.monotonic()  # the time of evaluating does not count
+                elif in_turn:
+                    self._tell(self._row(*pending))
+                    pending = None
                 if stop and number < settings.steps:
                     interrupted = signal.SIGINT in signals
                     return Outcome(number, False, self.scores, self.best, interrupted)
@@ -258,8 +263,11 @@ class Run:
 
     def _keep_steps(self, pending: tuple[int, Any, float] | None) -> None:
         """Saves a checkpoint after a reading error, unless other processes take part in the run."""
-        if pending is not None and jax.process_count() == 1:
+        if jax.process_count() > 1:
+            return
+        if pending is not None:
             self._tell(self._row(*pending))
+        if int(self.state.step) > (self.checkpoints.latest() or 0):
             self._save()
 
     # --- evaluation and saved models

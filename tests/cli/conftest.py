@@ -11,7 +11,9 @@ def run(monkeypatch, capsys):
     """Runs a command in this process: (exit code, standard output, standard error)."""
     monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(process, "set_up_training", lambda: None)
     monkeypatch.setattr(collector.gc, "freeze", lambda: None)  # other tests' garbage too
+    monkeypatch.setattr(collector.gc, "unfreeze", lambda: None)
     monkeypatch.setattr(process, "share_one_arena", lambda: None)
 
     def run(*arguments):

@@ -36,6 +36,7 @@ def run(monkeypatch, capfd, model):
     """Runs a command in this process: (exit code, standard output, standard error)."""
     monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(process, "set_up_training", lambda: None)
     monkeypatch.setattr(process, "share_one_arena", lambda: None)
 
     def run(command, *arguments):

@@ -22,8 +22,8 @@ def test_row_sum_and_max_are_numpys(x64, rng, width):
 
 @pytest.mark.parametrize("classes", [1, 2, 11, 16, 17, 31, 33, 150, 257])
 def test_the_largest_and_the_total_over_classes_are_numpys(classes, rng):
-    planes = rng.normal(size=(classes, 3, 5)).astype(np.float32)
+    planes = rng.normal(size=(3, classes, 5)).astype(np.float32)
     largest, total = cross_entropy._largest(planes), cross_entropy._total(planes)
-    np.testing.assert_array_equal(largest, planes.max(0, keepdims=True))
-    wanted = planes.sum(0, keepdims=True, dtype=np.float64)
+    np.testing.assert_array_equal(largest, planes.max(1, keepdims=True))
+    wanted = planes.sum(1, keepdims=True, dtype=np.float64)
     np.testing.assert_allclose(total, wanted, rtol=0, atol=1e-6 * classes)
