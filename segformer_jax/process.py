@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
-ROOM = 512 << 20  # bytes for arrays that outlive a training step, or lie between two
+ROOM = 2 << 30  # bytes for arrays that outlive a training step, or lie between two
 
 
 def keep_compiled_programs() -> None:

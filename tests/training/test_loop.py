@@ -34,7 +34,9 @@ from segformer_jax import (
     SegformerImageProcessor,
     Segmenter,
 )
+from segformer_jax.errors import ImageError
 from segformer_jax.training import loop
+from segformer_jax.training.checkpointing import whole_checkpoints
 from segformer_jax.training.loop import Run, train
 from segformer_jax.training.model import run_processor, starting_model, trainable
 from segformer_jax.training.plan import prepare
@@ -70,6 +72,21 @@ def finished(folder):
     out, teller = folder / "finished", Listener()
     outcome = train(settings_of(folder, out=str(out), log=("tensorboard",)), teller=teller)
     return out, outcome, teller
+
+
+def test_a_picture_that_cant_be_read_loses_no_step(folder, tmp_path, monkeypatch):
+    plain = Run._batches
+
+    def ended(run, start):
+        with contextlib.closing(plain(run, start)) as stream:
+            yield from (next(stream) for _ in range(3))
+        raise ImageError("gone.png is damaged")
+
+    monkeypatch.setattr(Run, "_batches", ended)
+    with pytest.raises(ImageError, match=r"gone\.png is damaged"):
+        train(settings_of(folder, out=str(tmp_path / "run"), steps=8, eval_every=8))
+    assert max(whole_checkpoints(tmp_path / "run" / loop.CHECKPOINTS)) == 3
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_a_run_tells_what_it_chose_and_every_step(finished):
