@@ -79,7 +79,7 @@ def power(n: int, *, least: int = 1) -> int:
 
 
 def gelu(x: Array, dtype: DTypeLike, reciprocal: Callable) -> Array:
-    """Returns max(x, 0) - |x|·erfc(|x|/√2)/2, as exactly as `dtype` needs it; kernels have no erf.
+    """Returns max(x, 0) - abs(x)·erfc(abs(x)/√2)/2, as exactly as `dtype` needs; no kernel has erf.
 
     `reciprocal(x, approx=…)` is 1 / x. On a TPU the exponential costs the vector unit nothing.
     """
