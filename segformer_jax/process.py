@@ -56,9 +56,9 @@ def share_one_arena() -> None:
 def set_up_training() -> None:
     """Makes the settings of a process that trains; call it before JAX has started a device.
 
-    Both keep the temporaries of a step from being in memory several times on a CPU. The next step
-    starts when those of the one before are free, not while they are being freed. And small arrays
-    have room elsewhere: glibc would cut them from that free block, and the next step need another.
+    The last two keep the temporaries of a step from being in memory several times on a CPU. The
+    next step starts when those of the one before are free. And small arrays have room elsewhere:
+    glibc would cut them from that free block, so that the next step needs another.
     """
     share_one_arena()
     keep_freed_memory()
