@@ -73,19 +73,19 @@ def gdal_file(path: str | os.PathLike) -> Generator[Any]:
     name = os.fspath(path)
     rasterio = import_rasterio(f"reading {name}, which Pillow does not,")
     drivers = ("VRT",) if name.lower().endswith(DATA_SETS) else DRIVERS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            with rasterio.Env(), rasterio.DatasetReader(name, driver=list(drivers)) as file:
-                yield file
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:  # rasterio's, or GDAL's own, which has no public name
-            reason = " ".join(str(error.__cause__ or error).split())
-            raise ImageError(
-                f"{name} is not a picture of a kind that Pillow or GDAL reads ({reason}): convert "
-                "it to PNG, JPEG or TIFF"
-            ) from error
+    # for good: `catch_warnings` of one thread would lose the warnings of the others
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    try:
+        with rasterio.Env(), rasterio.DatasetReader(name, driver=list(drivers)) as file:
+            yield file
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # rasterio's, or GDAL's own, which has no public name
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ImageError(
+            f"{name} is not a picture of a kind that Pillow or GDAL reads ({reason}): convert "
+            "it to PNG, JPEG or TIFF"
+        ) from error
 
 
 def opaque_bands(file: Any) -> tuple[int, ...]:
