@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,12 @@ from segformer_jax.images.eight_bits import (
     stretched,
     warn_if_nearly_black,
 )
-from segformer_jax.images.gdal_file import opaque_bands, palette_of, stored_range
+from segformer_jax.images.gdal_file import (
+    import_rasterio,
+    opaque_bands,
+    palette_of,
+    stored_range,
+)
 from segformer_jax.images.picture import resized
 from segformer_jax.images.stretch import Stretch
 from segformer_jax.json_text import readable
@@ -57,25 +61,16 @@ def open_raster(
             reading.
         ImportError: rasterio is not installed.
     """
-    rasterio = _import_rasterio(path)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), _reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(readable(str(path))) as file:
-            chosen = _chosen_bands(file, path, bands, channels)
-            if channels is not None:
-                _check_types(file, path, chosen, stretch or stored_range(file))
-            yield RasterPixels(file, str(path), chosen, channels == 3, stretch)
-
-
-def _import_rasterio(path: str | Path) -> Any:
-    try:
-        import rasterio
-        import rasterio.errors
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path} needs rasterio: pip install 'segformer-jax[geo]'"
-        ) from error
-    return rasterio
+    rasterio = import_rasterio(f"reading {path}")
+    with (
+        rasterio.Env(GDAL_CACHEMAX=CACHE),
+        _reading(path),
+        rasterio.open(readable(str(path))) as file,
+    ):
+        chosen = _chosen_bands(file, path, bands, channels)
+        if channels is not None:
+            _check_types(file, path, chosen, stretch or stored_range(file))
+        yield RasterPixels(file, str(path), chosen, channels == 3, stretch)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,10 @@ class Bands:
 
 
 def import_rasterio(what: str) -> Any:
-    """Imports the package rasterio.
+    """Imports the package rasterio, whose warning of files without a georeference is ignored.
+
+    It is ignored for good: `warnings.catch_warnings`, when a thread leaves it, would lose what
+    other threads warn about.
 
     Raises:
         ImportError: it is not installed; the message says that `what` needs it.
@@ -44,6 +47,7 @@ def import_rasterio(what: str) -> Any:
         import rasterio.errors
     except ImportError as error:
         raise ImportError(f"{what} needs rasterio: pip install 'segformer-jax[geo]'") from error
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio
 
 
@@ -73,8 +77,6 @@ def gdal_file(path: str | os.PathLike) -> Generator[Any]:
     name = os.fspath(path)
     rasterio = import_rasterio(f"reading {name}, which Pillow does not,")
     drivers = ("VRT",) if name.lower().endswith(DATA_SETS) else DRIVERS
-    # for good: `catch_warnings` of one thread would lose the warnings of the others
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     try:
         with rasterio.Env(), rasterio.DatasetReader(name, driver=list(drivers)) as file:
             yield file

@@ -1,5 +1,8 @@
 """Pictures of more than 8 bits and of other than three bands, from files of either reader."""
 
+import contextlib
+import warnings
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,6 +12,8 @@ from rasterio.shutil import copy
 
 from segformer_jax import ImageError, SegformerImageProcessor
 from segformer_jax.errors import ImageWarning
+from segformer_jax.geo.pixels import open_raster
+from segformer_jax.images.gdal_file import gdal_file
 from segformer_jax.images.read import (
     check_image,
     count_channels,
@@ -44,6 +49,21 @@ def scaled(pixels, low, high):
 
 def assert_near(ours, expected):
     assert np.abs(np.asarray(ours).astype(float) - expected).max() <= 1  # ties, in float32
+
+
+@pytest.mark.parametrize("opened", [gdal_file, open_raster])
+def test_a_file_that_another_thread_closes_meanwhile_loses_no_warning(opened, twelve, tmp_path):
+    path = tmp_path / "plain.tif"
+    Image.fromarray(twelve[..., 0]).save(path)  # without a georeference, of which rasterio warns
+
+    def warn(thread):
+        thread.close()
+        warnings.warn("of this thread", stacklevel=1)
+
+    with contextlib.ExitStack() as thread:
+        thread.enter_context(opened(path))
+        with pytest.warns(UserWarning, match="of this thread"):
+            warn(thread)
 
 
 def test_nearly_black_16_bit_files_are_named_in_a_warning(twelve, tmp_path):
