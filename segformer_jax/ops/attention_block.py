@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from segformer_jax.ops.attention import attention
 from segformer_jax.ops.dense import linear
-from segformer_jax.ops.dispatch import Form, on_one_device, operation
+from segformer_jax.ops.dispatch import Form, operation
 from segformer_jax.ops.norm import layer_norm
 
 
@@ -38,11 +38,9 @@ def _on_tpu(*operands, **options):
     from segformer_jax.ops import attention_tpu, kernels  # importing Pallas takes a while
 
     x, k, *_ = operands
-    if not on_one_device() or not attention_tpu.fits(
-        x.shape, k.shape, options["heads"], options["dtype"]
-    ):
-        return _attention_block(*operands, **options)
-    return kernels.on("tpu", attention_tpu.attention_block, _attention_block, *operands, **options)
+    fits = attention_tpu.fits(x.shape, k.shape, options["heads"], options["dtype"])
+    kernel = attention_tpu.attention_block
+    return kernels.on("tpu", kernel, _attention_block, *operands, fits=fits, **options)
 
 
 def _on_gpu(*operands, **options):
@@ -50,9 +48,9 @@ def _on_gpu(*operands, **options):
     from segformer_jax.ops import attention_gpu, kernels
 
     x, k, *_ = operands
-    if not on_one_device() or not attention_gpu.fits(x.shape, k.shape, options["heads"]):
-        return _attention_block(*operands, **options)
-    return kernels.on("cuda", attention_gpu.attention_block, _attention_block, *operands, **options)
+    fits = attention_gpu.fits(x.shape, k.shape, options["heads"])
+    kernel = attention_gpu.attention_block
+    return kernels.on("cuda", kernel, _attention_block, *operands, fits=fits, **options)
 
 
 attention_block = operation(_attention_block, gpu=Form(_on_gpu), tpu=Form(_on_tpu))

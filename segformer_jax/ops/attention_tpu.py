@@ -148,33 +148,35 @@ def _attend(
     A TPU runs its instructions in the order of the program, and each step of one group would wait
     for the one before. `count` is the number of keys without those that fill the last part.
     """
-    heads, keys, d, dtype = *k.shape[1:], k.dtype
-    at_once = min(keys, KEYS)
-    by_head = []
-    for head in range(heads):
-        channels = slice(head * d, (head + 1) * d)
-        own = [q[channels] for q in queries]
-
-        def some_keys(i, head=head, channels=channels, own=own):
-            """Returns each group's largest score, sum of weights, and sum of weighted values."""
-            first = pl.multiple_of(i * at_once, LANES)
-            some = pl.ds(first, at_once) if keys > KEYS else slice(None)
-            scores = [dot(k[0, head, some], q, wide=wide) for q in own]
-            if keys > count:
-                there = i * at_once + lax.broadcasted_iota(jnp.int32, (at_once, 1), 0) < count
-                scores = [jnp.where(there, s, -np.inf) for s in scores]
-            largest = [jnp.max(s, 0, keepdims=True) for s in scores]
-            weights = [jnp.exp2(s - m) for s, m in zip(scores, largest, strict=True)]
-            totals = [jnp.sum(w, 0, keepdims=True) for w in weights]
-            sums = [dot(v[0, channels, some], w.astype(dtype), wide=wide) for w in weights]
-            return list(zip(largest, totals, sums, strict=True))
-
-        def and_more(i, found, some_keys=some_keys):
-            return list(map(_merged, found, some_keys(i)))
-
-        found = lax.fori_loop(1, keys // at_once, and_more, some_keys(0))
-        by_head.append([(sums / total).astype(dtype) for _, total, sums in found])
+    by_head = [_attend_by(head, queries, k, v, wide, count) for head in range(k.shape[1])]
     return [jnp.concatenate(z, 0) for z in zip(*by_head, strict=True)]
+
+
+def _attend_by(head, queries, k, v, wide, count):
+    keys, d, dtype = *k.shape[2:], k.dtype
+    at_once = min(keys, KEYS)
+    channels = slice(head * d, (head + 1) * d)
+    own = [q[channels] for q in queries]
+
+    def some_keys(i):
+        """Returns each group's largest score, sum of weights, and sum of weighted values."""
+        first = pl.multiple_of(i * at_once, LANES)
+        some = pl.ds(first, at_once) if keys > KEYS else slice(None)
+        scores = [dot(k[0, head, some], q, wide=wide) for q in own]
+        if keys > count:
+            there = i * at_once + lax.broadcasted_iota(jnp.int32, (at_once, 1), 0) < count
+            scores = [jnp.where(there, s, -np.inf) for s in scores]
+        largest = [jnp.max(s, 0, keepdims=True) for s in scores]
+        weights = [jnp.exp2(s - m) for s, m in zip(scores, largest, strict=True)]
+        totals = [jnp.sum(w, 0, keepdims=True) for w in weights]
+        sums = [dot(v[0, channels, some], w.astype(dtype), wide=wide) for w in weights]
+        return list(zip(largest, totals, sums, strict=True))
+
+    def and_more(i, found):
+        return list(map(_merged, found, some_keys(i)))
+
+    found = lax.fori_loop(1, keys // at_once, and_more, some_keys(0))
+    return [(sums / total).astype(dtype) for _, total, sums in found]
 
 
 def _merged(one: tuple, other: tuple) -> tuple:

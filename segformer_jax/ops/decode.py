@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from segformer_jax.bilinear import bilinear_neighbours
 from segformer_jax.ops.dense import linear
-from segformer_jax.ops.dispatch import Form, fuses_blocks, is_known, on_one_device, operation
+from segformer_jax.ops.dispatch import Form, fuses_blocks, is_known, operation
 from segformer_jax.ops.resize import lerp, resize_bilinear
 
 VALUES_PER_STRIP = 1 << 20  # of the decoder's wide map, computed at once on CPU: 4 MB of float32
@@ -66,18 +66,16 @@ def _by_strips(x, deeper, kernel, bias, classifier, *, dtype):
 
 
 def _on_gpu(*operands, **options):
-    """Runs the Pallas kernel for NVIDIA's GPUs where blocks are fused; it was never run there."""
-    x, deeper, _, _, (classifier, _) = operands
-    if not fuses_blocks() or not on_one_device():
-        return _classified(*operands, **options)
+    """Runs the Pallas kernel for NVIDIA's GPUs, lowered in tests but never run there."""
     from segformer_jax.ops import decode_gpu, kernels  # importing Pallas takes a while
 
-    if not decode_gpu.fits(x.shape, [y.shape for y in deeper], *classifier.shape):
-        return _classified(*operands, **options)
-    return kernels.on("cuda", decode_gpu.classified, _classified, *operands, **options)
+    x, deeper, _, _, (classifier, _) = operands
+    fits = decode_gpu.fits(x.shape, [y.shape for y in deeper], *classifier.shape)
+    return kernels.on("cuda", decode_gpu.classified, _classified, *operands, fits=fits, **options)
 
 
-classified = operation(_classified, cpu=Form(_by_strips), gpu=Form(_on_gpu))
+classified = operation(_classified, cpu=Form(_by_strips))
+classified_at_once = operation(_classified, cpu=Form(_by_strips), gpu=Form(_on_gpu))
 
 
 def _fused(
@@ -109,4 +107,5 @@ def decode(
     x, *deeper = hidden_states
     first, *others = kernels
     deeper = [linear(y, k, None, dtype=dtype) for y, k in zip(deeper, others, strict=True)]
-    return classified(x, deeper, first, bias, classifier, dtype=dtype)
+    run = classified_at_once if fuses_blocks() else classified
+    return run(x, deeper, first, bias, classifier, dtype=dtype)

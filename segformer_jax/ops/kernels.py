@@ -16,6 +16,8 @@ from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.ops.dispatch import on_one_device
+
 LANES = 128
 FAST_MEMORY = 48 << 20  # bytes of a v5e's 128 MiB that a kernel may take
 ROWS, COLUMNS = ((1,), (0,)), ((1,), (1,))  # which axes `dot` sums over: a @ b, a @ b.T
@@ -26,13 +28,23 @@ ERFC_HALF = (0.47047, (0.3480242, -0.0958798, 0.7478556))
 ERFC_FLOAT = (0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 
 
-def on(platform: str, kernel: Callable, reference: Callable, *operands: Any, **options: Any) -> Any:
+def on(
+    platform: str,
+    kernel: Callable,
+    reference: Callable,
+    *operands: Any,
+    fits: bool,
+    **options: Any,
+) -> Any:
     """Calls `kernel(*operands, interpret=…, **options)`: compiled on its platform, "tpu" or "cuda".
 
     Other machines interpret it. JAX 0.10 can't do that in a `shard_map` with `check_vma`, where
-    they compute the reference, as AMD's GPUs always do.
+    they compute the reference, as AMD's GPUs always do. So does every machine if the operands don't
+    fit, or are not on one device.
     """
     kernel, reference = (partial(function, **options) for function in (kernel, reference))
+    if not fits or not on_one_device():
+        return reference(*operands)
     split = jax.typeof(operands[0]).manual_axis_type.varying
     forms = {platform: partial(kernel, interpret=False)}
     if platform == "cuda":

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from segformer_jax.ops.activation import gelu
 from segformer_jax.ops.dense import linear
 from segformer_jax.ops.depthwise import depthwise_conv
-from segformer_jax.ops.dispatch import Form, on_one_device, operation
+from segformer_jax.ops.dispatch import Form, operation
 from segformer_jax.ops.norm import layer_norm
 
 
@@ -29,28 +29,23 @@ def _mix_ffn(
 
 
 def _on_tpu(*operands, **options):
-    """Runs the Pallas kernel, whose map of hidden channels never leaves the fast memory."""
-    from segformer_jax.ops import (  # importing Pallas takes a while
-        kernels,
-        mix_ffn_tpu,
-        mix_ffn_tpu_narrow,
-    )
+    """Runs a Pallas kernel, whose map of hidden channels never leaves the fast memory."""
+    from segformer_jax.ops import kernels, mix_ffn_tpu, mix_ffn_tpu_narrow  # Pallas takes a while
 
-    x, _, (kernel, _), *_ = operands
-    for way in (mix_ffn_tpu_narrow, mix_ffn_tpu):
-        if on_one_device() and way.fits(x.shape, kernel.shape[1]):
-            return kernels.on("tpu", way.mix_ffn, _mix_ffn, *operands, **options)
-    return _mix_ffn(*operands, **options)
+    x, _, (fc1, _), *_ = operands
+    narrow = mix_ffn_tpu_narrow.fits(x.shape, fc1.shape[1])
+    way = mix_ffn_tpu_narrow if narrow else mix_ffn_tpu
+    fits = narrow or mix_ffn_tpu.fits(x.shape, fc1.shape[1])
+    return kernels.on("tpu", way.mix_ffn, _mix_ffn, *operands, fits=fits, **options)
 
 
 def _on_gpu(*operands, **options):
     """Runs the Pallas kernel for NVIDIA's GPUs, lowered in tests but never run there."""
     from segformer_jax.ops import kernels, mix_ffn_gpu
 
-    x, _, (kernel, _), *_ = operands
-    if not on_one_device() or not mix_ffn_gpu.fits(x.shape, kernel.shape[1]):
-        return _mix_ffn(*operands, **options)
-    return kernels.on("cuda", mix_ffn_gpu.mix_ffn, _mix_ffn, *operands, **options)
+    x, _, (fc1, _), *_ = operands
+    fits = mix_ffn_gpu.fits(x.shape, fc1.shape[1])
+    return kernels.on("cuda", mix_ffn_gpu.mix_ffn, _mix_ffn, *operands, fits=fits, **options)
 
 
 mix_ffn = operation(_mix_ffn, gpu=Form(_on_gpu), tpu=Form(_on_tpu))

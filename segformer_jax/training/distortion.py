@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from segformer_jax.data.augment import turn_colours
+
 
 def distorted(
     pixels: UInt8[Array, "b h w c"], colours: Float[Array, "b 5"], size: Int[Array, "b 2"]
@@ -20,31 +22,11 @@ def distorted(
 
 def _distorted(pixels, colours, size):
     brightness, contrast, saturation, hue, last_contrast = colours
-    planes = (pixels.astype(jnp.float32) + brightness).clip(0, 255)
+    planes = (pixels.transpose(2, 0, 1).astype(jnp.float32) + brightness).clip(0, 255)
     planes = (planes * contrast).clip(0, 255)
-    if planes.shape[-1] == 3:
-        planes = _turned(planes, saturation, hue)
+    if len(planes) == 3:
+        planes = turn_colours(planes, saturation=saturation, hue=hue)
     planes = jnp.rint((planes * last_contrast).clip(0, 255)).astype(jnp.uint8)
     rows, columns = (jnp.arange(side) for side in pixels.shape[:2])
     inside = (rows < size[0])[:, None] & (columns < size[1])[None]
-    return jnp.where(inside[..., None], planes, pixels)
-
-
-def _turned(planes, saturation, hue):
-    """Multiplies the saturation and rotates the hue, by the formula of `turn_colours`."""
-    red, green, blue = planes[..., 0], planes[..., 1], planes[..., 2]
-    value = jnp.maximum(jnp.maximum(red, green), blue)
-    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    inverse = 1 / jnp.maximum(chroma, 1)
-    sixth = jnp.where(
-        value == red,
-        (green - blue) * inverse,
-        jnp.where(value == green, (blue - red) * inverse + 2, (red - green) * inverse + 4),
-    )
-    chroma = jnp.minimum(chroma * saturation, value)
-
-    def channel(start):
-        k = (sixth + (hue / 60 + start)) % 6
-        return value - chroma * jnp.minimum(jnp.minimum(k, 4 - k), 1).clip(min=0)
-
-    return jnp.stack([channel(start) for start in (5, 3, 1)], -1)
+    return jnp.where(inside[..., None], planes.transpose(1, 2, 0), pixels)

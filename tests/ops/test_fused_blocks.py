@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from segformer_jax import SegformerConfig, SegformerForSemanticSegmentation, ops
-from segformer_jax.ops.decode import classified
+from segformer_jax.ops.decode import classified_at_once
 
 # a TPU's kernel keeps float32 where the parts round to bfloat16 (2⁻⁸) after every operation
 TOLERANCE = {"float32": 2e-6, "bfloat16": 0.03}
@@ -109,7 +109,7 @@ def decoder(rng):
         deeper = [array(2, -(-h // step), -(-w // step), width) for step in (2, 4, 8)]
         classifier = array(width, labels) / width**0.5, array(labels)
         operands = x, deeper, array(c, width) / c**0.5, array(width), classifier
-        return lambda *a: classified(*a, dtype=jnp.dtype(dtype)), operands
+        return lambda *a: classified_at_once(*a, dtype=jnp.dtype(dtype)), operands
 
     return made
 
