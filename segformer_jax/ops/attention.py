@@ -1,6 +1,7 @@
 """Softmax attention; the implementation depends on the platform and the picture's size."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from segformer_jax.ops.dispatch import (
 from segformer_jax.ops.rows import plain_max, plain_sum, row_max, row_sum
 
 SCORES_PER_CHUNK = 1 << 19  # attention scores computed at once per head on CPU: 2 MB of float32
+KEYS_PER_BLOCK = 256  # on CPU; the products of more keys, for fewer queries, are slower
+UNROLLED = 4  # blocks of keys; more are in a loop, because XLA holds the scores of all at once
 SCORES_AT_ONCE = 1 << 28  # over all heads and pictures, on GPU, TPU and in training: 1 GB
 
 
@@ -103,7 +106,7 @@ def _sum_as_channel(q, k, v, *, dtype):
 
 
 def _by_chunks(q, k, v, *, dtype):
-    """Computes one head and one chunk of queries at a time: plain 2-D matmuls, bounded memory.
+    """Computes some queries and keys of one head at a time: plain 2-D matmuls, bounded memory.
 
     If the batch is local, its pictures are computed one after another, otherwise all in parallel.
     """
@@ -115,26 +118,51 @@ def _by_chunks(q, k, v, *, dtype):
 
 def _by_chunks_of_one(q, k, v, *, dtype):
     b, n, heads, d = q.shape
-    known = is_known(n, k.shape[1])
-    size = min(n, max(1, SCORES_PER_CHUNK // k.shape[1])) if known else n
+    keys = k.shape[1]
+    known = is_known(n, keys)
+    blocks = max(1, round(keys / KEYS_PER_BLOCK)) if known else 1
+    size = min(n, max(1, SCORES_PER_CHUNK * blocks // keys)) if known else n
     chunks = -(-n // size)
     size = -(-n // chunks)
     q = jnp.pad(q.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, chunks * size - n), (0, 0)))
-    q = q.reshape(b * heads * chunks, 1, size, 1, d)
-    k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, 1, -1, 1, d) for x in (k, v))
+    q = q.reshape(b * heads * chunks, size, d)
+    k, v = (x.transpose(0, 2, 1, 3).reshape(b * heads, keys, d) for x in (k, v))
 
     def attend(chunk):
         queries, head = chunk
-        weights, total = _exponentials(queries, k[head], dtype, row_max, row_sum)
-        y = lax.dot(
-            weights[0, 0].astype(dtype),
-            v[head][0, :, 0].astype(dtype),
-            preferred_element_type=weights.dtype,
-        )
-        return (y / total[0, 0]).astype(v.dtype)
+        return _by_blocks(queries, k[head], v[head], blocks, dtype)
 
     y = lax.map(attend, (q, jnp.arange(b * heads * chunks) // chunks))
     return y.reshape(b, heads, chunks * size, d)[:, :, :n].transpose(0, 2, 1, 3)
+
+
+def _by_blocks(
+    q: Float[Array, "n d"], k: Float[Array, "k d"], v: Float[Array, "k d"], blocks: int, dtype: Any
+) -> Float[Array, "n d"]:
+    """Computes one head by blocks of keys, with the largest score so far subtracted from each."""
+
+    def of_block(k, v, largest=None):
+        scores = _scores(*(x[None, :, None] for x in (q, k)), dtype)[0, 0]
+        own = lax.stop_gradient(row_max(scores))
+        largest = own if largest is None else jnp.maximum(largest, own)
+        weights = jnp.exp(scores - largest)
+        y = lax.dot(weights.astype(dtype), v.astype(dtype), preferred_element_type=weights.dtype)
+        return y, row_sum(weights), largest
+
+    def add(so_far, block):
+        y, total, largest = so_far
+        own_y, own_total, larger = of_block(*block, largest)
+        scale = jnp.exp(largest - larger)
+        return (y * scale + own_y, total * scale + own_total, larger), None
+
+    size = k.shape[0] // blocks
+    first = k.shape[0] - (blocks - 1) * size  # takes what is left over
+    so_far = of_block(k[:first], v[:first])
+    if blocks > 1:
+        others = tuple(x[first:].reshape(blocks - 1, size, -1) for x in (k, v))
+        so_far, _ = lax.scan(add, so_far, others, unroll=blocks <= UNROLLED)
+    y, total, _ = so_far
+    return (y / total).astype(v.dtype)
 
 
 def _at_once(q, k, v, *, dtype):
