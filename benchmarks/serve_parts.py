@@ -22,10 +22,9 @@ def measure(model: str, photos: list[bytes], batch_size: int) -> dict[str, float
     from segformer_jax import Segmentation, Segmenter
     from segformer_jax.images.picture import as_rgb
     from segformer_jax.inference.pipeline import usable_cores
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
     from segformer_jax.server import requests
 
-    share_one_arena()
     keep_freed_memory()
     keep_compiled_programs()
     segmenter = Segmenter.from_pretrained(model, batch_size=batch_size)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from segformer_jax import process
@@ -69,8 +70,10 @@ def test_memory_is_tuned_on_linux_alone(system, monkeypatch):
 
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(ctypes, "CDLL", refuse)
+    monkeypatch.setattr(os, "setpriority", refuse, raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
     process.keep_freed_memory()
-    process.share_one_arena()
+    process.yield_to_others()
     process._leave_room(1 << 20)
 
 

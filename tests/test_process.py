@@ -1,14 +1,19 @@
 """Settings of a process, seen in the memory of another one."""
 
+import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from segformer_jax import process
 
 PROGRAM = """
 import numpy as np
 from segformer_jax import process
-process.share_one_arena()
+process._mallopt({{process.M_ARENA_MAX: 1}})
 process.keep_freed_memory()
 process._leave_room({room} << 20)
 kept = []
@@ -22,7 +27,46 @@ print(next(line for line in status.splitlines() if line.startswith("VmHWM")).spl
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the settings are glibc's")
+FAULTS = """
+import resource
+import jax
+import jax.numpy as jnp
+from segformer_jax import process
+{setting}
+x = jnp.ones((1 << 20, 4))
+f = jax.jit(lambda x: jnp.sort(jnp.tile(x, 5), axis=0).sum())  # 80 MiB at least
+for _ in range(3):
+    f(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+f(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the settings are glibc's")
+
+
+@linux
+def test_large_temporaries_are_not_faulted_in_anew():
+    def faults(setting):
+        command = [sys.executable, "-c", FAULTS.format(setting=setting)]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert faults("") > 10_000
+    assert faults("process.keep_freed_memory()") < 1000
+
+
+@linux
+def test_a_thread_gives_way_to_the_others_alone():
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = niceness()
+    with ThreadPoolExecutor(1, initializer=process.yield_to_others) as pool:
+        assert pool.submit(niceness).result() == process.LOWER
+    assert niceness() == own
+
+
+@linux
 def test_small_arrays_leave_the_place_of_large_temporaries():
     def peak(room):
         command = [sys.executable, "-c", PROGRAM.format(room=room)]

@@ -121,7 +121,7 @@ def evaluate(
     from segformer_jax.data.formats import open_dataset
     from segformer_jax.evaluation.evaluate import evaluate as evaluated
     from segformer_jax.evaluation.report import write_report
-    from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+    from segformer_jax.process import keep_compiled_programs, keep_freed_memory
 
     how = make_protocol(
         protocol,
@@ -133,7 +133,6 @@ def evaluate(
         short_side=short_side,
         divisor=divisor,
     )
-    share_one_arena()
     keep_freed_memory()
     keep_compiled_programs()
     dataset = open_dataset(

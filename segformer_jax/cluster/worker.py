@@ -65,9 +65,8 @@ class SegmentBatch:
 
         from segformer_jax.inference.programs import use_programs
         from segformer_jax.inference.segmenter import Segmenter
-        from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+        from segformer_jax.process import keep_compiled_programs, keep_freed_memory, yield_to_others
 
-        share_one_arena()
         keep_freed_memory()
         keep_compiled_programs()
         left_aside = use_programs(job.model, dtype=job.dtype, device=workers.device)
@@ -81,7 +80,9 @@ class SegmentBatch:
             batch_size=job.batch_size,
             max_pixels=job.max_pixels,
         )
-        self._threads = ThreadPoolExecutor(min(job.batch_size, workers.threads))
+        self._threads = ThreadPoolExecutor(
+            min(job.batch_size, workers.threads), initializer=yield_to_others
+        )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Turns rows of `path` and `bytes` into results; unreadable pictures get an `error`."""

@@ -30,6 +30,7 @@ from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.inference.segmenter import WHOLE, Segmenter
 from segformer_jax.inference.windowed import whole_class_map
 from segformer_jax.inference.windows import ImagePixels
+from segformer_jax.process import yield_to_others
 
 Span = tuple[float, float]
 
@@ -204,7 +205,7 @@ def _done(value: Any) -> Future:
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """Yields a thread pool; at the end, running calls are finished and waiting ones cancelled."""
-    pool = ThreadPoolExecutor(count)
+    pool = ThreadPoolExecutor(count, initializer=yield_to_others)
     try:
         yield pool
     finally:

@@ -14,7 +14,6 @@ def run(monkeypatch, capsys):
     monkeypatch.setattr(process, "set_up_training", lambda: None)
     monkeypatch.setattr(collector.gc, "freeze", lambda: None)  # other tests' garbage too
     monkeypatch.setattr(collector.gc, "unfreeze", lambda: None)
-    monkeypatch.setattr(process, "share_one_arena", lambda: None)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stopped:

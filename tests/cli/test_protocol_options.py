@@ -37,7 +37,6 @@ def run(monkeypatch, capfd, model):
     monkeypatch.setattr(process, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(process, "set_up_training", lambda: None)
-    monkeypatch.setattr(process, "share_one_arena", lambda: None)
 
     def run(command, *arguments):
         options = ["--model", model, "--batch-size", 1]
