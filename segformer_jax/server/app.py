@@ -1,6 +1,7 @@
 """The Ray Serve application: an HTTP entry that checks requests, and replicas that segment."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,10 @@ from segformer_jax.images.picture import as_rgb
 from segformer_jax.images.read import MAX_PIXELS
 from segformer_jax.inference.segmentation import Segmentation
 from segformer_jax.server import requests
+from segformer_jax.server.batcher import Batcher
 from segformer_jax.server.budget import Budget
 from segformer_jax.server.ingress import Answer, Ingress
 from segformer_jax.server.requests import Limits, Wanted
-
-BATCH_WAIT = 0.005  # seconds that a batch waits for more pictures while the network is idle
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,18 @@ class Replica:
 
         from segformer_jax.inference.programs import use_programs
         from segformer_jax.inference.segmenter import Segmenter
-        from segformer_jax.process import keep_compiled_programs, keep_freed_memory, share_one_arena
+        from segformer_jax.process import keep_compiled_programs, keep_freed_memory, yield_to_others
 
-        share_one_arena()
         keep_freed_memory()
         keep_compiled_programs()
         self._left_aside = use_programs(
             model.name, model.programs, dtype=model.dtype, device=workers.device
         )
-        self._limits = limits
-        self._network = ThreadPoolExecutor(1)  # a thread that is never busy decoding
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._limits, self._on_cpu = limits, workers.device == "cpu"
         self._pixels = Budget(limits.decoded_pixels)  # of decoded pictures; others wait as bytes
         self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))
-        self._pictures = ThreadPoolExecutor(workers.threads)  # more would slow the network
+        # more threads would slow the network, and so would threads of its own priority
+        self._pictures = ThreadPoolExecutor(workers.threads, initializer=yield_to_others)
         self._segmenter = Segmenter.from_pretrained(
             model.name,
             dtype=jnp.dtype(model.dtype),
@@ -73,7 +70,7 @@ class Replica:
             batch_size=model.batch_size,
             max_pixels=limits.pixels,
         )
-        self._class_maps.set_max_batch_size(model.batch_size)
+        self._network = Batcher(self._class_maps, model.batch_size)
         channels = self._segmenter.processor.channels or 3
         grey = self._prepared(np.full((64, 64, channels), 128, np.uint8))[1]
         for size in self._segmenter.batch_sizes:
@@ -91,26 +88,21 @@ class Replica:
                 picture, values = await loop.run_in_executor(self._pictures, self._prepared, body)
             except ImageError as error:
                 return Answer(422, str(error).encode())
-            # otherwise Ray would already form a batch of what arrives within `BATCH_WAIT`
-            await self._idle.wait()
-            classes, batch = await self._class_maps((values, (picture.height, picture.width)))
+            classes, batch = await self._network((values, (picture.height, picture.width)))
             result = Segmentation(classes, self._segmenter.id2label, picture)
             answer = await loop.run_in_executor(self._pictures, requests.answer, result, wish)
         return Answer(200, answer, batch)
 
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT)
-    async def _class_maps(self, requests: list[Any]) -> list[tuple[Any, int]]:
-        """Computes a batch; requests that arrive meanwhile wait, and form the next batch."""
-        inputs, sizes = zip(*requests, strict=True)
-        loop = asyncio.get_running_loop()
-        self._idle.clear()
-        try:
-            maps = await loop.run_in_executor(
-                self._network, self._segmenter.class_maps, inputs, sizes
-            )
-        finally:
-            self._idle.set()
-        return [(classes, 0 if i else len(maps)) for i, (classes, _) in enumerate(maps)]
+    def _class_maps(self, requests: Sequence[Any]) -> list[Any]:
+        """Computes a batch; on a CPU in parts of the sizes that are compiled, without padding.
+
+        There the time grows with the number of pictures.
+        """
+        compiled = [size for size in self._segmenter.batch_sizes if size <= len(requests)]
+        count = max(compiled) if self._on_cpu and compiled else len(requests)
+        inputs, sizes = zip(*requests[:count], strict=True)
+        maps = [classes for classes, _ in self._segmenter.class_maps(inputs, sizes)]
+        return maps + (self._class_maps(requests[count:]) if count < len(requests) else [])
 
     def _prepared(self, source: Any) -> tuple[Any, Any]:
         processor = self._segmenter.processor
