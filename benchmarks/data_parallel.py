@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from benchmarks.hlo import Instruction, instructions
 from benchmarks.tpu import described_chips
@@ -96,12 +97,26 @@ def collectives(text: str) -> list[Instruction]:
 
 
 def lowered(
-    config: SegformerConfig, platform: Platform, *, batch: int, side: int, devices: Any
+    config: SegformerConfig,
+    platform: Platform,
+    *,
+    batch: int,
+    side: int,
+    devices: Any,
+    dtype: DTypeLike = jnp.float32,
+    checkpointing: bool = False,
 ) -> Any:
-    """Lowers a training step with the batch split over devices, and all parameters on each."""
+    """Lowers a training step with the batch split over devices, and all parameters on each.
+
+    With `checkpointing`, the blocks are computed again in the backward pass.
+    """
     mesh = Mesh(devices, ("data",))
     whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    model = nnx.eval_shape(lambda: SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: SegformerForSemanticSegmentation(config, dtype=dtype, rngs=nnx.Rngs(0))
+    )
+    if checkpointing:
+        model.gradient_checkpointing_enable()
     model.train()
     graph, *state = nnx.split(model, nnx.Param, ...)
     use = contextlib.nullcontext() if platform == "unsaid" else ops.use(platform)

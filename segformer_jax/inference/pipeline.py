@@ -140,9 +140,10 @@ def segment_many(
                 inputs += inputs[-1:] * (batch_size - len(inputs))
             full = full or len(inputs) == batch_size
             segmenter.start_compiling(inputs)
+            beginning = time.perf_counter()
             logits = segmenter.start(inputs)[: len(good)]
             if logits and spans is not None:
-                watched = watcher.submit(_watch, logits, time.perf_counter(), spans)
+                watched = watcher.submit(_watch, logits, beginning, spans)
             if between is not None:
                 with jax.set_mesh(None):
                     logits = between([one.source for one in good], logits)

@@ -1,6 +1,7 @@
 """`segment_many` gives what `Segmenter` gives, in order, with bounded memory and all errors."""
 
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_the_devices_waiting_is_what_lies_between_batches():
     assert waited_share([]) == 0
     assert waited_share([(1.0, 3.0)]) == 0
     assert waited_share([(0.0, 4.0), (3.0, 6.0), (7.0, 9.0), (9.5, 10.0)]) == pytest.approx(0.15)
+
+
+def test_a_device_that_computes_during_the_call_is_not_idle(segmenter, pictures, monkeypatch):
+    """As a CPU does after `keep_freed_memory`."""
+    spans, start = [], segmenter.start
+
+    def slow(inputs):
+        time.sleep(0.2)
+        return jax.block_until_ready(start(inputs))
+
+    monkeypatch.setattr(segmenter, "start", slow)
+    list(segment_many(segmenter, pictures, spans=spans))
+    assert all(end - beginning >= 0.2 for beginning, end in spans)
 
 
 def test_batches_are_timed(segmenter, pictures):

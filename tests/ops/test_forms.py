@@ -132,6 +132,33 @@ def test_attention_is_torchs(form, limit, monkeypatch):
     np.testing.assert_allclose(ours, expected, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("keys", [1, 5, 7])  # in a block: 23 keys are many blocks, five, three
+def test_attention_by_blocks_of_keys_is_torchs(keys, monkeypatch):
+    monkeypatch.setattr(attention_module, "KEYS_PER_BLOCK", keys)
+    monkeypatch.setattr(attention_module, "SCORES_PER_CHUNK", 60)
+    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 1)  # the gradients by blocks too
+    jax.clear_caches()
+    q, k, v = normal(2, 35, 3, 4), normal(2, 23, 3, 4, seed=1), normal(2, 23, 3, 4, seed=2)
+    k *= np.linspace(-200, 200, 23).reshape(1, 23, 1, 1)  # the largest score is in any block
+    weights = normal(*q.shape, seed=3)
+    theirs = [torch.from_numpy(a.transpose(0, 2, 1, 3).copy()).requires_grad_() for a in (q, k, v)]
+    expected = F.scaled_dot_product_attention(*theirs).transpose(1, 2)
+    (expected * torch.from_numpy(weights)).sum().backward()
+
+    def total(q, k, v):
+        y = ops.attention(q, k, v, dtype=jnp.float64)
+        return jnp.sum(y * weights), y
+
+    with ops.use("cpu"):
+        gradients, ours = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+            *map(jnp.asarray, (q, k, v))
+        )
+        np.testing.assert_allclose(ours, expected.detach(), atol=ROUNDING)
+    for gradient, own in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(gradient.transpose(0, 2, 1, 3), own.grad, rtol=1e-9, atol=1e-9)
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_attention_are_torchs(form):
     q, k, v = normal(2, 35, 3, 4), normal(2, 12, 3, 4, seed=1), normal(2, 12, 3, 4, seed=2)
