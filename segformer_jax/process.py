@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
-LOWER = 5  # niceness: a third of the share that others have of a busy core
+LOWER = 10  # niceness: a tenth of the share that others have of a busy core
 ROOM = 2 << 30  # bytes for arrays that outlive a training step, or lie between two
 
 
