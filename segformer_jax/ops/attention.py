@@ -142,7 +142,7 @@ def _by_blocks(
     """Computes one head by blocks of keys, with the largest score so far subtracted from each."""
 
     def of_block(k, v, largest=None):
-        scores = _scores(*(x[None, :, None] for x in (q, k)), dtype)[0, 0]
+        scores = _scores(q[None, :, None], k[None, :, None], dtype)[0, 0]
         own = lax.stop_gradient(row_max(scores))
         largest = own if largest is None else jnp.maximum(largest, own)
         weights = jnp.exp(scores - largest)
@@ -150,8 +150,8 @@ def _by_blocks(
         return y, row_sum(weights), largest
 
     def add(so_far, block):
-        y, total, largest = so_far
-        own_y, own_total, larger = of_block(*block, largest)
+        (y, total, largest), (k, v) = so_far, block
+        own_y, own_total, larger = of_block(k, v, largest)
         scale = jnp.exp(largest - larger)
         return (y * scale + own_y, total * scale + own_total, larger), None
 
