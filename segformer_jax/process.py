@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
-LOWER = 10  # niceness: a tenth of the share that others have of a busy core
+NICENESS = 10  # more than others: a tenth of their share of a busy core
 ROOM = 2 << 30  # bytes for arrays that outlive a training step, or lie between two
 
 
@@ -54,7 +54,8 @@ def yield_to_others() -> None:
     as one that reads a picture, would keep all of them waiting.
     """
     if sys.platform == "linux":  # elsewhere a priority is the whole process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER)
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        os.setpriority(*thread, os.getpriority(*thread) + NICENESS)  # Linux takes 19 for more
 
 
 def set_up_training() -> None:
