@@ -13,11 +13,12 @@ import tyro
 
 from benchmarks.data_parallel import lowered
 from benchmarks.tpu import described_chips
+from benchmarks.train_memory import Variant
 from segformer_jax.config import SegformerConfig
 
 
 def main(
-    variant: str = "b5",
+    variant: Variant = "b5",
     batch: int = 2,
     side: int = 512,
     labels: int = 150,

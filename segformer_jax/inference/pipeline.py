@@ -3,6 +3,8 @@
     reading threads ──▶ one batch after another, started without waiting ──▶ writing threads
     file → bytes           the device's queue holds the next two              class map → file
 
+(A CPU may compute a batch when it is started: see `process.keep_freed_memory`.)
+
 The number of pictures in each step is bounded, so memory does not grow with the number of pictures.
 Results come in the order of the sources.
 """
