@@ -73,6 +73,7 @@ class Segmenter:
         self._mesh = Mesh(np.array(devices), ("batch",))
         platform = devices[0].platform
         self._compiler_options = compiler_options(platform, self._interface.dtype)
+        self._waits_for_copies = platform == "cpu"
         self._graph, state = nnx.split(model)
         leaves, structure = jax.tree.flatten(state)  # calls are far cheaper with a list than a tree
         self._leaves = self._on_every_device(leaves)
@@ -239,7 +240,7 @@ class Segmenter:
     def start(
         self, inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]]
     ) -> list[Float[Array, "1 _ _ labels"]]:
-        """Each picture's logits, on its device; returned immediately (asynchronous dispatch).
+        """Each picture's logits, on its device, which may still be computing them.
 
         `class_map(logits, size)` waits for them and computes the class map.
 
@@ -363,7 +364,15 @@ class Segmenter:
         return jax.device_put(leaves, whole, may_alias=False)  # training steps donate the originals
 
     def _put(self, pixel_values: Any) -> Array:
-        return jax.device_put(pixel_values, NamedSharding(self._mesh, PartitionSpec("batch")))
+        """Splits a batch over the devices. CPUs wait for the copy, so that the program finds it.
+
+        JAX would otherwise run the program in another thread, as soon as the copy is there, in
+        spite of `process.keep_freed_memory`.
+        """
+        put = jax.device_put(pixel_values, NamedSharding(self._mesh, PartitionSpec("batch")))
+        if self._waits_for_copies:
+            put.block_until_ready()
+        return put
 
     def _rounded(self, count: int) -> int:
         """Rounds a batch size up to one that is compiled for: a power of two per device."""

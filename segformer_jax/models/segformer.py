@@ -340,6 +340,8 @@ def check_pixel_values(pixel_values: Any, config: Any) -> None:
         config: has the model's `num_channels` and `minimum_size`.
     """
     shape, channels = np.shape(pixel_values), config.num_channels
+    if not hasattr(pixel_values, "dtype"):
+        raise ValueError(f"pixel_values must be an array, got {type(pixel_values).__name__}")
     if len(shape) != 4:
         raise ValueError(
             f"pixel_values must have the shape (batch, height, width, {channels}), got {shape}"

@@ -310,6 +310,35 @@ def test_pictures_of_other_sizes_run_without_a_resize(segmenter):
         own(Image.new("RGB", (64, 20)))
 
 
+FAULTS = """
+import resource
+import numpy as np
+from flax import nnx
+from segformer_jax import *
+from segformer_jax import process
+
+process.keep_freed_memory()
+sizes = dict(hidden_sizes=(8,) * 4, num_attention_heads=(1,) * 4, decoder_hidden_size=8)
+config = SegformerConfig(**sizes, depths=(1,) * 4, num_labels=150)
+model = SegformerForSemanticSegmentation(config, rngs=nnx.Rngs(0))
+segmenter = Segmenter(model, SegformerImageProcessor(), device="cpu")
+pixels = np.zeros((8, 512, 512, 3), np.float32)
+for _ in range(3):
+    segmenter.logits(pixels).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    segmenter.logits(pixels).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
+def test_logits_of_a_batch_are_not_faulted_in_anew():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
+    pages = 8 * 128 * 128 * 150 * 4 / 4096  # of the logits of one call
+    assert int(done.stdout) < pages
+
+
 def test_what_can_not_work_is_said(segmenter):
     model = SegformerForSemanticSegmentation.from_pretrained("scene-b0")
     with pytest.raises(ValueError, match="at least 29 pixels"):

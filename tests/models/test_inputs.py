@@ -11,6 +11,7 @@ from segformer_jax import (
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
 )
+from segformer_jax.models.segformer import check_pixel_values
 
 pytestmark = pytest.mark.usefixtures("cpu_forms")  # a third less to trace
 
@@ -42,6 +43,11 @@ def model():
 def test_other_pixel_values_are_explained(model, pixel_values, message):
     with pytest.raises(ValueError, match=message):
         model(pixel_values)
+
+
+def test_a_list_is_no_array(model):
+    with pytest.raises(ValueError, match="pixel_values must be an array, got list"):
+        check_pixel_values([np.zeros((64, 64, 3), np.float32)], model.config)
 
 
 def test_the_least_size_follows_from_strides_and_reductions():
