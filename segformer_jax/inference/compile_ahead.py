@@ -67,7 +67,7 @@ def compile_ahead(
                 model, dtype=jnp.dtype(dtype), device=device, batch_size=batch_size, **hub_options
             )
             for size in sizes:
-                for count in segmenter.batch_sizes:
+                for count in segmenter.batch_sizes(*size):
                     _run(segmenter, size, count)
                     done(*size, count)
             config: Any = segmenter.config
@@ -79,7 +79,7 @@ def compile_ahead(
             MadeFor.here(config, dtype, device),
             str(model),
             sizes,
-            segmenter.batch_sizes,
+            sorted({count for size in sizes for count in segmenter.batch_sizes(*size)}),
             files,
         )
         manifest.write(temporary)
@@ -118,6 +118,6 @@ def _run(segmenter: Segmenter, size: tuple[int, int], count: int) -> None:
     channels = segmenter.processor.channels or getattr(segmenter.config, "num_channels", 3)
     black = np.zeros((*size, channels), np.uint8)
     segmenter.class_maps([black] * count, [(64, 64)] * count)
-    if count == min(segmenter.batch_sizes):  # CPUs need one program of class maps, others some
+    if count == segmenter.batch_sizes(*size)[0]:  # CPUs need one program of class maps, others some
         for width in sorted({rounded_width(width) for width in range(1, WIDEST + 1)}):
             segmenter.class_maps([black], [(64, width)])

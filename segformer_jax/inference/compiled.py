@@ -1,6 +1,7 @@
 """The XLA options with which networks are compiled for inference."""
 
 import math
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -54,6 +55,12 @@ def _known(options: tuple[tuple[str, str], ...]) -> bool:
 PIXELS_AT_ONCE = {"cpu": 512 * 512, "tpu": 2 * 512 * 512}
 
 
+def pictures_at_once(platform: str, height: int, width: int) -> int:
+    """Returns how many pictures of a size go through the network together at most."""
+    pixels = PIXELS_AT_ONCE.get(platform)
+    return max(1, pixels // (height * width)) if pixels else sys.maxsize
+
+
 def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Array, "b _ _ _"]]:
     """Returns a pure function of a split model's state and normalised pixels to float32 logits."""
 
@@ -64,16 +71,15 @@ def forward_pass(graph: Any, platform: str) -> Callable[[Any, Array], Float[Arra
             return model(pixels).logits.astype(jnp.float32)
 
         with ops.use(ops.forms_for(platform), local_batch=True):
-            at_once = PIXELS_AT_ONCE.get(platform)
-            return _by_pieces(logits, pixel_values, at_once) if at_once else logits(pixel_values)
+            return _by_pieces(logits, pixel_values, platform)
 
     return forward
 
 
-def _by_pieces(function: Callable[[Array], Array], pixel_values: Array, at_once: int) -> Array:
+def _by_pieces(function: Callable[[Array], Array], pixel_values: Array, platform: str) -> Array:
     """Runs a few pictures at a time: every map of a large batch would go through slow memory."""
     b, h, w, c = pixel_values.shape
-    size = math.gcd(b, max(1, at_once // (h * w)))
+    size = math.gcd(b, min(b, pictures_at_once(platform, h, w)))
     if size == b:
         return function(pixel_values)
     y = lax.map(function, pixel_values.reshape(b // size, size, h, w, c))

@@ -138,12 +138,10 @@ def segment_many(
         def started(good):
             nonlocal full, watched
             inputs = [one.pixels for one in good]
-            if full and inputs:  # a smaller batch would be compiled anew
-                inputs += inputs[-1:] * (batch_size - len(inputs))
             full = full or len(inputs) == batch_size
             segmenter.start_compiling(inputs)
             beginning = time.perf_counter()
-            logits = segmenter.start(inputs)[: len(good)]
+            logits = segmenter.start(inputs, at_least=batch_size if full else 1)
             if logits and spans is not None:
                 watched = watcher.submit(_watch, logits, beginning, spans)
             if between is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -19,7 +20,11 @@ from segformer_jax.images.picture import as_rgb, size_of
 from segformer_jax.images.pillow_file import MAX_PIXELS
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map import start_class_map, start_compiling
-from segformer_jax.inference.compiled import compiler_options, forward_pass
+from segformer_jax.inference.compiled import (
+    compiler_options,
+    forward_pass,
+    pictures_at_once,
+)
 from segformer_jax.inference.devices import local_devices
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
@@ -73,7 +78,7 @@ class Segmenter:
         self._mesh = Mesh(np.array(devices), ("batch",))
         platform = devices[0].platform
         self._compiler_options = compiler_options(platform, self._interface.dtype)
-        self._waits_for_copies = platform == "cpu"
+        self._on_cpu = platform == "cpu"
         self._graph, state = nnx.split(model)
         leaves, structure = jax.tree.flatten(state)  # calls are far cheaper with a list than a tree
         self._leaves = self._on_every_device(leaves)
@@ -153,10 +158,20 @@ class Segmenter:
         """Number of devices that a batch is split over."""
         return self._mesh.size
 
-    @property
-    def batch_sizes(self) -> list[int]:
-        """Sizes of the batches that are compiled for: powers of two per device, ascending."""
-        return sorted({self._rounded(count) for count in range(1, self.batch_size + 1)})
+    def batch_sizes(self, height: int, width: int) -> list[int]:
+        """Sizes of the batches that are compiled for: powers of two per device, ascending.
+
+        A CPU computes only a few pictures at a time, so that their maps stay in its cache.
+
+        Args:
+            height: of the network's input.
+            width: of the network's input.
+        """
+        sizes = sorted({self._rounded(count) for count in range(1, self.batch_size + 1)})
+        if self._on_cpu:
+            most = self._mesh.size * pictures_at_once("cpu", height, width)
+            return [size for size in sizes if size <= most] or sizes[:1]
+        return sizes
 
     @overload
     def __call__(
@@ -217,8 +232,8 @@ class Segmenter:
         """Class maps of pictures that the caller has prepared with the processor.
 
         Args:
-            inputs: one per picture, as in `start`. Inputs of one size run as one batch, padded to
-                a power of two per device.
+            inputs: one per picture, as in `start`. Inputs of one size run in batches, each of which
+                is padded to one of `batch_sizes`.
             sizes: (height, width) of each class map.
             scores: as in `__call__`.
             threshold: for models of one class; see `Protocol`.
@@ -238,7 +253,10 @@ class Segmenter:
         return [finish() for finish in maps]
 
     def start(
-        self, inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]]
+        self,
+        inputs: Sequence[Float[np.ndarray, "_ _ c"] | UInt8[np.ndarray, "_ _ c"]],
+        *,
+        at_least: int = 1,
     ) -> list[Float[Array, "1 _ _ labels"]]:
         """Each picture's logits, on its device, which may still be computing them.
 
@@ -248,14 +266,25 @@ class Segmenter:
             inputs: the normalised pixels of each picture, or the result of `processor.eight_bits`,
                 which has a quarter of the bytes and is normalised on the device with the same
                 result, bit for bit.
+            at_least: size to which a smaller batch is padded if all inputs have one size, instead
+                of being compiled for. `batch_sizes` may have no larger one than that.
 
         Raises:
             ValueError: as the model's `__call__`.
         """
         logits: list[Any] = [None] * len(inputs)
-        for same in _by_shape(inputs):
-            for index, own in zip(same, self._each([inputs[i] for i in same]), strict=True):
-                logits[index] = own
+        groups = _by_shape(inputs)
+        for same in groups:
+            shape, dtype = inputs[same[0]].shape, inputs[same[0]].dtype
+            dtype = np.float32 if dtype == np.uint8 else dtype
+            check_pixel_values(jax.ShapeDtypeStruct((1, *shape), dtype), self._interface)
+            least = at_least if len(groups) == 1 else 1
+            rest = iter(same)
+            for size in self._runs(len(same), shape, least):
+                batch = list(itertools.islice(rest, size))
+                own = self._each([inputs[index] for index in batch], size)
+                for index, each in zip(batch, own, strict=True):
+                    logits[index] = each
         return logits
 
     def start_compiling(self, inputs: Sequence[np.ndarray]) -> None:
@@ -341,16 +370,24 @@ class Segmenter:
 
         return run
 
-    def _each(self, inputs: list[np.ndarray]) -> Iterator[Array]:
-        """Yields each picture's logits, (1, h, w, labels), on the device that computed them."""
-        in_bytes = inputs[0].dtype == np.uint8
-        dtype = np.float32 if in_bytes else inputs[0].dtype
-        check_pixel_values(jax.ShapeDtypeStruct((1, *inputs[0].shape), dtype), self._interface)
-        batch = np.zeros((self._rounded(len(inputs)), *inputs[0].shape), inputs[0].dtype)
+    def _runs(self, count: int, shape: tuple[int, ...], at_least: int) -> Iterator[int]:
+        """Yields the sizes of the batches in which to compute `count` pictures of a shape."""
+        most = self.batch_sizes(*shape[:2])[-1]
+        while count > 0:
+            size = min(most, self._rounded(max(count, at_least)))
+            yield size
+            count -= size
+
+    def _each(self, inputs: list[np.ndarray], size: int) -> Iterator[Array]:
+        """Yields each picture's logits, (1, h, w, labels), on the device that computed them.
+
+        The pictures run as one batch, padded to `size`.
+        """
+        batch = np.zeros((size, *inputs[0].shape), inputs[0].dtype)
         for place, pixels in zip(batch, inputs, strict=False):
             place[...] = pixels
         pixel_values = self._put(batch)
-        if in_bytes:
+        if batch.dtype == np.uint8:
             table = self.processor.byte_values(batch.shape[-1])
             pixel_values = self._put(self._normalised(table, pixel_values))  # one program for both
         parts = self._forward_each(self._leaves, pixel_values)
@@ -370,7 +407,7 @@ class Segmenter:
         spite of `process.keep_freed_memory`.
         """
         put = jax.device_put(pixel_values, NamedSharding(self._mesh, PartitionSpec("batch")))
-        if self._waits_for_copies:
+        if self._on_cpu:
             put.block_until_ready()
         return put
 

@@ -49,7 +49,7 @@ class WindowModel(typing.Protocol):
 
     def logits_size(self, height: int, width: int) -> tuple[int, int]: ...
 
-    def start(self, inputs: Sequence[np.ndarray]) -> list[Array]: ...
+    def start(self, inputs: Sequence[np.ndarray], *, at_least: int = 1) -> list[Array]: ...
 
 
 def whole_class_map(
@@ -226,16 +226,13 @@ def _window_logits(
 def _started(
     segmenter: WindowModel, group: list[np.ndarray | None], batch: int
 ) -> list[Array | None]:
-    """Starts computing the logits of some windows, padded to a batch of a fixed size."""
+    """Starts computing the logits of some windows, in a batch of a fixed size."""
     inputs = [
         segmenter.processor(window, do_resize=False)["pixel_values"][0]
         for window in group
         if window is not None
     ]
-    if not inputs:
-        return [None] * len(group)
-    more = [np.zeros_like(inputs[0])] * (batch - len(inputs))
-    logits = iter(segmenter.start(inputs + more))
+    logits = iter(segmenter.start(inputs, at_least=batch))
     return [None if window is None else next(logits) for window in group]
 
 

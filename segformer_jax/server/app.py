@@ -58,7 +58,7 @@ class Replica:
         self._left_aside = use_programs(
             model.name, model.programs, dtype=model.dtype, device=workers.device
         )
-        self._limits, self._on_cpu = limits, workers.device == "cpu"
+        self._limits = limits
         self._pixels = Budget(limits.decoded_pixels)  # of decoded pictures; others wait as bytes
         self._decoded = asyncio.Semaphore(max(16, 4 * model.batch_size))
         # more threads would slow the network, and so would threads of its own priority
@@ -73,7 +73,7 @@ class Replica:
         self._network = Batcher(self._class_maps, model.batch_size)
         channels = self._segmenter.processor.channels or 3
         grey = self._prepared(np.full((64, 64, channels), 128, np.uint8))[1]
-        for size in self._segmenter.batch_sizes:
+        for size in self._segmenter.batch_sizes(*grey.shape[:2]):
             self._segmenter.class_maps([grey] * size, [(512, 512)] * size)
 
     async def left_aside(self) -> str | None:
@@ -94,15 +94,8 @@ class Replica:
         return Answer(200, answer, batch)
 
     def _class_maps(self, requests: Sequence[Any]) -> list[Any]:
-        """Computes a batch; on a CPU in parts of the sizes that are compiled, without padding.
-
-        There the time grows with the number of pictures.
-        """
-        compiled = [size for size in self._segmenter.batch_sizes if size <= len(requests)]
-        count = max(compiled) if self._on_cpu and compiled else len(requests)
-        inputs, sizes = zip(*requests[:count], strict=True)
-        maps = [classes for classes, _ in self._segmenter.class_maps(inputs, sizes)]
-        return maps + (self._class_maps(requests[count:]) if count < len(requests) else [])
+        inputs, sizes = zip(*requests, strict=True)
+        return [classes for classes, _ in self._segmenter.class_maps(inputs, sizes)]
 
     def _prepared(self, source: Any) -> tuple[Any, Any]:
         processor = self._segmenter.processor

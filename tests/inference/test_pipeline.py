@@ -121,9 +121,9 @@ def test_a_device_that_computes_during_the_call_is_not_idle(segmenter, pictures,
     """As a CPU does after `keep_freed_memory`."""
     spans, start = [], segmenter.start
 
-    def slow(inputs):
+    def slow(inputs, **options):
         time.sleep(0.2)
-        return jax.block_until_ready(start(inputs))
+        return jax.block_until_ready(start(inputs, **options))
 
     monkeypatch.setattr(segmenter, "start", slow)
     list(segment_many(segmenter, pictures, spans=spans))

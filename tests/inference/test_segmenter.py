@@ -83,6 +83,25 @@ def test_many_sizes_alone_and_in_mixed_batches_equal_the_three_steps(segmenter, 
     assert near_ties <= 1e-6 * pixels  # seen: 6 of 38,545,702
 
 
+def test_a_cpu_computes_a_few_pictures_at_a_time_and_hardly_any_in_vain(monkeypatch):
+    segmenter = Segmenter(tiny(0), SegformerImageProcessor(), device="cpu", batch_size=8)
+    assert segmenter.batch_sizes(1024, 512) == [1]
+    assert segmenter.batch_sizes(256, 256) == [1, 2, 4]
+    assert segmenter.batch_sizes(64, 64) == [1, 2, 4, 8]
+    pixels = list(np.random.default_rng(0).normal(size=(6, 256, 256, 3)).astype(np.float32))
+    expected = [segmenter.start([own])[0] for own in pixels]
+    ran, forward = [], segmenter._forward_each
+    monkeypatch.setattr(
+        segmenter, "_forward_each", lambda leaves, x: ran.append(len(x)) or forward(leaves, x)
+    )
+    logits = segmenter.start(pixels)
+    segmenter.start(pixels, at_least=8)
+    segmenter.start([np.tile(own, (2, 2, 1)) for own in pixels[:3]], at_least=8)
+    assert ran == [4, 2, 4, 4, 1, 1, 1]
+    for own, alone in zip(logits, expected, strict=True):
+        np.testing.assert_allclose(own, alone, rtol=0, atol=1e-5)
+
+
 def test_a_class_map_is_the_one_of_transformers(segmenter):
     folder = hub.resolve("scene-b0")
     processor = transformers.SegformerImageProcessorPil.from_pretrained(folder)
@@ -132,8 +151,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
     assert first.class_map.shape == (40, 50)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
-        logits = segmenter._each([segmenter.processor(STREET)["pixel_values"][0]])
-        logits = next(iter(logits))
+        logits = segmenter.start([segmenter.processor(STREET)["pixel_values"][0]])[0]
         with jax.set_mesh(None):  # as `start_class_map` calls them
             for size in sizes:  # all widths, one strip each: strips of a picture share a program
                 next(iter(class_map.class_map_strips(logits, size, scores=False)))
@@ -141,7 +159,7 @@ def test_a_thousand_sizes_compile_a_dozen_programs():
         segmenter([np.zeros((40, 50, 3), np.uint8)] * 8)
     finally:
         jax.monitoring.clear_event_listeners()
-    assert 0 < len(compiled) <= 9  # 8 widths, and a batch of eight
+    assert 0 < len(compiled) <= 9  # 8 widths, and a batch of two at 288×384
 
 
 @pytest.mark.full
