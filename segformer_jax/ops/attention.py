@@ -10,6 +10,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.ops.cast import cast
+from segformer_jax.ops.dense import NARROW
 from segformer_jax.ops.dispatch import (
     Form,
     at_least_float32,
@@ -46,8 +48,9 @@ def _attention(
 
 
 def _on_cpu(q, k, v, *, dtype):
-    # a head has too few channels for 16-bit products to be faster
-    return _by_chunks(q, k, v, dtype=at_least_float32(dtype))
+    if q.shape[-1] < NARROW:
+        dtype = at_least_float32(dtype)
+    return _by_chunks(q, k, v, dtype=dtype)
 
 
 def _jvp_on_cpu(primals, tangents, *, dtype):
@@ -146,8 +149,10 @@ def _by_blocks(
         own = lax.stop_gradient(row_max(scores))
         largest = own if largest is None else jnp.maximum(largest, own)
         weights = jnp.exp(scores - largest)
-        y = lax.dot(weights.astype(dtype), v.astype(dtype), preferred_element_type=weights.dtype)
-        return y, row_sum(weights), largest
+        if dtype != scores.dtype:  # rounded ones are written once, and read by product and sum
+            weights = lax.optimization_barrier(cast(weights, dtype))
+        y = lax.dot(weights, cast(v, dtype), preferred_element_type=scores.dtype)
+        return y, row_sum(weights.astype(scores.dtype)), largest
 
     def add(so_far, block):
         (y, total, largest), (k, v) = so_far, block
@@ -182,8 +187,8 @@ def _scores(q, k, dtype):
     q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
     return jnp.einsum(
         "bnhd,bkhd->bhnk",
-        q.astype(dtype),
-        k.astype(dtype),
+        cast(q, dtype),
+        cast(k, dtype),
         preferred_element_type=at_least_float32(q.dtype),
     )
 

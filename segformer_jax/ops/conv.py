@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -33,10 +34,13 @@ def _convolved(
 
 
 def _on_cpu(x, kernel, *, stride, padding, dtype):
-    """Uses matmuls for small 16-bit kernels: XLA's CPU convolution supports only float32 well."""
-    halves = jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3
-    way = _by_taps if halves else _convolved
+    """Uses 16-bit matmuls for small kernels only: XLA's CPU convolution computes in float32."""
+    way = _by_taps if jnp.dtype(dtype).itemsize < 4 and kernel.shape[0] <= 3 else _unrounded
     return _patches_or(way)(x, kernel, stride=stride, padding=padding, dtype=dtype)
+
+
+def _unrounded(x, kernel, *, dtype, **options):
+    return _convolved(x, kernel, dtype=np.promote_types(jnp.dtype(dtype), x.dtype), **options)
 
 
 def _on_tpu(x, kernel, *, stride, padding, dtype):

@@ -5,6 +5,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from segformer_jax.ops.cast import cast
 from segformer_jax.ops.dispatch import Form, operation
 
 NARROW = 64  # channels: below this, 16-bit products are not faster on a CPU
@@ -14,23 +15,28 @@ def _dot(
     x: Float[Array, "*batch i"], kernel: Float[Array, "i o"], *, dtype: DTypeLike
 ) -> Float[Array, "*batch o"]:
     """Multiplies the last axis of x by a matrix, in `dtype`; the result has the type of x."""
-    return lax.dot_general(
-        x.astype(dtype),
-        kernel.astype(dtype),
-        (((x.ndim - 1,), (0,)), ((), ())),
-        preferred_element_type=x.dtype,
-    )
+    return _product(x.astype(dtype), kernel.astype(dtype), x.dtype)
+
+
+def _product(x, kernel, result):
+    over = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, kernel, over, preferred_element_type=result)
 
 
 def _on_cpu(x, kernel, *, dtype):
-    if x.dtype != dtype and min(kernel.shape) < NARROW:  # 16-bit products of float32 values
-        dtype = x.dtype
-    return _dot(x, kernel, dtype=dtype)
+    dtype = _type_on_cpu(x, kernel, dtype)
+    return _product(cast(x, dtype), kernel.astype(dtype), x.dtype)
+
+
+def _type_on_cpu(x, kernel, dtype):
+    """Returns the type of a product; narrow ones of float32 values stay in float32."""
+    return x.dtype if x.dtype != dtype and min(kernel.shape) < NARROW else dtype
 
 
 def _tangent_on_cpu(primals, tangents, *, dtype):
     (x, kernel), (dx, dkernel) = primals, tangents
-    return _on_cpu(dx, kernel, dtype=dtype) + _by_kernel(x, dkernel, dtype)
+    by_x = _dot(dx, kernel, dtype=_type_on_cpu(dx, kernel, dtype))
+    return by_x + _by_kernel(x, dkernel, dtype)
 
 
 def _by_kernel(x, dkernel, dtype):

@@ -11,6 +11,7 @@ from tiers import short
 from torch.nn import functional as F
 
 from segformer_jax import ops
+from segformer_jax.ops.cast import cast
 from segformer_jax.ops.cross_entropy import Weighting
 
 # a module of the name of what it holds
@@ -356,16 +357,48 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
 
 
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize(("form", "halves"), [("cpu", False), ("gpu", True), ("tpu", True)])
-def test_attention_multiplies_halves_but_on_a_cpu(form, halves, large, monkeypatch):
+@pytest.mark.parametrize(
+    ("form", "channels", "halves"),
+    [("cpu", 32, False), ("cpu", 64, True), ("gpu", 32, True), ("tpu", 32, True)],
+)
+def test_attention_multiplies_halves_but_narrow_ones_on_a_cpu(
+    form, channels, halves, large, monkeypatch
+):
     if large:
         monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 1)
     jax.clear_caches()  # the number above is no argument
-    x = jnp.ones((1, 8, 2, 4), jnp.float32)
+    x = jnp.ones((1, 8, 2, channels), jnp.float32)
     with ops.use(form):
         program = jax.make_jaxpr(lambda x: ops.attention(x, x, x, dtype=jnp.bfloat16))(x)
     jax.clear_caches()
     assert ("bf16" in str(program)) == halves
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_attention_in_bfloat16_on_a_cpu_is_that_of_torch(blocks, monkeypatch):
+    q, k, v = (normal(1, n, 2, 64, seed=seed) for seed, n in enumerate((40, 30, 30)))
+    wanted = F.scaled_dot_product_attention(
+        *(torch.from_numpy(x.swapaxes(1, 2)).bfloat16().double() for x in (q, k, v))
+    )
+    monkeypatch.setattr(attention_module, "KEYS_PER_BLOCK", 30 // blocks)
+    jax.clear_caches()
+    with ops.use("cpu"):
+        y = ops.attention(*map(jnp.float32, (q, k, v)), dtype=jnp.bfloat16)
+    jax.clear_caches()
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, wanted.numpy().swapaxes(1, 2), rtol=0, atol=0.01)
+
+
+def test_a_cast_on_a_cpu_rounds_as_numpy(rng):
+    bits = rng.integers(0, 1 << 32, 100_000, dtype=np.uint32)
+    bits[:10_000] = bits[:10_000] & 0xFFFF0000 | 0x8000  # halfway between two
+    x = np.concatenate([bits.view(np.float32), np.float32([0, -0.0, np.inf, -np.inf, 3.4e38])])
+    nan = np.asarray(jnp.isnan(x))
+    with ops.use("cpu"):
+        y, dy = jax.jvp(lambda x: cast(x, jnp.bfloat16), (jnp.asarray(x),), (jnp.ones_like(x),))
+    np.testing.assert_array_equal(jnp.isnan(y), nan)
+    np.testing.assert_array_equal(y[~nan], x[~nan].astype(y.dtype))
+    np.testing.assert_array_equal(dy, jnp.ones_like(y))
 
 
 def test_the_gradient_of_a_linear_layer_is_chosen_by_the_form_of_its_call():
