@@ -38,7 +38,7 @@ def compare(
     append: Path | None = None,
     limit: float | None = None,
     against: str | None = None,
-    pairs: int = 15,
+    pairs: int = 9,
     only: tuple[two_commits.Case, ...] = two_commits.CASES,
     bound: float = 1.03,
 ) -> None:
@@ -59,7 +59,7 @@ def compare(
             ready are measured.
         against: a commit to compare this checkout with, instead of peers; exits 1 if the interval
             of a ratio reaches above the bound.
-        pairs: with `--against`: runs of each of the two.
+        pairs: with `--against`: pairs of processes; each process runs a case five times.
         only: with `--against`: the cases; by default all.
         bound: with `--against`: limit of this checkout's time ÷ the commit's; in bfloat16, it is
             twice as far above 1.

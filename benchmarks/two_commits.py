@@ -1,9 +1,10 @@
-"""Compares two commits by pairs of runs, each commit in its own process.
+"""Compares two commits by pairs of processes, one of each commit, which take turns.
 
-Both runs of a pair meet the same load of the machine, and the first one alternates, so that the
-ratios of pairs are reliable even if the times are not. The confidence interval of their median
-needs no assumption on the distribution of times: it reaches from one of the sorted ratios to
-another, which the binomial distribution gives.
+Two runs in turn meet the same load of the machine, and the first one alternates, so that the ratio
+of their times is reliable even if the times are not. But two processes of the same code also
+differ, as their memory lies elsewhere. So each pair of processes gives one ratio, the median of its
+runs. The confidence interval of the median of these ratios needs no assumption on how they are
+distributed: it reaches from one of them, sorted, to another, which the binomial distribution gives.
 """
 
 import contextlib
@@ -24,11 +25,12 @@ from benchmarks.race import REST
 Case = Literal["b0", "b2", "b5", "b0-bf16", "train-step", "class-map", "folder"]
 CASES: tuple[Case, ...] = get_args(Case)
 ROOT = Path(__file__).resolve().parents[1]
+RUNS = 5  # of each process
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The time of a case in this checkout ÷ its time in another commit.
+    """The time of a case in this checkout ÷ its time in another commit, over pairs of processes.
 
     Attributes:
         case: its name.
@@ -60,7 +62,7 @@ def against(commit: str, *, cases: Sequence[Case], pairs: int, bound: float) -> 
     Args:
         commit: any name of a commit that git accepts.
         cases: what to measure.
-        pairs: runs of each of the two.
+        pairs: pairs of processes, each of which runs the case `RUNS` times.
         bound: the largest upper end of a ratio's interval that is allowed; twice as far above 1 in
             bfloat16, whose times vary more.
 
@@ -73,14 +75,9 @@ def against(commit: str, *, cases: Sequence[Case], pairs: int, bound: float) -> 
         raise ValueError(f"pairs must be 6 or more, got {pairs}: fewer have no interval of 95 %")
     with checked_out(commit) as other:
         for case in cases:
-            with contextlib.ExitStack() as stack:
-                here, there = (
-                    stack.enter_context(Worker(command_of(checkout, case), checkout))
-                    for checkout in (ROOT, other)
-                )
-                times = take_turns(here, there, pairs=pairs)
+            found = [one_pair(case, other) for _ in range(pairs)]
             allowed = 1 + 2 * (bound - 1) if case.endswith("bf16") else bound
-            yield ratio_of(case, *times, bound=allowed)
+            yield ratio_of(case, found, bound=allowed)
 
 
 @contextlib.contextmanager
@@ -154,24 +151,48 @@ class Worker:
         return line.strip()
 
 
-def take_turns(here: Worker, there: Worker, *, pairs: int) -> tuple[list[float], list[float]]:
-    """Returns the times of both, measured in pairs in which the first one alternates."""
+def one_pair(case: Case, other: Path) -> tuple[list[float], list[float]]:
+    """Returns the times of a process of this checkout and of one of another."""
+    with contextlib.ExitStack() as stack:
+        here, there = (
+            stack.enter_context(Worker(command_of(checkout, case), checkout))
+            for checkout in (ROOT, other)
+        )
+        return take_turns(here, there, runs=RUNS)
+
+
+def take_turns(here: Worker, there: Worker, *, runs: int) -> tuple[list[float], list[float]]:
+    """Returns the times of both, measured in turn; the first one alternates."""
     times: dict[Worker, list[float]] = {here: [], there: []}
-    for number in range(pairs):
+    for number in range(runs):
         for worker in (here, there) if number % 2 == 0 else (there, here):
             time.sleep(REST)
             times[worker].append(worker.run())
     return times[here], times[there]
 
 
-def ratio_of(case: str, here: list[float], there: list[float], *, bound: float) -> Ratio:
-    """Returns the median ratio of the pairs and its interval."""
-    ratios = sorted(own / other for own, other in zip(here, there, strict=True))
+def ratio_of(
+    case: str, pairs: Sequence[tuple[Sequence[float], Sequence[float]]], *, bound: float
+) -> Ratio:
+    """Returns the median of the pairs' ratios and its interval.
+
+    Args:
+        case: its name.
+        pairs: the times of this checkout and those of the other, for each pair of processes.
+        bound: the largest upper end that is allowed.
+    """
+    ratios = sorted(
+        statistics.median(own / other for own, other in zip(here, there, strict=True))
+        for here, there in pairs
+    )
     rank = outer_rank(len(ratios))
+    here, there = (
+        statistics.median(time for pair in pairs for time in pair[side]) for side in (0, 1)
+    )
     return Ratio(
         case,
-        here=statistics.median(here),
-        there=statistics.median(there),
+        here=here,
+        there=there,
         ratio=statistics.median(ratios),
         low=ratios[rank],
         high=ratios[-1 - rank],
@@ -184,7 +205,7 @@ def outer_rank(count: int) -> int:
 
     Each value is above the true median with probability 1/2, like heads of a coin. The interval
     therefore misses the median with probability 2 · P(heads ≤ rank), which must not exceed 5 %. Of
-    15 values, 3 are outside on either side.
+    9 values, 1 is outside on either side.
     """
     missed, rank = 2 / 2**count, 0
     while (missed := missed + 2 * math.comb(count, rank + 1) / 2**count) <= 0.05:

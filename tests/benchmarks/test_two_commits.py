@@ -32,12 +32,12 @@ def against(monkeypatch, tmp_path, capsys):
     def against(slower, *, only=("b0",), **options):
         def command(checkout, case):
             mine = checkout == two_commits.ROOT
-            return fake(10 * (slower if mine else 1), [1 + index / 10 for index in range(15)])
+            return fake(10 * (slower if mine else 1), [1 + index / 10 for index in range(5)])
 
         monkeypatch.setattr(two_commits, "command_of", command)
         monkeypatch.setattr(two_commits, "REST", 0)
         with pytest.raises(SystemExit) as ended:
-            compare.compare(against="HEAD", only=only, out=tmp_path / "out", **options)
+            compare.compare(against="HEAD", only=only, pairs=6, out=tmp_path / "out", **options)
         file = tmp_path / "out" / "against.json"
         return ended.value.code, json.loads(file.read_text()), capsys.readouterr().out
 
@@ -50,8 +50,8 @@ def test_the_exit_code_is_1_above_the_bound(slower, code, against):
     assert ended == code
     (case,) = written["cases"]
     assert [case[name] for name in ("ratio", "low", "high")] == pytest.approx([slower] * 3)
-    assert (case["here"], case["there"]) == pytest.approx((17 * slower, 17))
-    assert (case["bound"], written["against"], written["pairs"]) == (1.03, "HEAD", 15)
+    assert (case["here"], case["there"]) == pytest.approx((12 * slower, 12))
+    assert (case["bound"], written["against"], written["pairs"]) == (1.03, "HEAD", 6)
     assert ("not slower" in said) == (code == 0)
 
 
@@ -63,15 +63,22 @@ def test_the_bound_is_the_callers_and_twice_as_far_in_bfloat16(against):
     assert (ended, [case["case"] for case in written["cases"]]) == (1, ["b0", "b0-bf16"])
 
 
-def test_a_few_slow_pairs_decide_nothing_and_more_leave_it_open():
-    there = [1.0] * 15
-    three = ratio_of("b0", [1.0] * 12 + [9.0] * 3, there, bound=1.03)
-    assert (three.ratio, three.low, three.high, three.slower) == (1, 1, 1, False)
-    four = ratio_of("b0", [1.0] * 11 + [1.1] * 4, there, bound=1.03)
-    assert (four.ratio, four.high, four.slower) == (1, 1.1, True)  # not shown to be as fast
+def test_a_slow_pair_of_processes_decides_nothing_and_two_leave_it_open():
+    def ratio(*slow):
+        pairs = [([own] * 5, [1.0] * 5) for own in (1.0,) * (9 - len(slow)) + slow]
+        return ratio_of("b0", pairs, bound=1.03)
+
+    one, two = ratio(9.0), ratio(1.1, 1.1)
+    assert (one.ratio, one.low, one.high, one.slower) == (1, 1, 1, False)
+    assert (two.ratio, two.high, two.slower) == (1, 1.1, True)  # not shown to be as fast
 
 
-@pytest.mark.parametrize(("count", "rank"), [(6, 0), (15, 3), (30, 9), (100, 39)])
+def test_the_ratio_of_a_pair_is_the_median_of_its_runs():
+    pairs = [([2.0, 3.0, 90.0], [1.0, 2.0, 3.0])] * 6
+    assert ratio_of("b0", pairs, bound=1.03).ratio == 2
+
+
+@pytest.mark.parametrize(("count", "rank"), [(6, 0), (9, 1), (15, 3), (30, 9), (100, 39)])
 def test_the_interval_covers_95_percent_and_the_next_narrower_one_does_not(count, rank):
     def coverage(rank):
         return 1 - 2 * sum(math.comb(count, k) for k in range(rank + 1)) / 2**count
@@ -106,7 +113,7 @@ def test_turns_alternate():
             order.append(self.name)
             return float(len(order))
 
-    here, there = two_commits.take_turns(Fake("here"), Fake("there"), pairs=3)
+    here, there = two_commits.take_turns(Fake("here"), Fake("there"), runs=3)
     assert order == ["here", "there", "there", "here", "here", "there"]
     assert (here, there) == ([1, 4, 5], [2, 3, 6])
 
