@@ -11,7 +11,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segformer_jax.ops.cast import cast
-from segformer_jax.ops.dense import NARROW
 from segformer_jax.ops.dispatch import (
     Form,
     at_least_float32,
@@ -45,12 +44,6 @@ def _attention(
         preferred_element_type=weights.dtype,
     )
     return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
-
-
-def _on_cpu(q, k, v, *, dtype):
-    if q.shape[-1] < NARROW:
-        dtype = at_least_float32(dtype)
-    return _by_chunks(q, k, v, dtype=dtype)
 
 
 def _jvp_on_cpu(primals, tangents, *, dtype):
@@ -214,7 +207,7 @@ def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
 
 attention = operation(
     _attention,
-    cpu=Form(_on_cpu, jvp=_jvp_on_cpu),
+    cpu=Form(_by_chunks, jvp=_jvp_on_cpu),
     gpu=Form(_on_gpu, jvp=derivative_of(_on_gpu)),
     tpu=Form(_on_tpu, jvp=derivative_of(_on_tpu)),
 )

@@ -357,26 +357,21 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
 
 
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize(
-    ("form", "channels", "halves"),
-    [("cpu", 32, False), ("cpu", 64, True), ("gpu", 32, True), ("tpu", 32, True)],
-)
-def test_attention_multiplies_halves_but_narrow_ones_on_a_cpu(
-    form, channels, halves, large, monkeypatch
-):
+@pytest.mark.parametrize("form", ["cpu", "gpu", "tpu"])
+def test_attention_multiplies_halves(form, large, monkeypatch):
     if large:
         monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 1)
     jax.clear_caches()  # the number above is no argument
-    x = jnp.ones((1, 8, 2, channels), jnp.float32)
+    x = jnp.ones((1, 8, 2, 4), jnp.float32)
     with ops.use(form):
         program = jax.make_jaxpr(lambda x: ops.attention(x, x, x, dtype=jnp.bfloat16))(x)
     jax.clear_caches()
-    assert ("bf16" in str(program)) == halves
+    assert "bf16" in str(program)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_attention_in_bfloat16_on_a_cpu_is_that_of_torch(blocks, monkeypatch):
-    q, k, v = (normal(1, n, 2, 64, seed=seed) for seed, n in enumerate((40, 30, 30)))
+    q, k, v = (normal(1, n, 2, 32, seed=seed) for seed, n in enumerate((40, 30, 30)))
     wanted = F.scaled_dot_product_attention(
         *(torch.from_numpy(x.swapaxes(1, 2)).bfloat16().double() for x in (q, k, v))
     )
