@@ -20,11 +20,7 @@ from segformer_jax.images.picture import as_rgb, size_of
 from segformer_jax.images.pillow_file import MAX_PIXELS
 from segformer_jax.images.processor import SegformerImageProcessor
 from segformer_jax.inference.class_map import start_class_map, start_compiling
-from segformer_jax.inference.compiled import (
-    compiler_options,
-    forward_pass,
-    pictures_at_once,
-)
+from segformer_jax.inference.compiled import compiler_options, forward_pass, pictures_at_once
 from segformer_jax.inference.devices import local_devices
 from segformer_jax.inference.protocol import Protocol
 from segformer_jax.inference.segmentation import Segmentation
@@ -266,8 +262,8 @@ class Segmenter:
             inputs: the normalised pixels of each picture, or the result of `processor.eight_bits`,
                 which has a quarter of the bytes and is normalised on the device with the same
                 result, bit for bit.
-            at_least: size to which a smaller batch is padded if all inputs have one size, instead
-                of being compiled for. `batch_sizes` may have no larger one than that.
+            at_least: size to which a smaller batch is padded, instead of being compiled for, if all
+                inputs have one size; at most the largest of `batch_sizes`.
 
         Raises:
             ValueError: as the model's `__call__`.
