@@ -46,6 +46,12 @@ def _attention(
     return (y / total.transpose(0, 2, 1, 3)).astype(v.dtype)
 
 
+def _on_cpu(q, k, v, *, dtype):
+    # XLA multiplies float16 on a CPU no faster than float32
+    dtype = dtype if dtype == jnp.bfloat16 else at_least_float32(dtype)
+    return _by_chunks(q, k, v, dtype=dtype)
+
+
 def _jvp_on_cpu(primals, tangents, *, dtype):
     """Computes all weights at once if they fit, which is faster; training keeps them anyway."""
     way = _by_chunks if _is_large(*primals[:2]) else _at_once
@@ -207,7 +213,7 @@ def _cudnn_fits(q: Array, dtype: DTypeLike) -> bool:
 
 attention = operation(
     _attention,
-    cpu=Form(_by_chunks, jvp=_jvp_on_cpu),
+    cpu=Form(_on_cpu, jvp=_jvp_on_cpu),
     gpu=Form(_on_gpu, jvp=derivative_of(_on_gpu)),
     tpu=Form(_on_tpu, jvp=derivative_of(_on_tpu)),
 )

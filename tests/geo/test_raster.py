@@ -155,7 +155,7 @@ def test_where_there_is_no_data_the_mask_has_none_and_windows_are_left_out(segme
     planes[:, 90:, 40:] = 0
     source = write_raster(tmp_path / "a.tif", planes, nodata=0)
     seen, start = [], segmenter.start
-    segmenter.start = lambda inputs: (seen.extend(inputs), start(inputs))[1]
+    segmenter.start = lambda inputs, **how: (seen.extend(inputs), start(inputs, **how))[1]
     try:
         found = segment_raster(segmenter, source, mask=tmp_path / "m.tif", protocol=WINDOWS)
     finally:

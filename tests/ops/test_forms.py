@@ -357,16 +357,20 @@ def test_bfloat16_on_a_cpu_keeps_float32_between_the_products():
 
 
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("form", ["cpu", "gpu", "tpu"])
-def test_attention_multiplies_halves(form, large, monkeypatch):
+@pytest.mark.parametrize(
+    ("form", "dtype", "halves"),
+    [("cpu", "bfloat16", True), ("cpu", "float16", False), ("gpu", "float16", True),
+     ("gpu", "bfloat16", True), ("tpu", "bfloat16", True)],
+)  # fmt: skip
+def test_attention_multiplies_halves_but_float16_on_a_cpu(form, dtype, halves, large, monkeypatch):
     if large:
         monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 1)
     jax.clear_caches()  # the number above is no argument
     x = jnp.ones((1, 8, 2, 4), jnp.float32)
     with ops.use(form):
-        program = jax.make_jaxpr(lambda x: ops.attention(x, x, x, dtype=jnp.bfloat16))(x)
+        program = jax.make_jaxpr(lambda x: ops.attention(x, x, x, dtype=jnp.dtype(dtype)))(x)
     jax.clear_caches()
-    assert "bf16" in str(program)
+    assert (f":{'b' * (dtype == 'bfloat16')}f16[" in str(program)) == halves
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
